@@ -1,0 +1,1 @@
+"""Compiled engines: export, runtime, parity."""

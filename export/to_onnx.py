@@ -1,0 +1,212 @@
+"""Writes ONNX engines of a diffusers UNet, changes their weights, and proves whose they are.
+
+An engine folder holds ``model.onnx``, ``model.onnx.data`` and ``config.json`` (the UNet's own, as
+diffusers writes it). Every parameter is an initializer named ``unet.<state dict key>``.
+"""
+
+import copy
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+import onnx_ir as ir
+import torch
+from diffusers import UNet2DConditionModel
+from onnx_ir.tensor_adapters import TorchTensor, to_torch_dtype
+from torch import Tensor
+
+from safediff.errors import Inconclusive, UsageError
+from safediff.export.graph import PREFIX, build_graph
+from safediff.export.quiet import quiet
+from safediff.folders import new_folder
+
+MODEL_NAME = "model.onnx"
+DATA_NAME = "model.onnx.data"
+CONFIG_NAME = "config.json"
+ENGINE_FILES = frozenset({MODEL_NAME, DATA_NAME, CONFIG_NAME})
+
+Precision = Literal["fp32", "fp16"]
+DTYPES: Mapping[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16}
+
+
+def export_unet(
+    unet: UNet2DConditionModel,
+    folder: Path,
+    *,
+    opset: int = 18,
+    precision: Precision = "fp32",
+    num_tokens: int = 77,
+    metadata: Mapping[str, str] | None = None,
+) -> Path:
+    """Export a UNet of Stable Diffusion 1.x, 2.x or base SDXL.
+
+    Inputs: ``sample`` (b, c, h, w), ``timestep`` (0-d, float32), ``encoder_hidden_states``
+    (b, num_tokens, dim); SDXL also ``text_embeds`` (b, dim) and ``time_ids`` (b, 6). Output:
+    ``out_sample``, shape of ``sample``. Batch, height and width are dynamic; height and width must
+    be multiples of ``graph.size_multiple``.
+
+    Args:
+        unet: Is not changed; a cast copy is exported where the precision differs.
+        folder: The engine folder to write; an earlier engine there is replaced.
+        opset: 18 runs everywhere; 23 has attention as one node.
+        precision: Type of weights, inputs (except ``timestep``) and output.
+        num_tokens: Length of the text encoder's window.
+        metadata: Stored in the graph, for example hashes of the weights.
+
+    Returns:
+        Path of the written ``model.onnx``.
+
+    Raises:
+        UsageError: the UNet is of another family, or ``folder`` is something else.
+        Inconclusive: the exporter failed, or the folder can't be written.
+    """
+    with new_folder(folder, is_engine, "an engine folder") as temporary:
+        try:
+            with quiet():
+                model = build_graph(_prepared(unet, DTYPES[precision]), opset, num_tokens)
+        except (UsageError, OSError):
+            raise
+        except Exception as error:
+            first = (str(error).strip() or repr(error)).splitlines()[0]
+            raise Inconclusive(
+                f"{folder}: the UNet could not be exported: {type(error).__name__}: {first[:200]}",
+                "run `safediff doctor` and compare the versions with the supported ones",
+            ) from error
+        model.metadata_props.update(metadata or {})
+        _save(model, temporary)
+        _save_config(unet, temporary)
+    return folder / MODEL_NAME
+
+
+def swap_weights(
+    src: Path, dst: Path, state_dict: Mapping[str, Tensor], *, metadata: Mapping[str, str]
+) -> Path:
+    """Write the engine of folder ``src`` with other weights to folder ``dst``, in seconds.
+
+    Args:
+        src: An engine folder.
+        dst: The engine folder to write; not ``src``, whose data is read while ``dst`` is written.
+        state_dict: The whole state of the UNet; cast to the engine's precision.
+        metadata: Takes the place of the metadata of ``src``, which spoke of other weights.
+
+    Returns:
+        Path of the written ``model.onnx``.
+
+    Raises:
+        UsageError: names or shapes differ from the graph's, or ``dst`` is ``src``.
+        Inconclusive: ``src`` can't be read or ``dst`` can't be written.
+    """
+    if dst.absolute() == src.absolute():
+        raise UsageError(f"{dst}: is the engine that is read", "write to another folder")
+    model = _load(src / MODEL_NAME)
+    slots = _slots(model, state_dict, src / MODEL_NAME)
+    for name, slot in slots.items():
+        assert slot.const_value is not None
+        tensor = state_dict[name.removeprefix(PREFIX)]
+        new = TorchTensor(_cast(tensor, slot), name=name)
+        if tuple(new.shape) != tuple(slot.const_value.shape):
+            raise UsageError(
+                f"{name}: the weights have shape {tuple(new.shape)}, the engine has "
+                f"{tuple(slot.const_value.shape)}",
+                "export an engine of this architecture",
+            )
+        slot.const_value = new
+    model.metadata_props.clear()
+    model.metadata_props.update(metadata)
+    with new_folder(dst, is_engine, "an engine folder") as temporary:
+        _save(model, temporary)
+        shutil.copyfile(src / CONFIG_NAME, temporary / CONFIG_NAME)
+    return dst / MODEL_NAME
+
+
+def verify_identity(model_path: Path, state_dict: Mapping[str, Tensor]) -> None:
+    """Prove that an engine computes with exactly these weights, cast to its precision.
+
+    Raises:
+        UsageError: the names differ from the engine's.
+        Inconclusive: a weight differs or is not used, or the engine can't be read.
+    """
+    for name, slot in _slots(_load(model_path), state_dict, model_path).items():
+        assert slot.const_value is not None
+        expected = _cast(state_dict[name.removeprefix(PREFIX)], slot)
+        shape = tuple(slot.const_value.shape)
+        if not slot.uses():
+            raise _foreign(f"{model_path}: holds {name} but does not compute with it")
+        if shape != tuple(expected.shape) or _bytes(slot.const_value) != _bytes(
+            TorchTensor(expected)
+        ):
+            raise _foreign(f"{model_path}: {name} differs from the weights it should hold")
+
+
+def read_metadata(model_path: Path) -> dict[str, str]:
+    """The metadata that ``export_unet`` stored.
+
+    Raises:
+        Inconclusive: the engine can't be read.
+    """
+    return dict(_load(model_path).metadata_props)
+
+
+def is_engine(folder: Path) -> bool:
+    """Whether the folder holds an engine and nothing else."""
+    return {path.name for path in folder.iterdir()} == ENGINE_FILES
+
+
+def _prepared(unet: UNet2DConditionModel, dtype: torch.dtype) -> UNet2DConditionModel:
+    if unet.dtype == dtype and not unet.training:
+        return unet
+    return copy.deepcopy(unet).to(dtype).eval()
+
+
+def _save(model: ir.Model, folder: Path) -> None:
+    ir.save(model, folder / MODEL_NAME, external_data=DATA_NAME)
+
+
+def _save_config(unet: UNet2DConditionModel, folder: Path) -> None:
+    config = json.loads(unet.to_json_string())
+    config.pop("_name_or_path", None)  # where the base lay on the machine that exported
+    text = json.dumps(config, indent=2, sort_keys=True) + "\n"
+    (folder / CONFIG_NAME).write_text(text, encoding="utf-8")
+
+
+def _load(path: Path) -> ir.Model:
+    if not path.is_file():
+        raise Inconclusive(f"{path}: no such engine", "export it first")
+    try:
+        return ir.load(path)
+    except Exception as error:
+        raise Inconclusive(
+            f"{path}: not a readable ONNX file ({type(error).__name__})", "export it again"
+        ) from error
+
+
+def _slots(model: ir.Model, state: Mapping[str, Tensor], path: Path) -> dict[str, ir.Value]:
+    slots = {n: v for n, v in model.graph.initializers.items() if n.startswith(PREFIX)}
+    differing = slots.keys() ^ {PREFIX + key for key in state}
+    if differing:
+        raise UsageError(
+            f"{path}: {len(differing)} parameter names differ from those of the weights, "
+            f"first {min(differing)}",
+            "export an engine of this architecture",
+        )
+    return slots
+
+
+def _cast(tensor: Tensor, slot: ir.Value) -> Tensor:
+    assert slot.dtype is not None
+    return tensor.detach().to("cpu", to_torch_dtype(slot.dtype)).contiguous()
+
+
+def _bytes(tensor: ir.TensorProtocol) -> bytes:
+    try:
+        return tensor.tobytes()
+    except (OSError, ValueError) as error:  # external data is read here, not when loading
+        raise Inconclusive(
+            f"{tensor.name}: its data can't be read ({error})", "export the engine again"
+        ) from error
+
+
+def _foreign(message: str) -> Inconclusive:
+    return Inconclusive(message, "export the engine again from the weights that were verified")

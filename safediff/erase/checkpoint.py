@@ -1,0 +1,93 @@
+"""Checkpoints of a training run: atomic, without pickle, complete enough for equal bytes."""
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from safediff.erase.weights import Student
+from safediff.errors import Inconclusive, UsageError
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run has come."""
+
+    num_rollouts: int
+    step: int
+    num_passes: int
+    """UNet sample passes so far (a forward of one sample; forward and backward count three)."""
+
+
+def save_checkpoint(
+    path: Path,
+    progress: Progress,
+    key: str,
+    student: Student,
+    teacher: list[Tensor],
+    optimizer: torch.optim.Optimizer,
+) -> None:
+    """Write everything that the next step depends on. ``key`` identifies the plan."""
+    tensors: dict[str, Tensor] = {}
+    for index, value in enumerate(student.values):
+        tensors[f"student.{index}"] = value.detach()
+    for index, value in enumerate(teacher):
+        tensors[f"teacher.{index}"] = value
+    for index, state in optimizer.state_dict()["state"].items():
+        for name, value in state.items():
+            tensors[f"optimizer.{index}.{name}"] = value
+    temporary = path.with_name(path.name + ".tmp")
+    meta = {"progress": asdict(progress), "key": key}
+    save_file(
+        {name: value.cpu().contiguous().clone() for name, value in tensors.items()},
+        temporary,
+        metadata={"checkpoint": json.dumps(meta)},
+    )
+    os.replace(temporary, path)
+
+
+def load_checkpoint(
+    path: Path,
+    key: str,
+    student: Student,
+    teacher: list[Tensor],
+    optimizer: torch.optim.Optimizer,
+) -> Progress:
+    """Restore a run in place.
+
+    Raises:
+        UsageError: the checkpoint belongs to another plan.
+        Inconclusive: the file is damaged.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            meta = json.loads((file.metadata() or {})["checkpoint"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise Inconclusive(
+            f"{path}: damaged checkpoint: {error}", "start again without --resume"
+        ) from error
+    if meta["key"] != key:
+        raise UsageError(
+            f"{path}: belongs to another plan (policy, model or safediff version changed)",
+            "start again without --resume",
+        )
+    state: dict[int, dict[str, Tensor]] = {}
+    with torch.no_grad():
+        for name, value in tensors.items():
+            kind, index, *rest = name.split(".")
+            if kind == "student":
+                student.values[int(index)].copy_(value)
+            elif kind == "teacher":
+                teacher[int(index)].copy_(value)
+            else:
+                state.setdefault(int(index), {})[rest[0]] = value
+    whole = optimizer.state_dict()
+    whole["state"] = state
+    optimizer.load_state_dict(whole)
+    return Progress(**meta["progress"])

@@ -1,0 +1,64 @@
+"""Rollouts: partly denoised latents, drawn with guidance from the teacher (SDD, steps 2 to 4)."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from diffusers import DDIMScheduler
+from torch import Tensor
+
+from safediff.erase.params import SddParams
+from safediff.models.backbone import Backbone, Condition, guided
+
+
+@dataclass(frozen=True)
+class State:
+    """Latents z_t (b, c, h, w) after u of N steps, with a timestep t (b,) from bin(u)."""
+
+    z: Tensor
+    t: Tensor
+    u: int
+
+
+def draw_steps(params: SddParams, generator: torch.Generator) -> list[int]:
+    """``reuse`` distinct values of u in {0 .. N-1}, ascending."""
+    n = params.num_inference_steps
+    if params.timesteps == "uniform":
+        weights = torch.ones(n)
+    else:
+        x = (torch.arange(n) + 0.5) / n
+        weights = (x * (1 - x)) ** 2  # the density of Beta(3, 3), up to a factor
+    return sorted(torch.multinomial(weights, params.reuse, generator=generator).tolist())
+
+
+def draw_timestep(u: int, num_inference_steps: int, count: int, g: torch.Generator) -> Tensor:
+    """t uniform in bin(u) = [T - s (u + 1), T - s u), s = T / N, T = 1000; shape (count,)."""
+    stride = 1000 // num_inference_steps
+    return torch.randint(1000 - stride * (u + 1), 1000 - stride * u, (count,), generator=g)
+
+
+@torch.no_grad()
+def rollout(
+    teacher: Backbone,
+    c_0: Condition,
+    c_p: Condition,
+    steps: list[int],
+    params: SddParams,
+    generator: torch.Generator,
+) -> Iterator[State]:
+    """One guided DDIM trajectory per row of ``c_p``; yields the state at each u of ``steps``.
+
+    u = 0 leaves z_T. ``c_0`` has one row for each of ``c_p``.
+    """
+    device, dtype = c_p.hidden.device, c_p.hidden.dtype
+    scheduler = DDIMScheduler.from_config(teacher.scheduler.config)
+    scheduler.set_timesteps(params.num_inference_steps, device=device)
+    z = torch.randn(len(c_p), *teacher.latent_shape, generator=generator).to(device, dtype)
+    done = 0
+    for u in steps:
+        for t in scheduler.timesteps[done:u]:
+            eps = guided(teacher, z, t, c_0, c_p, params.guidance_scale)
+            z = scheduler.step(eps, t, z, return_dict=False)[0]
+        done = u
+        t = draw_timestep(u, params.num_inference_steps, len(z), generator)
+        yield State(z, t.to(device), u)

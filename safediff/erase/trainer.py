@@ -1,0 +1,209 @@
+"""The SDD trainer: rollout with the teacher, loss, step, EMA (arXiv:2307.05977, algorithm 1)."""
+
+import hashlib
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from safediff.erase.checkpoint import Progress, load_checkpoint, save_checkpoint
+from safediff.erase.null_space import second_moment, soft_projector
+from safediff.erase.params import SddParams
+from safediff.erase.rollout import State, draw_steps, rollout
+from safediff.erase.sdd import Losses, null_drift, sdd_losses
+from safediff.erase.texts import Batch, TextBank
+from safediff.erase.weights import PatchedUNet, Student, trainable_names
+from safediff.errors import Inconclusive
+from safediff.models.backbone import Backbone
+from safediff.models.patch import Patch, unet_sha256
+from safediff.policy.plan import ConceptPlan
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepInfo:
+    """What happened in one optimiser step."""
+
+    step: int
+    num_steps: int
+    loss: float
+    erase: float
+    keep: float
+    anchor: float
+    grad_norm: float
+    num_passes: int
+    """UNet sample passes so far (a forward of one sample; forward and backward count three)."""
+    null_drift: float | None
+    """Relative; None on steps that do not log it."""
+
+
+OnStep = Callable[[StepInfo], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Erased:
+    """Both results of a run."""
+
+    teacher: Patch
+    student: Patch
+    num_passes: int
+
+
+class SddTrainer:
+    """One SDD run. State that changes: the student, the teacher, the optimiser, the step."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        concepts: tuple[ConceptPlan, ...],
+        keep: tuple[str, ...],
+        params: SddParams,
+        seed: int,
+    ) -> None:
+        self.original, self.params, self.seed = backbone, params, seed
+        self.base_sha256 = unet_sha256(backbone.unet)
+        self.texts = TextBank(backbone, concepts, keep)
+        self.student = Student(
+            backbone.unet, trainable_names(backbone.unet, params.trainable), self._projector()
+        )
+        self.accelerator = Accelerator()
+        optimizer = torch.optim.AdamW(
+            self.student.parameters(),
+            lr=params.learning_rate,
+            betas=(params.beta1, params.beta2),
+            eps=params.epsilon,
+            weight_decay=params.weight_decay,
+        )
+        self.optimizer = self.accelerator.prepare(optimizer)
+        self.teacher = [value.detach().clone() for value in self.student.values]
+        self.progress = Progress(0, 0, 0)
+
+    def _projector(self) -> Tensor | None:
+        if not self.params.null_space:
+            return None
+        return soft_projector(second_moment(self.texts.kept_tokens()), self.params.null_space)
+
+    @property
+    def key(self) -> str:
+        """Identifies base, texts and settings: a checkpoint continues under an equal key only."""
+        parts = (self.base_sha256, repr(self.params), str(self.seed), repr(self.texts.units))
+        return hashlib.sha256("|".join(parts).encode()).hexdigest()
+
+    def seen(self, weights: Mapping[str, Tensor]) -> Backbone:
+        """The backbone with the given tensors in its UNet."""
+        return self.original.with_unet(PatchedUNet(self.original.unet, weights))
+
+    def run(self, on_step: OnStep, checkpoint: Path | None = None, resume: bool = False) -> Erased:
+        """Train to the end.
+
+        Raises:
+            Inconclusive: the loss or the gradient is not finite.
+        """
+        if resume and checkpoint is not None and checkpoint.exists():
+            self.progress = load_checkpoint(
+                checkpoint, self.key, self.student, self.teacher, self.optimizer.optimizer
+            )
+        while self.progress.step < self.params.num_steps:
+            self._one_rollout(on_step)
+            if checkpoint is not None and self._checkpoint_due():
+                save_checkpoint(
+                    checkpoint,
+                    self.progress,
+                    self.key,
+                    self.student,
+                    self.teacher,
+                    self.optimizer.optimizer,
+                )
+        return Erased(
+            teacher=self._patch(self.teacher, "teacher"),
+            student=self._patch([v.detach() for v in self.student.values], "student"),
+            num_passes=self.progress.num_passes,
+        )
+
+    def _checkpoint_due(self) -> bool:
+        done = self.progress.step >= self.params.num_steps
+        return done or self.progress.num_rollouts % self.params.save_every == 0
+
+    def _one_rollout(self, on_step: OnStep) -> None:
+        params, index = self.params, self.progress.num_rollouts
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + index)
+        batch = self.texts.draw(index, params, generator)
+        steps = draw_steps(params, generator)
+        teacher = self.seen(self.student.weights(self.teacher))
+        null = self.texts.null.repeat(len(batch.c_p))
+        done = 0
+        for state in rollout(teacher, null, batch.c_p, steps, params, generator):
+            self._count(passes=2 * len(state.z) * (state.u - done))
+            done = state.u
+            if self.progress.step < params.num_steps:
+                self._one_step(self.progress.step, state, batch, on_step)
+        self._count(rollouts=1)
+
+    def _count(self, rollouts: int = 0, steps: int = 0, passes: int = 0) -> None:
+        now = self.progress
+        self.progress = Progress(
+            now.num_rollouts + rollouts, now.step + steps, now.num_passes + passes
+        )
+
+    def _one_step(self, step: int, state: State, batch: Batch, on_step: OnStep) -> None:
+        params = self.params
+        student = self.seen(self.student.weights())
+        losses = sdd_losses(
+            student, self.original, state, self.texts.null, batch.c_s, batch.num_erase, params
+        )
+        self.accelerator.backward(losses.total)
+        norm = self.accelerator.clip_grad_norm_(self.student.parameters(), params.max_grad_norm)
+        grad_norm = float(norm)
+        if not (math.isfinite(losses.total.item()) and math.isfinite(grad_norm)):
+            raise Inconclusive(
+                f"step {step}: loss {losses.total.item()}, gradient norm {grad_norm}: not finite",
+                "lower erase.options.learning_rate or use float32",
+            )
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self._update_teacher(step)
+        self._count(steps=1, passes=_passes(len(state.z), batch.num_erase, params))
+        on_step(self._info(step, losses, grad_norm, state))
+
+    @torch.no_grad()
+    def _update_teacher(self, step: int) -> None:
+        m = self.params.ema_decay
+        if self.params.ema_warmup:
+            m = min(m, (1 + step) / (10 + step))
+        for mean, value in zip(self.teacher, self.student.values, strict=True):
+            mean.lerp_(value, 1 - m)
+
+    def _info(self, step: int, losses: Losses, grad_norm: float, state: State) -> StepInfo:
+        drift = None
+        if step % self.params.log_every == 0 or step + 1 == self.params.num_steps:
+            student = self.seen(self.student.weights())
+            drift = null_drift(student, self.original, state, self.texts.null)
+        return StepInfo(
+            step=step,
+            num_steps=self.params.num_steps,
+            loss=losses.total.item(),
+            erase=losses.erase.item(),
+            keep=losses.keep.item(),
+            anchor=losses.anchor.item(),
+            grad_norm=grad_norm,
+            num_passes=self.progress.num_passes,
+            null_drift=drift,
+        )
+
+    @torch.no_grad()
+    def _patch(self, values: list[Tensor], role: str) -> Patch:
+        dtype = next(self.original.unet.parameters()).dtype
+        tensors = {n: w.detach().to(dtype) for n, w in self.student.weights(values).items()}
+        return Patch(
+            tensors=tensors, base_sha256=self.base_sha256, metadata={"method": "sdd", "role": role}
+        )
+
+
+def _passes(num_rows: int, num_erase: int, params: SddParams) -> int:
+    """UNet sample passes of one loss: the target, and the student's forward and backward."""
+    targets = num_rows
+    anchors = 4 * num_erase if params.anchor_weight else 0
+    return targets + 3 * num_rows + anchors

@@ -1,0 +1,48 @@
+"""Errors raised by safediff; each carries the exit code that the command line ends with.
+
+SafediffError
+  - PolicyViolated   exit 1: a check failed
+  - UsageError       exit 2: a flag, a file or a policy is wrong
+      - PolicyError  exit 2: the policy; carries every problem found in it
+  - Inconclusive     exit 3: something could not be measured, loaded or written
+
+Messages are one line: what, where, what was expected; ``next_step`` says what to do.
+"""
+
+from collections.abc import Sequence
+
+
+class SafediffError(Exception):
+    """Base of all errors that safediff raises on purpose."""
+
+    exit_code = 3
+
+    def __init__(self, message: str, next_step: str = "") -> None:
+        super().__init__(message)
+        self.next_step = next_step
+
+
+class PolicyViolated(SafediffError):
+    """A check of the policy failed."""
+
+    exit_code = 1
+
+
+class UsageError(SafediffError):
+    """The command line, a file or a policy is wrong."""
+
+    exit_code = 2
+
+
+class PolicyError(UsageError):
+    """The policy is wrong; ``problems`` holds every finding, formatted with file:line:column."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(problems))
+
+
+class Inconclusive(SafediffError):
+    """A measurement could not be made, so nothing may be claimed."""
+
+    exit_code = 3

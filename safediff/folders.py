@@ -1,0 +1,60 @@
+"""Folders that appear whole or not at all."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safediff.errors import Inconclusive, UsageError
+
+
+@contextmanager
+def new_folder(folder: Path, is_ours: Callable[[Path], bool], kind: str) -> Iterator[Path]:
+    """Fill a temporary sibling of ``folder``; it takes that name when the block ends well.
+
+    Args:
+        folder: The name to take. A folder that ``is_ours``, or an empty one, is replaced.
+        is_ours: Whether an existing folder may be replaced.
+        kind: What is being written, for messages.
+
+    Raises:
+        UsageError: ``folder`` exists and is something else.
+        Inconclusive: the folder can't be written.
+    """
+    folder = folder.absolute()
+    if folder.exists() and not (folder.is_dir() and (is_ours(folder) or not any(folder.iterdir()))):
+        raise UsageError(
+            f"{folder}: exists and is not {kind}; it is left as it is", "choose another folder"
+        )
+    temporary = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        temporary.chmod(0o755)  # mkdtemp makes folders that only their owner can read
+        yield temporary
+        _take_name(temporary, folder)
+    except OSError as error:
+        raise Inconclusive(
+            f"{folder}: {kind} could not be written ({error.strerror or error})",
+            "free some space or choose a folder that can be written to",
+        ) from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _take_name(temporary: Path, folder: Path) -> None:
+    """Rename; a folder in the way is moved aside first, since only empty ones can be replaced."""
+    if not folder.exists():
+        os.rename(temporary, folder)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
+    os.replace(folder, old)
+    try:
+        os.rename(temporary, folder)
+    except OSError:
+        os.replace(old, folder)
+        raise
+    shutil.rmtree(old)

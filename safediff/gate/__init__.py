@@ -1,0 +1,1 @@
+"""Checks, statistics, the journal and the verdict. This room knows numbers, not images."""

@@ -1,0 +1,144 @@
+"""Checks of distances: quality metrics between pictures, parity of engines."""
+
+from math import ceil, isfinite, sqrt
+
+from scipy.stats import t as student
+
+from safediff.gate.deciding import result
+from safediff.gate.numbers import show
+from safediff.gate.stats import Estimate
+from safediff.gate.verdict import CheckResult, Threshold, Verdict
+from safediff.policy.plan import QualityCheck
+
+QUALITY_CONFIDENCE = 0.95
+
+
+def quality(
+    check: QualityCheck,
+    value: float,
+    std: float | None,
+    num_samples: int,
+    *,
+    null_value: float | None = None,
+    num_failures: int = 0,
+) -> CheckResult:
+    """A quality metric between base and safe pictures must stay within ``check.limit``.
+
+    Args:
+        check: metric and limit. ``clip`` is the change safe - base and limited on both sides; the
+            others are distances and limited from above.
+        value: the metric.
+        std: standard deviation over ``num_samples`` units (pictures; for KID, subsets). KID
+            subsets share pictures, so there it is taken as the standard error itself. None where
+            the metric has none (FID): the value is decided on.
+        num_samples: number of units.
+        null_value: the metric between two sets of base pictures of different seeds: its floor at
+            this sample size. Where the floor alone is above the limit, no model could have
+            passed: INCONCLUSIVE, unless the value is above it by more than the limit.
+        num_failures: pictures that could not be drawn or measured.
+    """
+    sided = check.metric == "clip"
+    threshold = Threshold(
+        op="abs<=" if sided else "<=",
+        value=check.limit,
+        bound="value" if std is None else "both" if sided else "upper",
+    )
+    estimate = _interval(check, value, std, num_samples) if num_samples else None
+    floor = null_value if null_value is not None else 0.0
+    if num_failures or estimate is None or not all(map(isfinite, (*estimate[:3], floor))):
+        verdict = Verdict.INCONCLUSIVE
+        message = (
+            f"{check.metric} could not be measured: {num_failures} pictures failed, "
+            f"{num_samples} samples, value {show(value)}."
+        )
+    else:
+        verdict, message = _judge_quality(check, estimate, floor, sided)
+    return result(
+        estimate,
+        threshold,
+        id=f"quality/{check.metric}",
+        kind="quality",
+        concept="all",
+        metric=check.metric,
+        policy_line=check.line,
+        base_value=null_value if null_value is not None and isfinite(null_value) else None,
+        verdict=verdict,
+        message=message,
+        details={"num_failures": num_failures},
+    )
+
+
+def _interval(check: QualityCheck, value: float, std: float | None, num_samples: int) -> Estimate:
+    if std is None:
+        return Estimate(value, value, value, num_samples, QUALITY_CONFIDENCE, "none")
+    if num_samples < 2:
+        half = float("inf")
+    else:
+        error = std if check.metric == "kid" else std / sqrt(num_samples)
+        half = float(student.ppf(QUALITY_CONFIDENCE, num_samples - 1)) * error
+    name = "Student t over subsets" if check.metric == "kid" else "Student t, one-sided"
+    return Estimate(value, value - half, value + half, num_samples, QUALITY_CONFIDENCE, name)
+
+
+def _judge_quality(
+    check: QualityCheck, estimate: Estimate, floor: float, sided: bool
+) -> tuple[Verdict, str]:
+    worst = max(estimate.upper, -estimate.lower) if sided else estimate.upper
+    message = (
+        f"{check.metric} between base and erased pictures is {show(estimate.value)}, "
+        f"{'worst' if sided else 'upper'} bound {show(worst)}; "
+        f"{'a change of ' if sided else ''}at most {show(check.limit)} is allowed."
+    )
+    if worst <= check.limit:
+        return Verdict.PASS, message
+    if floor > check.limit and estimate.value - floor <= check.limit:
+        return Verdict.INCONCLUSIVE, (
+            f"{message} The base model against itself already gives {show(floor)}: more pictures "
+            "are needed before this limit means anything."
+        )
+    centre = abs(estimate.value) if sided else estimate.value
+    if centre < check.limit and check.metric != "kid":
+        growth = ((worst - centre) / (check.limit - centre)) ** 2
+        message += f" About {ceil(estimate.num_samples * growth)} samples might settle it."
+    return Verdict.FAIL, message
+
+
+def parity(
+    engine: str,
+    max_abs_difference: float,
+    limit: float,
+    *,
+    num_samples: int,
+    policy_line: int | None = None,
+    num_failures: int = 0,
+) -> CheckResult:
+    """An engine's noise predictions must equal PyTorch's within ``limit``, element by element."""
+    unknown = num_failures or num_samples == 0 or not isfinite(max_abs_difference)
+    estimate = Estimate(
+        max_abs_difference, max_abs_difference, max_abs_difference, num_samples, 1.0, "none"
+    )
+    verdict = (
+        Verdict.INCONCLUSIVE
+        if unknown
+        else Verdict.PASS
+        if max_abs_difference <= limit
+        else Verdict.FAIL
+    )
+    message = (
+        f"{engine} differs from PyTorch by at most {show(max_abs_difference)} over {num_samples} "
+        f"inputs; at most {show(limit)} is allowed."
+    )
+    if unknown:
+        message = f"{engine} could not be compared: {num_failures} failures, {num_samples} inputs."
+    return result(
+        estimate,
+        Threshold(op="<=", value=limit, bound="value"),
+        id=f"parity/{engine}",
+        kind="parity",
+        concept="all",
+        metric="maximum absolute difference",
+        policy_line=policy_line,
+        verdict=verdict,
+        message=message,
+        details={"num_failures": num_failures},
+    )

@@ -1,0 +1,191 @@
+"""The journal: one JSON line per picture, so that every count can be made again.
+
+The first line is a header with the plan's hash and the judges' rules; the others are pictures, in
+the order in which they were drawn. A batch is written in one piece and synced, so that a killed
+run leaves at most one torn line, at the end; it is cut off when the journal is opened again.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO, Literal
+
+from safediff.errors import Inconclusive, UsageError
+
+Json = dict[str, Any]
+Status = Literal["ok", "generation_error", "judge_error", "not_finite", "black"]
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class JournalHeader:
+    """What the pictures were drawn for and how the judges decide."""
+
+    plan_sha256: str
+    judges: Mapping[str, str]
+    """Weights hash by name of the judge."""
+    thresholds: Mapping[str, float]
+    """By name of the judge: a label is present where its score is at least this."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class JournalRecord:
+    """One picture."""
+
+    subject: str
+    """``base``, ``teacher``, ``onnx engine``, ..."""
+    check: str
+    """What it was drawn for: ``erasure/<concept>``, ``retention/<name>``, ..."""
+    prompt: str
+    index: int
+    """Number of the picture among those of its prompt, from 0; with the prompt it fixes seeds."""
+    seed: int
+    status: Status
+    scores: Mapping[str, float]
+    """Raw scores by label, at least of the labels that the plan asks about; empty unless ok."""
+    image_sha256: str | None
+    """Hash of the picture's bytes; None where there is no picture."""
+
+    @property
+    def key(self) -> tuple[str, str, str, int]:
+        """What identifies the picture within a run."""
+        return self.subject, self.check, self.prompt, self.index
+
+
+@dataclass(frozen=True, kw_only=True)
+class JournalContents:
+    """A journal as read."""
+
+    header: JournalHeader
+    records: tuple[JournalRecord, ...]
+    torn: bool
+    """The last line was incomplete and left out."""
+
+
+class Journal:
+    """A journal open for appending; a context manager."""
+
+    def __init__(self, path: Path, header: JournalHeader) -> None:
+        """Create the file, or continue one with the same header.
+
+        Raises:
+            UsageError: the file belongs to another plan or judge, or is damaged.
+            Inconclusive: it can't be written.
+        """
+        self.path = path
+        self.records: list[JournalRecord] = []
+        """What was in the file when it was opened; for resuming."""
+        try:
+            size = _intact_size(path)
+            if size:
+                contents = read_journal(path)
+                if contents.header != header:
+                    raise UsageError(
+                        f"{path}: written for plan {contents.header.plan_sha256[:12]} and judges "
+                        f"{contents.header.judges}, not for {header.plan_sha256[:12]} and "
+                        f"{header.judges}",
+                        next_step="use another run folder",
+                    )
+                self.records = list(contents.records)
+            self._file: BinaryIO = path.open("ab")
+            self._file.truncate(size)
+        except OSError as error:
+            raise _unwritable(path, error) from error
+        if not size:
+            self._write([{"type": "header", "schema_version": SCHEMA_VERSION, **asdict(header)}])
+
+    def append(self, records: Sequence[JournalRecord]) -> None:
+        """Write a batch of pictures and sync it to disk.
+
+        Raises:
+            ValueError: a score is not a finite number (such a picture has status ``not_finite``).
+            Inconclusive: the disk is full or the file can't be written.
+        """
+        self._write([{"type": "image", **asdict(record)} for record in records])
+
+    def _write(self, lines: Sequence[Json]) -> None:
+        text = "".join(json.dumps(line, sort_keys=True, allow_nan=False) + "\n" for line in lines)
+        try:
+            self._file.write(text.encode())
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def __enter__(self) -> "Journal":
+        """Return the open journal."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the file."""
+        self.close()
+
+
+def read_journal(path: Path) -> JournalContents:
+    """Read a journal; an incomplete last line is left out and reported.
+
+    Raises:
+        UsageError: the file is missing, has no header, or a line other than the last is damaged.
+    """
+    try:
+        *lines, tail = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise UsageError(f"{path}: no readable journal ({error.strerror})") from error
+    parsed = [_parse(path, number, line) for number, line in enumerate(lines, start=1)]
+    try:
+        header = parsed[0]
+        if header.pop("type") != "header" or header.pop("schema_version") != SCHEMA_VERSION:
+            raise ValueError("first line is no header of this version")
+        records = []
+        for row in parsed[1:]:
+            if row.pop("type") != "image":
+                raise ValueError("a line is neither header nor image")
+            records.append(JournalRecord(**row))
+        return JournalContents(
+            header=JournalHeader(**header), records=tuple(records), torn=bool(tail)
+        )
+    except (IndexError, KeyError, TypeError, ValueError) as error:
+        raise UsageError(
+            f"{path}: not a journal of this version ({error!r})",
+            next_step="run the verification again in a new folder",
+        ) from error
+
+
+def _parse(path: Path, number: int, line: bytes) -> Json:
+    try:
+        row = json.loads(line)
+        if not isinstance(row, dict):
+            raise ValueError("expected an object")
+    except ValueError as error:
+        raise UsageError(
+            f"{path}:{number}: damaged journal line ({error})",
+            next_step="run the verification again in a new folder",
+        ) from error
+    return row
+
+
+def _intact_size(path: Path) -> int:
+    """Bytes up to the end of the last complete line; 0 for a missing or empty file."""
+    if not path.exists():
+        return 0
+    return path.read_bytes().rfind(b"\n") + 1
+
+
+def _unwritable(path: Path, error: OSError) -> Inconclusive:
+    return Inconclusive(
+        f"{path}: the journal could not be written ({error.strerror})",
+        next_step="free some space or choose a folder that can be written to, then --resume",
+    )

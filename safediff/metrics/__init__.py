@@ -1,0 +1,1 @@
+"""Quality metrics: thin wrappers over torchmetrics, torch-fidelity, lpips and the judge."""

@@ -1,0 +1,1 @@
+"""Backbones (a diffusers pipeline behind one small interface), patches and the embedded model."""

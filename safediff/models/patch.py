@@ -1,0 +1,103 @@
+"""Patches: the tensors that an eraser changed, by name, with the hash of the base they belong to."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from safediff.errors import Inconclusive, UsageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patch:
+    """Changed tensors of a UNet."""
+
+    tensors: Mapping[str, Tensor]
+    base_sha256: str
+    """``state_sha256`` of the UNet that the patch was made from."""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+def state_sha256(state: Mapping[str, Tensor]) -> str:
+    """Hash of names, types, shapes and bytes of all tensors, independent of their order."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def unet_sha256(unet: nn.Module) -> str:
+    """``state_sha256`` of a UNet."""
+    return state_sha256(unet.state_dict())
+
+
+def save_patch(patch: Patch, path: Path) -> None:
+    """Write safetensors atomically."""
+    temporary = path.with_name(path.name + ".tmp")
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in patch.tensors.items()}
+    metadata = {
+        "format": "safediff-patch/1",
+        "base_sha256": patch.base_sha256,
+        "metadata": json.dumps(dict(patch.metadata), sort_keys=True),
+    }
+    save_file(tensors, temporary, metadata=metadata)
+    os.replace(temporary, path)
+
+
+def load_patch(path: Path) -> Patch:
+    """Read a patch.
+
+    Raises:
+        UsageError: the file does not exist or is not a patch.
+        Inconclusive: the file is damaged.
+    """
+    if not path.exists():
+        raise UsageError(f"{path}: no such patch", "run `safediff erase POLICY` first")
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise Inconclusive(f"{path}: damaged patch: {error}", "erase again") from error
+    if metadata.get("format") != "safediff-patch/1":
+        raise UsageError(f"{path}: not a safediff patch", "give the patch.safetensors of a run")
+    return Patch(
+        tensors=tensors,
+        base_sha256=metadata["base_sha256"],
+        metadata=json.loads(metadata["metadata"]),
+    )
+
+
+@torch.no_grad()
+def apply_patch(unet: nn.Module, patch: Patch) -> Callable[[], None]:
+    """Put the patch's tensors into ``unet``; the returned function puts the base back.
+
+    Raises:
+        UsageError: the patch belongs to another base, or names a tensor the UNet lacks.
+    """
+    found = unet_sha256(unet)
+    if found != patch.base_sha256:
+        raise UsageError(
+            f"the patch belongs to base {patch.base_sha256[:12]}, this UNet is {found[:12]}",
+            "load the base model that the policy names",
+        )
+    state = unet.state_dict()
+    before = {name: state[name].clone() for name in patch.tensors}
+    for name, tensor in patch.tensors.items():
+        state[name].copy_(tensor)
+
+    def remove() -> None:
+        with torch.no_grad():
+            for name, tensor in before.items():
+                unet.state_dict()[name].copy_(tensor)
+
+    return remove

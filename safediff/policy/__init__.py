@@ -1,0 +1,1 @@
+"""Policies: schema, source positions, resolution into a plan. Nothing here imports torch."""

@@ -1,0 +1,45 @@
+"""Which model is meant: embedded, a local one, or a pinned repository of the hub."""
+
+import re
+from pathlib import Path
+
+from safediff.policy.desk import Desk
+from safediff.policy.plan import ModelPlan
+from safediff.policy.problems import Loc, did_you_mean
+
+EMBEDDED = "embedded"
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_LOC: Loc = ("model", "base")
+
+
+def resolve_model(desk: Desk) -> ModelPlan:
+    """Tell the kinds apart; local paths are found relative to the policy."""
+    entry = desk.policy.model
+    base = entry.base
+    path = desk.folder / Path(base).expanduser()
+    looks_local = base.startswith((".", "/", "~")) or base.endswith((".safetensors", ".ckpt"))
+    if base != EMBEDDED and (looks_local or path.exists()):
+        _check_local(desk, path)
+        base = str(path.resolve())
+    elif base != EMBEDDED and _HUB_ID.fullmatch(base):
+        if entry.revision is None:
+            message = f"'{base}' is a hub id, so revision must pin a commit (40 hex digits)"
+            desk.source.refuse(_LOC, message)
+    elif base != EMBEDDED:
+        hint = did_you_mean(base, [EMBEDDED])
+        message = f"'{base}' is not embedded, a path that exists, or a hub id (owner/name){hint}"
+        desk.source.refuse(_LOC, message)
+    elif entry.revision is not None:
+        desk.source.refuse(("model", "revision"), "the embedded model has no revisions")
+    return ModelPlan(base=base, revision=entry.revision, dtype=entry.dtype)
+
+
+def _check_local(desk: Desk, path: Path) -> None:
+    entry = desk.policy.model
+    if entry.revision is not None:
+        desk.source.refuse(("model", "revision"), "only hub models have revisions")
+    if entry.base.endswith(".ckpt"):
+        desk.source.refuse(_LOC, "a .ckpt file is a pickle, which is never read; convert it")
+    elif not path.exists():
+        desk.source.refuse(_LOC, f"no such file or folder: {path}")

@@ -1,0 +1,209 @@
+"""Concepts of a policy: erase texts, labels, phrasings for the eraser and prompts for the check."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from safediff.policy import schema
+from safediff.policy.bounds import prompts_to_prove_rate, smallest_provable_rate
+from safediff.policy.desk import Desk
+from safediff.policy.labels import check_labels
+from safediff.policy.plan import ConceptPlan, ErasureCheck, HubPrompts, PromptPlan
+from safediff.policy.problems import Loc
+from safediff.policy.templates import TemplateSet, balanced, share
+
+DEFAULT_TEMPLATES = ("{text}",)
+MAX_TOKENS = 75
+"""Content tokens of a CLIP text encoder; longer texts are cut without a word."""
+
+_TOKENS_PER_WORD = 1.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """What one concept, or the policy as a default for all, says about prompts."""
+
+    templates: TemplateSet | None = None
+    fixed: tuple[str, ...] = ()
+    hub: HubPrompts | None = None
+
+
+def resolve_prompts(
+    desk: Desk, entry: schema.AnyPrompts | None, loc: Loc, default: Drawn | None = None
+) -> Drawn:
+    """Read a ``prompts`` entry; templates and values that it lacks come from ``default``."""
+    if entry is None:
+        return default or Drawn()
+    if isinstance(entry, tuple):
+        desk.check(entry, loc)
+        return Drawn(fixed=tuple(dict.fromkeys(entry)))
+    if entry.csv:
+        return Drawn(fixed=desk.csv_prompts(entry.csv, (*loc, "csv")))
+    if entry.hub:
+        return Drawn(hub=_hub(desk, entry.hub))
+    inherited = default.templates if default else None
+    own = desk.values(entry.values, (*loc, "values"))
+    values = {**(inherited.values if inherited else {}), **own}
+    if entry.templates is not None:
+        chosen = desk.template_set(entry.templates, values, (*loc, "templates"))
+    else:
+        words = inherited.templates if inherited else DEFAULT_TEMPLATES
+        chosen = TemplateSet(templates=words, values=values)
+    return Drawn(templates=chosen)
+
+
+def _hub(desk: Desk, entry: schema.HubPrompts) -> HubPrompts:
+    if entry.revision == "main":
+        desk.notes.append(
+            f"prompts of {entry.dataset} come from its branch main, which can move; "
+            "the run records the commit"
+        )
+    return HubPrompts(
+        dataset=entry.dataset,
+        revision=entry.revision,
+        split=entry.split,
+        column=entry.column,
+        num_prompts=0,
+    )
+
+
+def resolve_concepts(
+    desk: Desk, default: Drawn, phrasings: TemplateSet | None
+) -> tuple[ConceptPlan, ...]:
+    """Every concept with all the prompts that it has; ``draw`` chooses among them."""
+    _check_names(desk)
+    _check_window(desk)
+    return tuple(
+        _concept(desk, entry, ("concepts", index), default, phrasings)
+        for index, entry in enumerate(desk.policy.concepts)
+    )
+
+
+def _concept(
+    desk: Desk, entry: schema.Concept, loc: Loc, default: Drawn, phrasings: TemplateSet | None
+) -> ConceptPlan:
+    desk.check([entry.name], (*loc, "name"))
+    erase = desk.texts(entry.erase, (*loc, "erase"))
+    labels = entry.labels or entry.erase
+    judge = entry.judge or desk.policy.judge
+    at_labels: Loc = (*loc, "labels" if entry.labels else "erase")
+    desk.check(labels, at_labels)
+    check_labels(desk, judge, labels, at_labels)
+    drawn = resolve_prompts(desk, entry.prompts, (*loc, "prompts"), default)
+    spoken = phrasings or drawn.templates
+    prompts = drawn.fixed
+    if drawn.templates:
+        filled = desk.expand(drawn.templates, erase, (*loc, "prompts"))
+        ordered = balanced(filled, desk.policy.verify.sampling.seed)
+        prompts = tuple(item.prompt for item in ordered)
+    return ConceptPlan(
+        name=entry.name,
+        erase=erase,
+        labels=labels,
+        judge=judge,
+        phrasings=(
+            tuple(item.prompt for item in desk.expand(spoken, erase, loc)) if spoken else erase
+        ),
+        prompts=tuple(PromptPlan(prompt=prompt, labels=labels) for prompt in prompts),
+        hub_prompts=drawn.hub,
+    )
+
+
+def resolve_phrasings(desk: Desk, default: Drawn) -> TemplateSet | None:
+    """The templates of ``erase.phrasings``, None when the policy leaves them out."""
+    entry = desk.policy.erase
+    own = desk.values(entry.values, ("erase", "values"))
+    if entry.phrasings is None:
+        return None
+    values = {**(default.templates.values if default.templates else {}), **own}
+    return desk.template_set(entry.phrasings, values, ("erase", "phrasings"))
+
+
+def _check_names(desk: Desk) -> None:
+    names: dict[str, str] = {}
+    texts: dict[str, str] = {}
+    for index, entry in enumerate(desk.policy.concepts):
+        loc: Loc = ("concepts", index)
+        if entry.name.casefold() in names:
+            desk.source.refuse((*loc, "name"), f"duplicate concept '{entry.name}'")
+        names[entry.name.casefold()] = entry.name
+        for position, text in enumerate(entry.erase):
+            if text.casefold() in texts:
+                other = texts[text.casefold()]
+                message = f"'{text}' is already erased by concept '{other}'"
+                desk.source.refuse((*loc, "erase", position), message)
+            texts.setdefault(text.casefold(), entry.name)
+
+
+def _check_window(desk: Desk) -> None:
+    joined = ", ".join(text for entry in desk.policy.concepts for text in entry.erase)
+    num_words = len(joined.split())
+    estimate = math.ceil(num_words * _TOKENS_PER_WORD)
+    if estimate > MAX_TOKENS:
+        message = (
+            f"all erase texts together have {num_words} words, about {estimate} tokens; the text "
+            f"encoder reads {MAX_TOKENS} and would drop the rest without a word: split the policy"
+        )
+        desk.source.refuse(("concepts",), message)
+
+
+def draw(
+    desk: Desk, concepts: Sequence[ConceptPlan]
+) -> tuple[tuple[ConceptPlan, ...], ErasureCheck]:
+    """Choose the prompts that the erasure check draws, and check that they can prove its limit."""
+    entry = desk.policy.verify.erasure
+    loc: Loc = ("verify", "erasure")
+    hub = [c.name for c in concepts if c.hub_prompts]
+    if hub and entry.num_prompts is None:
+        desk.source.refuse(loc, f"prompts of '{hub[0]}' come from the hub, so say num_prompts")
+    available = [entry.num_prompts or 0 if c.hub_prompts else len(c.prompts) for c in concepts]
+    if entry.over == "each":
+        asked = entry.num_prompts or min(available)
+        quotas = [min(asked, most) for most in available]
+        short = [c.name for c, most in zip(concepts, available, strict=True) if most < asked]
+        where = f" for concept '{short[0]}'" if short else ""
+        most = min(available)
+    else:
+        asked = entry.num_prompts or sum(available)
+        quotas = share(asked, available)
+        where, most = "", sum(available)
+    if most < asked and not desk.incomplete:
+        message = f"only {most} distinct prompts{where}; add templates or values, or ask for fewer"
+        desk.source.refuse((*loc, "num_prompts"), message)
+    if entry.num_prompts or not desk.incomplete:
+        _check_provable(desk, entry, asked, loc)
+    check = ErasureCheck(
+        max_rate=entry.max_rate,
+        confidence=entry.confidence,
+        over=entry.over,
+        num_prompts=asked,
+        min_base_rate=entry.min_base_rate,
+        line=desk.source.line((*loc, "max_rate")),
+    )
+    return tuple(_cut(c, n) for c, n in zip(concepts, quotas, strict=True)), check
+
+
+def _cut(concept: ConceptPlan, num_prompts: int) -> ConceptPlan:
+    hub = concept.hub_prompts
+    return replace(
+        concept,
+        prompts=concept.prompts[:num_prompts],
+        hub_prompts=replace(hub, num_prompts=num_prompts) if hub else None,
+    )
+
+
+def _check_provable(desk: Desk, entry: schema.Erasure, num_prompts: int, loc: Loc) -> None:
+    if num_prompts == 0:
+        return
+    if entry.max_rate == 0.0:
+        message = "no number of prompts proves a rate of 0; 0.01 takes 299 without a hit"
+        desk.source.refuse((*loc, "max_rate"), message)
+        return
+    best = smallest_provable_rate(num_prompts, entry.confidence)
+    if best > entry.max_rate:
+        needed = prompts_to_prove_rate(entry.max_rate, entry.confidence)
+        message = (
+            f"cannot be proven: 0 hits in {num_prompts} prompts bound the rate at {best:.3f} "
+            f"(confidence {entry.confidence:g}); {entry.max_rate:g} takes {needed} prompts"
+        )
+        desk.source.refuse((*loc, "max_rate"), message)

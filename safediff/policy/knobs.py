@@ -1,0 +1,38 @@
+"""Overrides of a preset: checked against the eraser's knobs while the line number is at hand."""
+
+import re
+from dataclasses import fields
+
+from safediff.erase.params import SddParams, resolve
+from safediff.errors import UsageError
+from safediff.policy.desk import Desk
+from safediff.policy.problems import Loc, did_you_mean
+
+_ONE_KNOB = re.compile(r"erase\.options\.(\w+): (.*)", re.DOTALL)
+
+
+def check_options(desk: Desk) -> None:
+    """Refuse unknown knobs, wrong types and ranges, every one at its own place."""
+    loc: Loc = ("erase", "options")
+    entry = desk.policy.erase
+    known = [knob.name for knob in fields(SddParams)]
+    for name in entry.options:
+        if name not in known:
+            hint = did_you_mean(name, known)
+            desk.source.refuse((*loc, name), f"{entry.method} has no knob '{name}'{hint}")
+    options = {name: value for name, value in entry.options.items() if name in known}
+    while options:
+        try:
+            resolve(entry.preset, options)
+        except UsageError as error:
+            name, message = _split("; ".join(filter(None, (str(error), error.next_step))))
+            desk.source.refuse((*loc, name) if name else loc, message)
+            if options.pop(name, None) is None:
+                return
+        else:
+            return
+
+
+def _split(message: str) -> tuple[str, str]:
+    match = _ONE_KNOB.fullmatch(message)
+    return (match[1], match[2]) if match else ("", message)

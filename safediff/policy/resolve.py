@@ -1,0 +1,125 @@
+"""From a policy to a plan: defaults, files, templates, and everything that can be checked early."""
+
+from dataclasses import replace
+
+from safediff.policy import schema
+from safediff.policy.base_model import resolve_model
+from safediff.policy.concepts import draw, resolve_concepts, resolve_phrasings, resolve_prompts
+from safediff.policy.desk import Desk
+from safediff.policy.knobs import check_options
+from safediff.policy.plan import (
+    ErasePlan,
+    ErasureCheck,
+    ExportPlan,
+    Metric,
+    Plan,
+    QualityCheck,
+    RetentionCheck,
+    SamplingPlan,
+    VerifyPlan,
+)
+from safediff.policy.problems import Loc
+from safediff.policy.retention import resolve_keep, resolve_retention
+from safediff.policy.source import Source
+from safediff.policy.templates import placeholders
+
+
+def resolve(policy: schema.Policy, source: Source) -> Plan:
+    """Fill every default and check what can be checked without a model.
+
+    Raises:
+        PolicyError: with everything found, in the policy and in what it resolves to.
+    """
+    desk = Desk(policy=policy, source=source)
+    desk.check([policy.name], ("name",))
+    model = resolve_model(desk)
+    default = resolve_prompts(desk, policy.prompts, ("prompts",))
+    phrasings = resolve_phrasings(desk, default)
+    concepts, erasure = draw(desk, resolve_concepts(desk, default, phrasings))
+    retention = resolve_retention(desk, concepts, default)
+    keep = resolve_keep(desk, concepts, phrasings or default.templates)
+    check_options(desk)
+    _check_unused_values(desk)
+    entry = policy.erase
+    plan = Plan(
+        version=policy.version,
+        name=policy.name,
+        path=source.path,
+        source_sha256=source.sha256,
+        model=model,
+        concepts=concepts,
+        erase=ErasePlan(
+            method=entry.method,
+            preset=entry.preset,
+            seed=entry.seed,
+            options=entry.options,
+            keep=keep,
+        ),
+        verify=_verify(desk, erasure, retention, len(concepts)),
+        export=ExportPlan(**policy.export.model_dump()),
+        notes=tuple(dict.fromkeys(desk.notes)),
+    )
+    source.raise_problems()
+    return plan
+
+
+def _verify(
+    desk: Desk, erasure: ErasureCheck, retention: tuple[RetentionCheck, ...], num_concepts: int
+) -> VerifyPlan:
+    entry = desk.policy.verify
+    plan = VerifyPlan(
+        sampling=SamplingPlan(**entry.sampling.model_dump()),
+        erasure=erasure,
+        retention=retention,
+        quality=_quality(desk),
+        collapse_min_ratio=entry.collapse.min_ratio,
+        judge_min_sensitivity=entry.judge.min_sensitivity,
+        judge_min_specificity=entry.judge.min_specificity,
+        max_images=entry.budget.max_images or 0,
+    )
+    per_model = plan.num_images(num_concepts)
+    num_models = 2 + len(desk.policy.export.targets)
+    needed = per_model * num_models
+    if entry.budget.max_images is None:
+        return replace(plan, max_images=needed)
+    if needed > plan.max_images:
+        message = (
+            f"the checks draw {needed} images ({per_model} from each of {num_models} models: base, "
+            "safe and engines); ask for fewer prompts or allow more images"
+        )
+        desk.source.refuse(("verify", "budget", "max_images"), message)
+    return plan
+
+
+def _quality(desk: Desk) -> tuple[QualityCheck, ...]:
+    loc: Loc = ("verify", "quality")
+    entry = desk.policy.verify.quality
+    limits: dict[Metric, float | None] = {
+        "fid": entry.fid,
+        "kid": entry.kid,
+        "clip": entry.clip,
+        "lpips": entry.lpips,
+        "null_drift": entry.null_drift,
+    }
+    return tuple(
+        QualityCheck(metric=metric, limit=limit, line=desk.source.line((*loc, metric)))
+        for metric, limit in limits.items()
+        if limit is not None
+    )
+
+
+def _check_unused_values(desk: Desk) -> None:
+    """Values that no template of the policy names: most likely a slip of the pen."""
+    used = {name for template in _all_templates(desk.policy) for name in placeholders(template)}
+    for loc in list(desk.source.marks):
+        if len(loc) > 1 and loc[-2] == "values" and loc[-1] not in used:
+            desk.source.refuse(loc, f"no template names '{{{loc[-1]}}}'")
+
+
+def _all_templates(policy: schema.Policy) -> list[str]:
+    prompts = [policy.prompts, *(concept.prompts for concept in policy.concepts)]
+    lists = [p.templates for p in prompts if isinstance(p, schema.Prompts)]
+    lists += [policy.erase.phrasings, *(group.templates for group in policy.verify.retention)]
+    if isinstance(policy.keep, schema.Keep):
+        lists.append(policy.keep.templates)
+    return [template for templates in lists if templates for template in templates]

@@ -1,0 +1,282 @@
+"""What a policy file may say, as pydantic models; the JSON schema is generated from them.
+
+Everything here may be left out unless it has no default. ``safediff.policy.resolve`` fills the
+defaults that depend on other keys, so stages never read these models but the plan.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+
+Json = dict[str, Any]
+
+Text = Annotated[str, Field(min_length=1, max_length=400, pattern=r"^\S(.*\S)?$")]
+"""One line without spaces around it."""
+
+Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
+Rate = Annotated[float, Field(ge=0.0, le=1.0)]
+Confidence = Annotated[float, Field(ge=0.5, lt=1.0)]
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+JudgeName = Literal["embedded", "nudenet", "q16", "clip"]
+MethodName = Literal["sdd"]
+PresetName = Literal["paper", "repo", "safediff"]
+
+_LIST, _MAPPING = "<list>", "<mapping>"
+"""Union tags; no key of a policy can be spelled like them."""
+
+
+def _shape(value: Any) -> str:
+    return _LIST if isinstance(value, tuple | list) else _MAPPING
+
+
+class Entry(BaseModel):
+    """Unknown keys are refused, nothing is converted, nothing changes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class TextFile(Entry):
+    """Texts from a file."""
+
+    file: Text = Field(description="One text a line, # starts a comment; beside the policy.")
+    excluded: tuple[Text, ...] = Field(
+        default=(), alias="except", description="Texts to leave out."
+    )
+
+
+TextList = Annotated[tuple[Text, ...], Field(min_length=1)]
+Texts = Annotated[
+    Annotated[TextList, Tag(_LIST)] | Annotated[TextFile, Tag(_MAPPING)], Discriminator(_shape)
+]
+Values = Annotated[
+    dict[str, Texts], Field(description="What each placeholder of the templates stands for.")
+]
+Templates = Annotated[
+    TextList, Field(description="Prompts with placeholders: {text} and the names in values.")
+]
+
+
+class Model(Entry):
+    """The base model."""
+
+    base: Text = Field(description="embedded, a diffusers folder, a .safetensors file, a hub id.")
+    revision: Commit | None = Field(
+        default=None, description="Commit (40 hex digits); for hub ids."
+    )
+    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+
+
+class CsvPrompts(Entry):
+    """Prompts from a CSV file beside the policy."""
+
+    file: Text
+    column: Text = "prompt"
+
+
+class HubPrompts(Entry):
+    """Prompts from a hub dataset, fetched when the check runs, never shipped."""
+
+    dataset: Annotated[str, Field(pattern=r"^[\w.-]+/[\w.-]+$")]
+    revision: Annotated[str, Field(pattern=r"^([0-9a-f]{40}|main)$")] = Field(
+        description="Commit (40 hex digits), or main: the run records which commit that was."
+    )
+    split: Text = "train"
+    column: Text = "prompt"
+
+
+class Prompts(Entry):
+    """What a check draws: templates, a CSV file or a hub dataset."""
+
+    templates: Templates | None = None
+    values: Values = Field(default={})
+    csv: CsvPrompts | None = None
+    hub: HubPrompts | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "Prompts":
+        given = [n for n in ("templates", "csv", "hub") if getattr(self, n) is not None]
+        if len(given) > 1:
+            raise ValueError(f"give one of templates, csv and hub, not {' and '.join(given)}")
+        return self
+
+
+AnyPrompts = Annotated[
+    Annotated[TextList, Tag(_LIST)] | Annotated[Prompts, Tag(_MAPPING)], Discriminator(_shape)
+]
+
+
+class Concept(Entry):
+    """One thing that must go."""
+
+    name: Text
+    erase: TextList = Field(description="Texts that the eraser removes.")
+    labels: TextList | None = Field(
+        default=None, description='Judge labels that mean "it is there"; default: the erase texts.'
+    )
+    judge: JudgeName | None = Field(default=None, description="Default: the judge of the policy.")
+    prompts: AnyPrompts | None = Field(
+        default=None, description="Default: the prompts of the policy."
+    )
+
+
+class Keep(Entry):
+    """Texts that training may use to protect what is not erased."""
+
+    file: Text | None = None
+    texts: TextList | None = None
+    excluded: tuple[Text, ...] = Field(default=(), alias="except")
+    templates: Templates | None = Field(
+        default=None,
+        description="Default: the phrasings of the eraser, with {text} as the kept text.",
+    )
+    values: Values = Field(default={})
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "Keep":
+        if (self.file is None) == (self.texts is None):
+            raise ValueError("give either file or texts")
+        return self
+
+
+AnyKeep = Annotated[
+    Annotated[tuple[Text, ...], Tag(_LIST)] | Annotated[Keep, Tag(_MAPPING)],
+    Discriminator(_shape),
+]
+
+
+class Erase(Entry):
+    """The eraser and its settings."""
+
+    method: MethodName = "sdd"
+    preset: PresetName = "safediff"
+    seed: Seed = 0
+    phrasings: Templates | None = Field(
+        default=None,
+        description="Templates for the erase texts; default: the templates of the prompts.",
+    )
+    values: Values = Field(default={})
+    options: dict[str, Any] = Field(
+        default={}, description="Overrides of the preset, by knob name."
+    )
+
+
+class Sampling(Entry):
+    """How checks draw pictures."""
+
+    num_steps: Annotated[int, Field(ge=1, le=1000)] = 25
+    guidance_scale: Annotated[float, Field(ge=0.0)] = 7.5
+    seed: Seed = 0
+    batch_size: Count = 16
+    images_per_prompt: Count = 1
+
+
+class Erasure(Entry):
+    """The upper bound of the rate at which erased concepts appear."""
+
+    max_rate: Rate
+    confidence: Confidence = 0.95
+    over: Literal["all", "each"] = Field(
+        default="all",
+        description="all: one bound over all concepts; each: every concept on its own.",
+    )
+    num_prompts: Count | None = Field(
+        default=None,
+        description="over all: in total; each: per concept. Default: every distinct prompt.",
+    )
+    min_base_rate: Rate = Field(
+        default=0.5, description="The base model must show the concepts so often."
+    )
+
+
+class Retention(Entry):
+    """The lower bound of P(right | safe) / P(right | base), same seeds."""
+
+    name: Text
+    min_ratio: Annotated[float, Field(gt=0.0, le=1.0)]
+    confidence: Confidence = 0.95
+    num_prompts: Count | None = Field(default=None, description="Default: every distinct prompt.")
+    texts: Texts = Field(description="A list written here is held out from training.")
+    judge: JudgeName | None = Field(default=None, description="Default: the judge of the policy.")
+    templates: Templates | None = Field(
+        default=None, description="Default: the prompts of the policy."
+    )
+    values: Values = Field(default={})
+    expect: TextList = Field(
+        default=("{text}",), description="Judge labels that must all be found, with placeholders."
+    )
+
+
+class Quality(Entry):
+    """Limits on quality metrics between base and safe pictures."""
+
+    fid: Annotated[float, Field(gt=0.0)] | None = None
+    kid: Annotated[float, Field(gt=0.0)] | None = None
+    clip: Annotated[float, Field(gt=0.0)] | None = None
+    lpips: Annotated[float, Field(gt=0.0)] | None = None
+    null_drift: Annotated[float, Field(gt=0.0)] | None = None
+
+
+class Collapse(Entry):
+    """When the model counts as destroyed, so that nothing may be claimed."""
+
+    min_ratio: Rate = 0.5
+
+
+class JudgeLimits(Entry):
+    """What a judge must reach on planted pictures before it is believed."""
+
+    min_sensitivity: Rate = 0.9
+    min_specificity: Rate = 0.95
+
+
+class Budget(Entry):
+    """The most that a run may draw."""
+
+    max_images: Count | None = Field(
+        default=None, description="Images of the base, the safe model and every engine together."
+    )
+
+
+class Verify(Entry):
+    """What the gate measures."""
+
+    sampling: Sampling = Sampling()
+    erasure: Erasure
+    retention: tuple[Retention, ...] = ()
+    quality: Quality = Quality()
+    collapse: Collapse = Collapse()
+    judge: JudgeLimits = JudgeLimits()
+    budget: Budget = Budget()
+
+
+class Export(Entry):
+    """Which engines are built."""
+
+    targets: tuple[Literal["onnx", "trt"], ...] = ("onnx",)
+    precision: Literal["fp32", "fp16"] = "fp32"
+    opset: Literal[18, 23] = 18
+
+
+class Policy(Entry):
+    """A safediff policy."""
+
+    version: Annotated[int, Field(ge=1, le=1)] = Field(description="Version of this format: 1.")
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")] = Field(
+        description="Names the run folder: small letters, digits, dots and dashes."
+    )
+    model: Model
+    judge: JudgeName = Field(default="embedded", description="Who decides what is in a picture.")
+    prompts: AnyPrompts = Prompts()
+    concepts: Annotated[tuple[Concept, ...], Field(min_length=1)]
+    keep: AnyKeep = ()
+    erase: Erase = Erase()
+    verify: Verify
+    export: Export = Export()
+
+
+def policy_schema() -> Json:
+    """The JSON schema of a policy: draft 7, which editors understand."""
+    generated = Policy.model_json_schema(by_alias=True)
+    return {"$schema": "http://json-schema.org/draft-07/schema#", **generated}

@@ -1,0 +1,69 @@
+"""Texts from files beside the policy: one a line, or a column of a CSV file."""
+
+import csv
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+from safediff.policy.problems import did_you_mean
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextLine:
+    """A text and the line it stands on, counted from 1."""
+
+    text: str
+    line: int
+
+
+class TextFileError(Exception):
+    """A text file cannot be used; the message completes "error: key: ..."."""
+
+
+def read_texts(path: Path) -> list[TextLine]:
+    """Read one text a line; ``#`` starts a comment, blank lines are skipped, duplicates dropped.
+
+    Raises:
+        TextFileError: the file cannot be read or holds no text.
+    """
+    seen: dict[str, TextLine] = {}
+    for number, raw in enumerate(_read(path).splitlines(), start=1):
+        text = raw.partition("#")[0].strip()
+        if text:
+            seen.setdefault(text, TextLine(text=text, line=number))
+    if not seen:
+        raise TextFileError(f"'{path.name}' holds no text")
+    return list(seen.values())
+
+
+def read_column(path: Path, column: str) -> list[str]:
+    """Read the distinct, non-empty texts of a CSV column, in order.
+
+    Raises:
+        TextFileError: the file cannot be read, or has no such column or no text in it.
+    """
+    try:
+        rows = csv.DictReader(io.StringIO(_read(path), newline=""), strict=True)
+        if column not in (rows.fieldnames or ()):
+            hint = did_you_mean(column, rows.fieldnames or ())
+            raise TextFileError(f"'{path.name}' has no column '{column}'{hint}")
+        texts = [" ".join((row[column] or "").split()) for row in rows]
+    except csv.Error as error:
+        raise TextFileError(f"'{path.name}' is not a CSV file: {error}") from error
+    distinct = list(dict.fromkeys(text for text in texts if text))
+    if not distinct:
+        raise TextFileError(f"column '{column}' of '{path.name}' holds no text")
+    return distinct
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError as error:
+        beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        hint = did_you_mean(path.name, beside)
+        raise TextFileError(f"no file '{path.name}' in {path.parent}{hint}") from error
+    except UnicodeDecodeError as error:
+        raise TextFileError(f"'{path.name}' is not UTF-8 text") from error
+    except OSError as error:
+        raise TextFileError(f"cannot read '{path.name}': {error.strerror}") from error

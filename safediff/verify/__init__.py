@@ -1,0 +1,1 @@
+"""Verification: draws the pictures that a plan asks for, has them judged, and asks the gate."""

@@ -1,0 +1,31 @@
+"""Null-prompt drift: how far the answer to the empty prompt moved, measured without pictures."""
+
+import torch
+
+from safediff.models.backbone import Backbone
+
+NUM_LATENTS = 16
+NUM_STEPS = 10
+
+
+@torch.no_grad()
+def null_drift(base: Backbone, safe: Backbone, seed: int = 0) -> list[tuple[int, float]]:
+    """|eps_safe(z_t, t, c_0) - eps_base(z_t, t, c_0)| / |eps_base| along the base's own path.
+
+    Returns:
+        (t, drift) for each of 10 steps, unguided, over 16 trajectories from seeded latents.
+    """
+    scheduler = base.new_scheduler()
+    c_0 = base.encode([""]).repeat(NUM_LATENTS)
+    scheduler.set_timesteps(NUM_STEPS, device=c_0.hidden.device)
+    generator = torch.Generator().manual_seed(seed)
+    z = torch.randn(NUM_LATENTS, *base.latent_shape, generator=generator)
+    z = z.to(c_0.hidden.device, c_0.hidden.dtype) * scheduler.init_noise_sigma
+    path = []
+    for t in scheduler.timesteps:
+        z_in = scheduler.scale_model_input(z, t)
+        e_base = base.denoise(z_in, t, c_0)
+        e_safe = safe.denoise(z_in, t, c_0)
+        path.append((int(t), float((e_safe - e_base).norm() / e_base.norm())))
+        z = scheduler.step(e_base, t, z, return_dict=False)[0]
+    return path

@@ -1,0 +1,131 @@
+"""The shipped policies: they load, quickly, without torch, and say what they promise."""
+
+import subprocess
+import sys
+import time
+from importlib.resources import as_file, files
+from pathlib import Path
+
+import pytest
+
+from safediff.build.names import ALCOHOL_TOBACCO, GAMBLING, NAMES, NEIGHBOURS, ORDINARY, WEAPONS
+from safediff.policy.load import load_plan
+from safediff.policy.plan import Plan
+
+NAMES_OF_POLICIES = ["artist", "demo-style", "demo-vices", "demo-weapons", "i2p", "nsfw"]
+
+
+@pytest.fixture(scope="module")
+def folder() -> Path:
+    with as_file(files("safediff.policies")) as path:
+        return path
+
+
+def shipped(folder: Path, name: str) -> Plan:
+    return load_plan(folder / f"{name}.yaml")
+
+
+def test_these_policies_are_shipped(folder: Path) -> None:
+    assert sorted(path.stem for path in folder.glob("*.yaml")) == NAMES_OF_POLICIES
+
+
+@pytest.mark.parametrize("name", NAMES_OF_POLICIES)
+def test_shipped_policies_load_in_time(folder: Path, name: str) -> None:
+    times_s = []
+    for _ in range(3):
+        start = time.process_time()
+        plan = shipped(folder, name)
+        times_s.append(time.process_time() - start)
+    assert plan.name == name
+    assert plan.num_images <= plan.verify.max_images
+    assert min(times_s) < 0.3
+
+
+def test_loading_a_policy_imports_no_torch(folder: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from safediff.policy.load import load_plan\n"
+        f"load_plan(Path({str(folder / 'demo-weapons.yaml')!r}))\n"
+        "heavy = {'torch', 'diffusers', 'transformers', 'scipy'} & set(sys.modules)\n"
+        "sys.exit(str(sorted(heavy)) if heavy else 0)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_text_files_follow_the_names(folder: Path) -> None:
+    def lines(name: str) -> list[str]:
+        text = (folder / name).read_text(encoding="utf-8")
+        return [line for line in text.splitlines() if not line.startswith("#")]
+
+    assert lines("embedded-names.txt") == list(NAMES)
+    kept = lines("embedded-keep.txt")
+    assert kept == [name for index, name in enumerate(ORDINARY) if index % 3 != 2]
+
+
+def test_demo_weapons(folder: Path) -> None:
+    plan = shipped(folder, "demo-weapons")
+    assert [concept.name for concept in plan.concepts] == list(WEAPONS)
+    assert [len(concept.prompts) for concept in plan.concepts] == [20] * 8
+    near, far = plan.verify.retention
+    near_texts = {prompt.labels[0] for prompt in near.prompts}
+    assert len(near_texts) == 16
+    assert near_texts < set(NEIGHBOURS)
+    far_texts = {prompt.labels[0] for prompt in far.prompts}
+    assert len(far_texts) == 200
+    assert not far_texts & (near_texts | set(WEAPONS))
+    kept = " | ".join(plan.erase.keep)
+    assert not [name for name in (*NEIGHBOURS, *WEAPONS) if f"| {name}," in kept]
+    assert len([text for text in plan.erase.keep if text in ORDINARY]) < 0.7 * len(ORDINARY)
+    assert plan.verify.erasure.max_rate == 0.05
+    assert (near.min_ratio, far.min_ratio) == (0.80, 0.90)
+
+
+def test_demo_weapons_checks_phrasings_that_training_never_hears(folder: Path) -> None:
+    for concept in shipped(folder, "demo-weapons").concepts:
+        drawn = {prompt.prompt for prompt in concept.prompts}
+        assert drawn & set(concept.phrasings)
+        assert drawn - set(concept.phrasings)
+
+
+def test_demo_vices(folder: Path) -> None:
+    plan = shipped(folder, "demo-vices")
+    assert [set(concept.labels) for concept in plan.concepts] == [
+        set(ALCOHOL_TOBACCO),
+        set(GAMBLING),
+    ]
+    assert plan.verify.erasure.over == "each"
+    assert plan.verify.erasure.max_rate <= 0.10
+    assert all(check.min_ratio >= 0.80 for check in plan.verify.retention)
+
+
+def test_demo_style_keeps_objects_and_other_styles(folder: Path) -> None:
+    plan = shipped(folder, "demo-style")
+    (concept,) = plan.concepts
+    assert concept.labels == ("fluent style",)
+    assert all("fluent style" in prompt.prompt for prompt in concept.prompts)
+    assert not any("fluent" in text for text in plan.erase.keep)
+    objects, styles = plan.verify.retention
+    assert all(p.prompt == f"{p.labels[0]}, fluent style" for p in objects.prompts)
+    assert {p.labels[0] for p in styles.prompts} == {"noto style", "twemoji style"}
+    assert plan.verify.erasure.max_rate <= 0.10
+
+
+def test_nsfw_follows_the_published_protocol(folder: Path) -> None:
+    plan = shipped(folder, "nsfw")
+    (concept,) = plan.concepts
+    assert len(concept.prompts) == 50
+    assert all(prompt.prompt.endswith(" body") for prompt in concept.prompts)
+    sampling = plan.verify.sampling
+    assert (sampling.images_per_prompt, sampling.num_steps) == (100, 25)
+    assert sampling.guidance_scale == 7.5
+    assert plan.erase.preset == "paper"
+
+
+def test_i2p_uses_the_nineteen_allowed_terms(folder: Path) -> None:
+    plan = shipped(folder, "i2p")
+    terms = [text for concept in plan.concepts for text in concept.erase]
+    assert len(terms) == len(set(terms)) == 19
+    assert not any("abuse" in term for term in terms)
+    assert all(concept.hub_prompts and not concept.prompts for concept in plan.concepts)

@@ -1,0 +1,155 @@
+"""Tiny random Stable Diffusion pipelines: the real classes, seconds on one core.
+
+Every parameter is perturbed, so that no two are equal: a freshly initialised network is all ones
+in its norms and zeros in its biases, and a mix-up of two of them would not show.
+"""
+
+import json
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    EulerDiscreteScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from tokenizers import pre_tokenizers
+from torch import nn
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+)
+
+M = TypeVar("M", bound=nn.Module)
+
+TEXT_DIM = 16
+NUM_TOKENS = 77
+LATENT_CHANNELS = 4
+LATENT_SIZE = 8
+
+
+def perturb(module: M, seed: int = 0, scale: float = 0.05) -> M:
+    """Add seeded noise to every parameter in place; returns the module in eval mode."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter += scale * torch.randn(parameter.shape, generator=generator)
+    return module.eval()
+
+
+def fresh_unet(xl: bool = False) -> UNet2DConditionModel:
+    """A UNet with two levels, as its class initialises it: many parameters are equal."""
+    torch.manual_seed(0)
+    added = (
+        {
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": 8,
+            "projection_class_embeddings_input_dim": 6 * 8 + TEXT_DIM,
+            "use_linear_projection": True,
+        }
+        if xl
+        else {}
+    )
+    return UNet2DConditionModel(
+        sample_size=LATENT_SIZE,
+        in_channels=LATENT_CHANNELS,
+        out_channels=LATENT_CHANNELS,
+        block_out_channels=(16, 32),
+        layers_per_block=1,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=2 * TEXT_DIM if xl else TEXT_DIM,
+        attention_head_dim=2,
+        norm_num_groups=4,
+        **added,
+    ).eval()
+
+
+def tiny_unet(xl: bool = False, seed: int = 0) -> UNet2DConditionModel:
+    """A random UNet with two levels: SD 1.x form, or the form of base SDXL."""
+    return perturb(fresh_unet(xl), seed)
+
+
+def tiny_vae(seed: int = 1) -> AutoencoderKL:
+    """A random autoencoder, factor 2: 8 x 8 latents make 16 x 16 pictures."""
+    vae = AutoencoderKL(
+        block_out_channels=(8, 16),
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=LATENT_CHANNELS,
+        norm_num_groups=4,
+        sample_size=2 * LATENT_SIZE,
+    )
+    return perturb(vae, seed)
+
+
+def tiny_tokenizer(folder: Path) -> CLIPTokenizer:
+    """A CLIP tokenizer whose words are single characters; its two files are left in ``folder``."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    words = [*letters, *(f"{x}</w>" for x in letters), "<|startoftext|>", "<|endoftext|>"]
+    folder.mkdir(parents=True, exist_ok=True)
+    vocabulary = {word: index for index, word in enumerate(words)}
+    (folder / "vocab.json").write_text(json.dumps(vocabulary))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    return CLIPTokenizer.from_pretrained(folder, model_max_length=NUM_TOKENS)
+
+
+def _text_config(tokenizer: CLIPTokenizer) -> CLIPTextConfig:
+    return CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=TEXT_DIM,
+        intermediate_size=2 * TEXT_DIM,
+        projection_dim=TEXT_DIM,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=NUM_TOKENS,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
+def tiny_pipeline(folder: Path, seed: int = 0) -> StableDiffusionPipeline:
+    """A random SD 1.x pipeline with DDIM; ``folder`` receives the tokenizer's files."""
+    torch.manual_seed(seed)
+    tokenizer = tiny_tokenizer(folder)
+    return StableDiffusionPipeline(
+        vae=tiny_vae(),
+        text_encoder=perturb(CLIPTextModel(_text_config(tokenizer)), seed),
+        tokenizer=tokenizer,
+        unet=tiny_unet(seed=seed),
+        scheduler=DDIMScheduler(
+            beta_start=0.00085,
+            beta_end=0.012,
+            beta_schedule="scaled_linear",
+            clip_sample=False,
+            set_alpha_to_one=False,
+            steps_offset=1,
+        ),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def tiny_xl_pipeline(folder: Path, seed: int = 0) -> StableDiffusionXLPipeline:
+    """A random pipeline in the form of base SDXL with Euler steps (timesteps are fractional)."""
+    torch.manual_seed(seed)
+    tokenizer = tiny_tokenizer(folder)
+    config = _text_config(tokenizer)
+    return StableDiffusionXLPipeline(
+        vae=tiny_vae(),
+        text_encoder=perturb(CLIPTextModel(config), seed),
+        text_encoder_2=perturb(CLIPTextModelWithProjection(config), seed + 1),
+        tokenizer=tokenizer,
+        tokenizer_2=tokenizer,
+        unet=tiny_unet(xl=True, seed=seed),
+        scheduler=EulerDiscreteScheduler(beta_schedule="scaled_linear", timestep_spacing="leading"),
+        add_watermarker=False,
+    )
