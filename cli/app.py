@@ -17,7 +17,7 @@ from safediff.errors import PolicyError, SafediffError
 if TYPE_CHECKING:
     from typer import Typer
 
-VERBS = ("validate", "schema")
+VERBS = ("validate", "schema", "erase")
 """Each is the function of that name in ``safediff.cli.<verb>``, which must import quickly: torch
 and what needs it is imported inside the function."""
 

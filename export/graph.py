@@ -4,7 +4,7 @@ from typing import Any
 
 import onnx_ir as ir
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from onnx_ir.passes.common import IdentityEliminationPass
 from onnxscript import opset18
 from onnxscript.optimizer import optimize_ir
@@ -94,7 +94,8 @@ def build_graph(unet: UNet2DConditionModel, opset: int, num_tokens: int) -> ir.M
 
 def example_inputs(unet: UNet2DConditionModel, num_tokens: int) -> dict[str, Tensor]:
     """Inputs by name, in the graph's order; batch 2, since tracing specialises batches 0 and 1."""
-    config, dtype = unet.config, unet.dtype
+    config: Any = unet.config
+    dtype = unet.dtype
     given = [name for name in UNSUPPORTED if config.get(name) is not None]
     if given or config.addition_embed_type not in (None, "text_time"):
         raise UsageError(
@@ -128,7 +129,7 @@ def _as_decomposed(program: ExportedProgram) -> ExportedProgram:
     operators = (node.target for node in program.graph.nodes if node.op == "call_function")
     schemas = (getattr(operator, "_schema", None) for operator in operators)
     if not any(schema is not None and schema.is_mutable for schema in schemas):
-        program.run_decompositions = lambda *_: program  # type: ignore[method-assign]
+        program.run_decompositions = lambda *_: program
     return program
 
 

@@ -24,21 +24,22 @@ ONLY_FATAL = 4
 
 
 class ExportedUNet:
-    """An engine folder as a UNet, run by ONNX Runtime.
-
-    Args:
-        folder: ``model.onnx`` with its data, and ``config.json``.
-        provider: Execution provider; another one is never used in its place.
-        num_threads: Threads of one operator; None leaves the choice to ONNX Runtime.
-
-    Raises:
-        UsageError: the provider is not available here.
-        Inconclusive: files are missing or damaged.
-    """
+    """An engine folder as a UNet, run by ONNX Runtime."""
 
     def __init__(
         self, folder: Path, *, provider: str = CPU_PROVIDER, num_threads: int | None = None
     ) -> None:
+        """Open the engine.
+
+        Args:
+            folder: ``model.onnx`` with its data, and ``config.json``.
+            provider: Execution provider; another one is never used in its place.
+            num_threads: Threads of one operator; None leaves the choice to ONNX Runtime.
+
+        Raises:
+            UsageError: the provider is not available here.
+            Inconclusive: files are missing or damaged.
+        """
         self.folder = folder
         self.config = _read_config(folder / CONFIG_NAME)
         self._session = _open_session(folder / MODEL_NAME, provider, num_threads)
@@ -132,7 +133,8 @@ def _to_numpy(tensor: Tensor, dtype: torch.dtype) -> Any:
 def _read_config(path: Path) -> Any:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-        return FrozenDict({key: config[key] for key in ("block_out_channels",)} | config)
+        config["block_out_channels"]
+        return FrozenDict(config)  # type: ignore[no-untyped-call]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise Inconclusive(
             f"{path}: not the configuration of an exported UNet ({type(error).__name__})",

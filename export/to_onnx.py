@@ -11,16 +11,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import onnx_ir as ir
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from onnx_ir.tensor_adapters import TorchTensor, to_torch_dtype
-from torch import Tensor
+from torch import Tensor, nn
 
 from safediff.errors import Inconclusive, UsageError
 from safediff.export.graph import PREFIX, build_graph
 from safediff.export.quiet import quiet
 from safediff.folders import new_folder
+from safediff.models.patch import state_sha256
 
 MODEL_NAME = "model.onnx"
 DATA_NAME = "model.onnx.data"
@@ -140,6 +142,22 @@ def verify_identity(model_path: Path, state_dict: Mapping[str, Tensor]) -> None:
             raise _foreign(f"{model_path}: {name} differs from the weights it should hold")
 
 
+def initializers_sha256(model_path: Path) -> str:
+    """``state_sha256`` of the weights in an engine; of an fp32 one it is that of its UNet.
+
+    Raises:
+        Inconclusive: the engine can't be read.
+    """
+    state = {}
+    for name, value in _load(model_path).graph.initializers.items():
+        if name.startswith(PREFIX):
+            assert value.const_value is not None
+            array = np.frombuffer(_bytes(value.const_value), value.const_value.dtype.numpy())
+            tensor = torch.tensor(array).reshape(value.const_value.shape.numpy())
+            state[name.removeprefix(PREFIX)] = tensor
+    return state_sha256(state)
+
+
 def read_metadata(model_path: Path) -> dict[str, str]:
     """The metadata that ``export_unet`` stored.
 
@@ -147,6 +165,19 @@ def read_metadata(model_path: Path) -> dict[str, str]:
         Inconclusive: the engine can't be read.
     """
     return dict(_load(model_path).metadata_props)
+
+
+def read_precision(model_path: Path) -> Precision:
+    """The precision that an engine computes in.
+
+    Raises:
+        Inconclusive: the engine can't be read, or is of another type.
+    """
+    dtype = _load(model_path).graph.inputs[0].dtype
+    for name, known in DTYPES.items():
+        if dtype is not None and to_torch_dtype(dtype) == known:
+            return name
+    raise Inconclusive(f"{model_path}: computes in {dtype}, expected {' or '.join(DTYPES)}")
 
 
 def is_engine(folder: Path) -> bool:
@@ -157,7 +188,9 @@ def is_engine(folder: Path) -> bool:
 def _prepared(unet: UNet2DConditionModel, dtype: torch.dtype) -> UNet2DConditionModel:
     if unet.dtype == dtype and not unet.training:
         return unet
-    return copy.deepcopy(unet).to(dtype).eval()
+    cast = copy.deepcopy(unet)
+    nn.Module.to(cast, dtype)  # diffusers' own ``to`` warns that none of its layers stays fp32
+    return cast.eval()
 
 
 def _save(model: ir.Model, folder: Path) -> None:

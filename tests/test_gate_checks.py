@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-
 from gate_examples import make_erasure_check
+
 from safediff.gate.checks import (
     ConceptHits,
     base_rate,

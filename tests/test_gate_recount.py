@@ -3,8 +3,8 @@
 from dataclasses import replace
 
 import pytest
-
 from gate_examples import make_plan
+
 from safediff.errors import UsageError
 from safediff.gate.journal import JournalContents, JournalHeader, JournalRecord
 from safediff.gate.recount import recount

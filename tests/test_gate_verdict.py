@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-
 from gate_examples import make_report, make_result
+
 from safediff.errors import Inconclusive, UsageError
 from safediff.gate.verdict import (
     GateReport,

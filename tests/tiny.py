@@ -4,7 +4,11 @@ Every parameter is perturbed, so that no two are equal: a freshly initialised ne
 in its norms and zeros in its biases, and a mix-up of two of them would not show.
 """
 
+import atexit
+import functools
 import json
+import shutil
+import tempfile
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,6 +29,9 @@ from transformers import (
     CLIPTextModelWithProjection,
     CLIPTokenizer,
 )
+
+from safediff.export.to_onnx import Precision, export_unet, swap_weights
+from safediff.models.backbone import Backbone
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -153,3 +160,43 @@ def tiny_xl_pipeline(folder: Path, seed: int = 0) -> StableDiffusionXLPipeline:
         scheduler=EulerDiscreteScheduler(beta_schedule="scaled_linear", timestep_spacing="leading"),
         add_watermarker=False,
     )
+
+
+def tiny_backbone(folder: Path) -> Backbone:
+    """``tiny_pipeline`` as a backbone."""
+    pipeline = tiny_pipeline(folder)
+    return Backbone(
+        name="tiny",
+        unet=pipeline.unet,
+        text_encoder=pipeline.text_encoder,
+        tokenizer=pipeline.tokenizer,
+        vae=pipeline.vae,
+        scheduler=pipeline.scheduler,
+    )
+
+
+@functools.cache
+def fresh_engine(xl: bool = False, precision: Precision = "fp32", opset: int = 18) -> Path:
+    """Engine folder of ``fresh_unet``, exported once a session (ten seconds); do not write to it.
+
+    Tests take ``tiny_engine``, whose weights differ from each other.
+    """
+    folder = _session_folder() / f"fresh-{xl}-{precision}-{opset}"
+    export_unet(fresh_unet(xl), folder, precision=precision, opset=opset)
+    return folder
+
+
+@functools.cache
+def tiny_engine(xl: bool = False, precision: Precision = "fp32", opset: int = 18) -> Path:
+    """Engine folder of ``tiny_unet``: the graph of ``fresh_engine`` with other weights."""
+    folder = _session_folder() / f"tiny-{xl}-{precision}-{opset}"
+    source = fresh_engine(xl, precision, opset)
+    swap_weights(source, folder, tiny_unet(xl).state_dict(), metadata={})
+    return folder
+
+
+@functools.cache
+def _session_folder() -> Path:
+    folder = Path(tempfile.mkdtemp(prefix="safediff-tests-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder

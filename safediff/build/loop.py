@@ -26,7 +26,7 @@ class Schedule:
     weight_decay: float = 1e-2
     num_warmup_steps: int = 100
     ema_decay: float = 0.999
-    save_every: int = 500
+    save_every: int = 250
     seed: int = 0
 
     def factor(self, step: int) -> float:

@@ -80,6 +80,7 @@ class SddTrainer:
         self.optimizer = self.accelerator.prepare(optimizer)
         self.teacher = [value.detach().clone() for value in self.student.values]
         self.progress = Progress(0, 0, 0)
+        self.last_loss = math.nan
 
     def _projector(self) -> Tensor | None:
         if not self.params.null_space:
@@ -96,16 +97,23 @@ class SddTrainer:
         """The backbone with the given tensors in its UNet."""
         return self.original.with_unet(PatchedUNet(self.original.unet, weights))
 
-    def run(self, on_step: OnStep, checkpoint: Path | None = None, resume: bool = False) -> Erased:
-        """Train to the end.
+    def restore(self, checkpoint: Path) -> None:
+        """Continue from a checkpoint; ``run`` then ends with the same bytes (on a CPU).
+
+        Raises:
+            UsageError: the checkpoint belongs to another plan.
+            Inconclusive: the file is damaged.
+        """
+        self.progress = load_checkpoint(
+            checkpoint, self.key, self.student, self.teacher, self.optimizer.optimizer
+        )
+
+    def run(self, on_step: OnStep, checkpoint: Path | None = None) -> Erased:
+        """Train to the end, saving to ``checkpoint`` on the way.
 
         Raises:
             Inconclusive: the loss or the gradient is not finite.
         """
-        if resume and checkpoint is not None and checkpoint.exists():
-            self.progress = load_checkpoint(
-                checkpoint, self.key, self.student, self.teacher, self.optimizer.optimizer
-            )
         while self.progress.step < self.params.num_steps:
             self._one_rollout(on_step)
             if checkpoint is not None and self._checkpoint_due():
@@ -162,6 +170,7 @@ class SddTrainer:
                 f"step {step}: loss {losses.total.item()}, gradient norm {grad_norm}: not finite",
                 "lower erase.options.learning_rate or use float32",
             )
+        self.last_loss = losses.total.item()
         self.optimizer.step()
         self.optimizer.zero_grad()
         self._update_teacher(step)

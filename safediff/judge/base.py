@@ -49,6 +49,7 @@ class Judge(Protocol):
     labels: tuple[str, ...]
     threshold: float
     """A label is present if its score reaches this."""
+    weights_sha256: str
 
     def score(self, images: Tensor) -> Scores:
         """Raw scores of every label."""
@@ -73,13 +74,3 @@ class Judge(Protocol):
     def calibration(self, labels: Sequence[str]) -> Calibration:
         """Measured quality for these labels."""
         ...
-
-
-def present(scores: Scores, labels: Sequence[str], threshold: float) -> Tensor:
-    """Whether any of the labels reaches the threshold, bool (n,)."""
-    return torch.stack([scores.of(label) >= threshold for label in labels]).any(0)
-
-
-def all_present(scores: Scores, labels: Sequence[str], threshold: float) -> Tensor:
-    """Whether every one of the labels reaches the threshold, bool (n,)."""
-    return torch.stack([scores.of(label) >= threshold for label in labels]).all(0)

@@ -1,5 +1,6 @@
 """The embedded judge: names the object and the style of a 64 x 64 picture, offline."""
 
+import hashlib
 import json
 from collections.abc import Sequence
 from importlib.resources import files
@@ -47,6 +48,9 @@ class EmbeddedJudge:
         self.network = JudgeNetwork(len(self.names), len(self.styles), len(self.tokenizer))
         self.network.load_state_dict({name: value.float() for name, value in state.items()})
         self.network.requires_grad_(False).eval()
+        self.weights_sha256 = hashlib.sha256(
+            (folder / "judge.safetensors").read_bytes()
+        ).hexdigest()
 
     @torch.no_grad()
     def _see(self, images: Tensor) -> Vision:

@@ -1,1 +1,1 @@
-"""Reports of gate runs: terminal table, Markdown, self-contained HTML. Numbers in, text out."""
+"""Reports of gate results for people: terminal table, Markdown, one HTML file."""

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 from safediff.gate.numbers import show
-from safediff.gate.verdict import CheckResult, GateReport, Threshold, Verdict
+from safediff.gate.verdict import CheckResult, GateReport, Kind, Threshold, Verdict
+from safediff.report.badges import result_badge
 from safediff.report.figures import interval_svg
 from safediff.report.markup import Html, el, join
-from safediff.report.opening import badge
 from safediff.report.scales import check_domain
 from safediff.report.wording import KIND_QUESTIONS, bounds_text, limit_text, title_of
 
@@ -32,18 +32,28 @@ EXAMPLE = CheckResult(
 )
 
 
+METRIC_NOTES: dict[Kind, str] = {
+    "calibration": "on planted pictures",
+    "quality": "erased against base",
+}
+"""Where the title names the metric already."""
+
+
 def checks_section(reports: Sequence[GateReport]) -> Html:
     """All checks, grouped by the question they answer."""
     subjects = len(reports) > 1
-    groups = []
+    tables = []
     for kind, question in KIND_QUESTIONS.items():
         ids = dict.fromkeys(r.id for report in reports for r in report.results if r.kind == kind)
-        bodies = [_check(_lanes(reports, check), subjects) for check in ids]
+        checks = [_lanes(reports, check) for check in ids]
+        gating = [lanes for lanes in checks if lanes[0][1].gating]
+        bodies = [_check(lanes, subjects) for lanes in gating]
+        others = [lanes for lanes in checks if not lanes[0][1].gating]
+        bodies += _information(others, subjects, told=_failed(gating))
         if bodies:
-            groups.append(
-                el("table", el("caption", question), _headings(subjects), *bodies, class_="checks")
-            )
-    return el("section", el("h2", "Checks"), _legend(), *groups, id="checks")
+            title = el("caption", question)
+            tables.append(el("table", title, _headings(subjects), *bodies, class_="checks"))
+    return el("section", el("h2", "Checks"), _legend(), *tables, id="checks")
 
 
 def _lanes(reports: Sequence[GateReport], check: str) -> list[Lane]:
@@ -58,25 +68,67 @@ def _headings(subjects: bool) -> Html:
 
 def _check(lanes: Sequence[Lane], subjects: bool) -> Html:
     first = lanes[0][1]
-    rows = [_row(lanes, i, subjects) for i in range(len(lanes))]
-    return el(
-        "tbody",
-        *rows,
-        el("tr", el("td", *_notes(lanes, subjects), colspan=7 if subjects else 6), class_="notes"),
-        data_check=first.id,
-        class_="gating" if first.gating else "information",
-    )
+    domain = check_domain([result for _, result in lanes])
+    rows = [
+        _row(lanes, i, domain, subjects, top=i == 0, bottom=i == len(lanes) - 1)
+        for i in range(len(lanes))
+    ]
+    notes = _notes_row([*_messages(lanes, subjects), _details(lanes, subjects)], subjects)
+    return el("tbody", *rows, notes, data_check=first.id, class_="gating")
 
 
-def _row(lanes: Sequence[Lane], index: int, subjects: bool) -> Html:
+def _failed(checks: Sequence[Sequence[Lane]]) -> frozenset[str]:
+    """Subjects that fail one of the checks."""
+    every = (lane for lanes in checks for lane in lanes)
+    return frozenset(subject for subject, result in every if result.verdict is Verdict.FAIL)
+
+
+def _information(
+    checks: Sequence[Sequence[Lane]], subjects: bool, told: frozenset[str]
+) -> list[Html]:
+    """Rows without a limit of their own, close together on one axis.
+
+    Messages of the subjects in ``told`` are left out: the check above says it already.
+    """
+    if not checks:
+        return []
+    domain = check_domain([result for lanes in checks for _, result in lanes])
+    lead = el("p", "One by one, for information. The limit above holds for all of them together.")
+    bodies = [el("tbody", _notes_row([lead], subjects), class_="lead")]
+    for lanes in checks:
+        rows = [
+            _row(
+                lanes,
+                i,
+                domain,
+                subjects,
+                top=lanes is checks[0] and i == 0,
+                bottom=lanes is checks[-1] and i == len(lanes) - 1,
+            )
+            for i in range(len(lanes))
+        ]
+        messages = _messages([lane for lane in lanes if lane[0] not in told], subjects)
+        notes = [_notes_row(messages, subjects)] if messages else []
+        body = el("tbody", *rows, *notes, data_check=lanes[0][1].id, class_="information")
+        bodies.append(body)
+    return bodies
+
+
+def _row(
+    lanes: Sequence[Lane],
+    index: int,
+    domain: tuple[float, float],
+    subjects: bool,
+    *,
+    top: bool,
+    bottom: bool,
+) -> Html:
     subject, result = lanes[index]
-    first, last = index == 0, index == len(lanes) - 1
-    domain = check_domain([r for _, r in lanes])
-    cells = [_name(result, len(lanes))] if first else []
+    cells = [_name(result, len(lanes))] if index == 0 else []
     if subjects:
         cells.append(el("td", subject, class_="who"))
     cells += [
-        el("td", interval_svg(result, domain, first=first, last=last), class_="figure"),
+        el("td", interval_svg(result, domain, first=top, last=bottom), class_="figure"),
         el(
             "td",
             el("b", show(result.estimate)),
@@ -85,46 +137,55 @@ def _row(lanes: Sequence[Lane], index: int, subjects: bool) -> Html:
         ),
         el("td", f"{result.num_samples:,}", class_="number", data_label="n"),
         el("td", show(result.base_value), class_="number", data_label="base"),
-        el("td", badge(result.verdict), class_="verdict"),
+        el("td", result_badge(result), class_="verdict"),
     ]
-    return el("tr", *cells)
+    names = [name for name, wanted in (("top", top), ("bottom", bottom)) if wanted]
+    return el("tr", *cells, class_=" ".join(names) or None)
 
 
 def _name(result: CheckResult, num_lanes: int) -> Html:
-    line = f", policy line {result.policy_line}" if result.policy_line else ""
-    bound = "value" if result.threshold.bound == "value" else f"{result.threshold.bound} bound"
-    bound = "both bounds" if result.threshold.bound == "both" else bound
+    bound = result.threshold.bound
+    what = {"value": "value", "both": "both bounds"}.get(bound, f"{bound} bound")
+    lines = [
+        el("small", METRIC_NOTES.get(result.kind, result.metric)),
+        el("small", f"{what} {limit_text(result.threshold)}"),
+    ]
     return el(
         "th",
         el("b", title_of(result)),
-        el("small", result.metric if result.kind != "quality" else "base against erased"),
-        el("small", f"{bound} {limit_text(result.threshold)}{line}")
-        if result.gating
-        else el("small", "for information, no limit of its own"),
+        *(lines if result.gating else []),
         scope="rowgroup",
         rowspan=num_lanes,
         class_="name",
     )
 
 
-def _notes(lanes: Sequence[Lane], subjects: bool) -> list[Html]:
-    """Messages that are no PASS in the open, everything else behind a click."""
-    found = [
+def _notes_row(notes: Sequence[Html], subjects: bool) -> Html:
+    return el("tr", el("td", *notes, colspan=7 if subjects else 6), class_="notes")
+
+
+def _messages(lanes: Sequence[Lane], subjects: bool) -> list[Html]:
+    """What is no PASS says why, in the open."""
+    return [
         el("p", el("b", f"{subject}: ") if subjects else "", result.message, class_="message")
         for subject, result in lanes
         if result.verdict is not Verdict.PASS
     ]
-    details = (
+
+
+def _details(lanes: Sequence[Lane], subjects: bool) -> Html:
+    """How it was measured, behind a click."""
+    first = lanes[0][1]
+    line = f" policy line {first.policy_line}" if first.policy_line else ""
+    texts = (
         join(
             el("p", el("b", f"{subject}: ") if subjects else "", result.message),
             _numbers(result),
         )
         for subject, result in lanes
     )
-    return [
-        *found,
-        el("details", el("summary", "How it was measured ", el("code", lanes[0][1].id)), *details),
-    ]
+    summary = el("summary", "How it was measured ", el("code", first.id), line)
+    return el("details", summary, *texts)
 
 
 def _numbers(result: CheckResult) -> Html:
@@ -150,7 +211,7 @@ def _legend() -> Html:
     text = (
         "The shaded side of the dashed limit is allowed. The dot is the estimate, the bar its "
         "interval; the tall stroke is the bound that decides, so a dot on the allowed side is "
-        "not enough. The diamond is the base model, where it has the same unit. Each bound is "
-        "one-sided at its stated confidence."
+        "not enough. The diamond is the base model, outside the lane where it lies beyond "
+        "it. Each bound is one-sided at its stated confidence."
     )
     return el("div", figure, el("p", text), class_="legend")

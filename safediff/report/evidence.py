@@ -20,17 +20,30 @@ def evidence_section(reports: Sequence[GateReport]) -> Html:
         el("p", meaning),
         _table("Policy and plan, SHA-256", shared),
         *map(_subject, reports),
+        _shared(
+            "Judge",
+            [(r.subject, {name: str(value) for name, value in r.judge.items()}) for r in reports],
+        ),
+        _shared("Environment", [(r.subject, r.environment) for r in reports]),
         id="evidence",
     )
 
 
 def _subject(report: GateReport) -> Html:
-    judge = {name: str(value) for name, value in sorted(report.judge.items())}
-    times = {"started": report.started, "finished": report.finished}
+    facts = {**report.model_sha256, "started": report.started, "finished": report.finished}
+    return _table(f"{report.subject}: model, SHA-256, and time", facts)
+
+
+def _shared(title: str, facts: Sequence[tuple[str, Mapping[str, str]]]) -> Html:
+    """One table for every distinct set of facts, with the subjects that it holds for."""
+    distinct: dict[tuple[tuple[str, str], ...], list[str]] = {}
+    for subject, values in facts:
+        distinct.setdefault(tuple(sorted(values.items())), []).append(subject)
     return join(
-        _table(f"{report.subject}: model, SHA-256", report.model_sha256),
-        _table(f"{report.subject}: judge", judge),
-        _table(f"{report.subject}: environment", {**times, **report.environment}),
+        *(
+            _table(title if len(distinct) == 1 else f"{title}: {', '.join(subjects)}", dict(values))
+            for values, subjects in distinct.items()
+        )
     )
 
 

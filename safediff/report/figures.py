@@ -1,167 +1,134 @@
-"""Figures as inline SVG, drawn by hand: intervals against thresholds, curves over steps.
-
-Colours come from the page's classes, sizes from attributes, so that no inline style is needed.
-"""
-
-from collections.abc import Sequence
-from html import escape
-from math import ceil, floor, isfinite, log10
+"""Inline SVG, drawn by hand: an interval held against its limit."""
 
 from safediff.gate.numbers import show
 from safediff.gate.verdict import CheckResult
-from safediff.report.words import expectation
+from safediff.report.markup import Html, el, join
+from safediff.report.scales import Scale
+from safediff.report.wording import limit_text
 
-WIDTH, HEIGHT, PAD = 360.0, 40.0, 8.0
-MIDDLE = 16.0
+WIDTH, MARGIN, LANE = 320.0, 14.0, 26.0
+MIDDLE = LANE / 2
 
-CHART_WIDTH, CHART_HEIGHT = 520.0, 210.0
-LEFT, RIGHT, TOP, BOTTOM = 52.0, 14.0, 12.0, 28.0
-MAX_POINTS = 600
-LOG_RANGE = 50.0
-"""Curves that span more than this factor are drawn on a logarithmic axis."""
-
-Domain = tuple[float, float]
+BASE_KINDS = ("erasure", "quality")
+"""Where the base model's value is in the unit of the axis, and not what is measured itself."""
 
 
-def domain(results: Sequence[CheckResult]) -> Domain:
-    """Axis that shows the intervals and thresholds of all ``results``, with room around them."""
-    values = [
-        value
-        for result in results
-        for value in (result.estimate, result.lower, result.upper)
-        if value is not None
-    ]
-    limits = [result.threshold.value for result in results]
-    if any(result.threshold.op == "abs<=" for result in results):
-        reach = 1.25 * max(map(abs, (*values, *limits)))
-        return -reach, reach
-    if all(result.threshold.op == ">=" for result in results):
-        low, high = min((*values, *limits)), max((*values, *limits, 1.0))
-        return max(0.0, low - 0.35 * (high - low)), high + 0.04 * (high - low)
-    return min((0.0, *values)), max(1.15 * max((0.0, *values)), 1.8 * max(limits)) or 1.0
+def interval_svg(
+    result: CheckResult, domain: tuple[float, float], *, first: bool = True, last: bool = True
+) -> Html:
+    """Draw a result's interval on an axis, with its limit and the side that is allowed.
 
+    Labels stand above and below the box of the drawing, so that lanes line up with table rows.
 
-def interval(result: CheckResult, axis: Domain) -> str:
-    """One interval against its threshold: the allowed side shaded, the deciding end emphasised."""
-    limit = result.threshold.value
-    allowed = {"<=": (axis[0], limit), ">=": (limit, axis[1]), "abs<=": (-limit, limit)}
-    start, end = (_x(value, axis) for value in allowed[result.threshold.op])
-    marks = [
-        f'<rect class="allowed" x="{_n(start)}" y="6" width="{_n(end - start)}" height="20"/>',
-        f'<line class="axis" x1="{_n(PAD)}" x2="{_n(WIDTH - PAD)}" y1="26" y2="26"/>',
-    ]
-    limits = (-limit, limit) if result.threshold.op == "abs<=" else (limit,)
-    for value in limits:
-        x = _x(value, axis)
-        marks.append(f'<line class="limit" x1="{_n(x)}" x2="{_n(x)}" y1="3" y2="29"/>')
-        marks.append(_text(x, 38, show(value)))
-    marks += _interval_marks(result, axis)
-    described = (
-        f"estimate {show(result.estimate)}, interval {show(result.lower)} to "
-        f"{show(result.upper)}, expected {expectation(result.threshold)}"
-    )
-    return (
-        f'<svg class="interval" viewBox="0 0 {_n(WIDTH)} {_n(HEIGHT)}" role="img" '
-        f'aria-label="{escape(described)}">{"".join(marks)}</svg>'
+    Args:
+        result: what to draw.
+        domain: ends of the axis, from ``check_domain``, so that subjects can be compared.
+        first: top lane of its check: the limit is labelled.
+        last: bottom lane: the ends of the axis are labelled.
+    """
+    scale = Scale(*domain, MARGIN, WIDTH - MARGIN)
+    parts = [_allowed(result, scale), _limits(result, scale)]
+    if first:
+        parts.append(_limit_label(result, scale))
+    if last:
+        parts += [
+            label(MARGIN, LANE + 12, f"{domain[0]:.4g}", "start"),
+            label(WIDTH - MARGIN, LANE + 12, f"{domain[1]:.4g}", "end"),
+        ]
+    parts += [_base_mark(result, scale), _interval(result, scale)]
+    return el(
+        "svg",
+        *parts,
+        class_=f"interval v-{result.verdict.value}",
+        viewBox=f"0 0 {WIDTH:g} {LANE:g}",
+        role="img",
+        aria_label=describe(result),
     )
 
 
-def _interval_marks(result: CheckResult, axis: Domain) -> list[str]:
+def describe(result: CheckResult) -> str:
+    """The drawing in words."""
+    limit, verdict = limit_text(result.threshold), result.verdict.value
     if result.estimate is None:
-        middle = (PAD + WIDTH - PAD) / 2
-        return [_text(middle, 20, "not measured")]
-    marks = []
-    if result.lower is not None and result.upper is not None and result.lower < result.upper:
-        low, high = _x(result.lower, axis), _x(result.upper, axis)
-        marks.append(
-            f'<line class="range" x1="{_n(low)}" x2="{_n(high)}" y1="{_n(MIDDLE)}" '
-            f'y2="{_n(MIDDLE)}"/>'
-        )
-        bound = result.threshold.bound
-        for x, decides in ((low, bound in ("lower", "both")), (high, bound in ("upper", "both"))):
-            reach = 7.0 if decides else 3.0
-            marks.append(
-                f'<line class="{"decides" if decides else "range"}" x1="{_n(x)}" x2="{_n(x)}" '
-                f'y1="{_n(MIDDLE - reach)}" y2="{_n(MIDDLE + reach)}"/>'
-            )
-    marks.append(
-        f'<circle class="estimate" cx="{_n(_x(result.estimate, axis))}" cy="{_n(MIDDLE)}" r="4"/>'
-    )
-    return marks
+        return f"not measured, limit {limit}, {verdict}"
+    ends = f"interval {show(result.lower)} to {show(result.upper)}"
+    return f"estimate {show(result.estimate)}, {ends}, limit {limit}, {verdict}"
 
 
-def _x(value: float, axis: Domain) -> float:
-    share = (value - axis[0]) / (axis[1] - axis[0])
-    return PAD + min(1.0, max(0.0, share)) * (WIDTH - 2 * PAD)
+def label(x: float, y: float, text: str, anchor: str, kind: str = "tick") -> Html:
+    """A piece of text in a drawing."""
+    return el("text", text, class_=f"label {kind}", x=x, y=y, text_anchor=anchor)
 
 
-def _text(x: float, y: float, text: str) -> str:
-    anchor = "start" if x < 30 else "end" if x > WIDTH - 30 else "middle"
-    return f'<text x="{_n(x)}" y="{_n(y)}" text-anchor="{anchor}">{escape(text)}</text>'
+def _ends(result: CheckResult, scale: Scale) -> tuple[float, float]:
+    """Coordinates between which a value is allowed."""
+    op, limit = result.threshold.op, result.threshold.value
+    if op == "<=":
+        return scale.start, scale(limit)
+    return (scale(limit), scale.end) if op == ">=" else (scale(-limit), scale(limit))
 
 
-def curve(title: str, points: Sequence[tuple[float, float]]) -> str:
-    """A line over steps; logarithmic where the values are positive and span a wide range."""
-    found = [(x, y) for x, y in points if isfinite(x) and isfinite(y)]
-    if len(found) < 2:
-        return ""
-    found = found[:: ceil(len(found) / MAX_POINTS)] + [found[-1]]
-    ys = [y for _, y in found]
-    logarithmic = min(ys) > 0 and max(ys) / min(ys) > LOG_RANGE
-    y_ticks = _log_ticks(min(ys), max(ys)) if logarithmic else _ticks(min(*ys, 0.0), max(ys))
-    x_ticks = _ticks(found[0][0], found[-1][0])
-    x_axis, y_axis = (found[0][0], found[-1][0]), (y_ticks[0], y_ticks[-1])
-
-    def place(x: float, y: float) -> tuple[str, str]:
-        across = (x - x_axis[0]) / ((x_axis[1] - x_axis[0]) or 1.0)
-        scale = log10 if logarithmic else float
-        up = (scale(y) - scale(y_axis[0])) / ((scale(y_axis[1]) - scale(y_axis[0])) or 1.0)
-        return (
-            _n(LEFT + across * (CHART_WIDTH - LEFT - RIGHT)),
-            _n(CHART_HEIGHT - BOTTOM - up * (CHART_HEIGHT - TOP - BOTTOM)),
-        )
-
-    marks = []
-    for tick in y_ticks:
-        _, y = place(x_axis[0], tick)
-        marks.append(
-            f'<line class="rule" x1="{_n(LEFT)}" x2="{_n(CHART_WIDTH - RIGHT)}" y1="{y}" y2="{y}"/>'
-            f'<text x="{_n(LEFT - 8)}" y="{y}" dy="0.32em" text-anchor="end">{_tick(tick)}</text>'
-        )
-    for tick in (tick for tick in x_ticks if x_axis[0] <= tick <= x_axis[1]):
-        x, _ = place(tick, y_axis[0])
-        marks.append(
-            f'<text x="{x}" y="{_n(CHART_HEIGHT - 8)}" text-anchor="middle">{_tick(tick)}</text>'
-        )
-    line = " ".join(",".join(place(x, y)) for x, y in found)
-    end_x, end_y = place(*found[-1])
-    marks.append(f'<polyline class="curve" points="{line}"/>')
-    marks.append(f'<circle class="end" cx="{end_x}" cy="{end_y}" r="3.5"/>')
-    described = f"{title}: from {show(ys[0])} to {show(ys[-1])} over {len(points)} points"
-    return (
-        f'<svg class="chart" viewBox="0 0 {_n(CHART_WIDTH)} {_n(CHART_HEIGHT)}" role="img" '
-        f'aria-label="{escape(described)}">{"".join(marks)}</svg>'
+def _allowed(result: CheckResult, scale: Scale) -> Html:
+    left, right = _ends(result, scale)
+    whole = scale.end - scale.start
+    return join(
+        el("rect", class_="lane", x=scale.start, width=whole, y=0, height=LANE),
+        el("rect", class_="allowed", x=left, width=right - left, y=0, height=LANE),
     )
 
 
-def _ticks(low: float, high: float) -> list[float]:
-    """Three to six round numbers that enclose ``low`` and ``high``."""
-    span = (high - low) or abs(high) or 1.0
-    power = 10.0 ** floor(log10(span / 4))
-    step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if span / (power * factor) <= 4.5)
-    first = floor(low / step + 1e-9)
-    last = max(first + 1, ceil(high / step - 1e-9))
-    return [number * step for number in range(first, last + 1)]
+def _limits(result: CheckResult, scale: Scale) -> Html:
+    ends = [x for x in _ends(result, scale) if scale.start < x < scale.end]
+    return join(*(el("line", class_="limit", x1=x, x2=x, y1=-2, y2=LANE) for x in ends))
 
 
-def _log_ticks(low: float, high: float) -> list[float]:
-    """Powers of ten that enclose ``low`` and ``high``."""
-    return [10.0**power for power in range(floor(log10(low)), ceil(log10(high)) + 1)]
+def _limit_label(result: CheckResult, scale: Scale) -> Html:
+    left, right = _ends(result, scale)
+    x = {"<=": right, ">=": left}.get(result.threshold.op, (left + right) / 2)
+    anchor = "start" if x < 40 else "end" if x > WIDTH - 40 else "middle"
+    return label(x, -6.0, limit_text(result.threshold), anchor, "limit")
 
 
-def _tick(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.6g}"
+def _base_mark(result: CheckResult, scale: Scale) -> Html:
+    """A diamond at the base model's value; outside the lane where it lies beyond the axis."""
+    value, reach = result.base_value, 4.5
+    if result.kind not in BASE_KINDS or value is None:
+        return Html("")
+    x = scale(value)
+    if not scale.holds(value):
+        x += 8.0 if value > scale.high else -8.0
+    corners = ((x, MIDDLE - reach), (x + reach, MIDDLE), (x, MIDDLE + reach), (x - reach, MIDDLE))
+    return el("polygon", class_="base", points=" ".join(f"{a:.2f},{b:g}" for a, b in corners))
 
 
-def _n(value: float) -> str:
-    return f"{value:.2f}".rstrip("0").rstrip(".")
+def _interval(result: CheckResult, scale: Scale) -> Html:
+    if result.estimate is None:
+        return label(WIDTH / 2, MIDDLE + 3.5, "not measured", "middle")
+    lower = scale.low if result.lower is None else result.lower
+    upper = scale.high if result.upper is None else result.upper
+    parts = [el("line", class_="span", x1=scale(lower), x2=scale(upper), y1=MIDDLE, y2=MIDDLE)]
+    if result.threshold.bound != "value":
+        for side, value in (("lower", result.lower), ("upper", result.upper)):
+            if value is not None and scale.holds(value):
+                decides = result.threshold.bound in (side, "both")
+                parts.append(_cap(scale(value), decides))
+            else:
+                parts.append(_arrow(scale, side))
+    if scale.holds(result.estimate):
+        parts.append(el("circle", class_="dot", cx=scale(result.estimate), cy=MIDDLE, r=4.2))
+    elif result.threshold.bound == "value":
+        parts.append(_arrow(scale, "upper" if result.estimate > scale.high else "lower"))
+    return join(*parts)
+
+
+def _cap(x: float, decides: bool) -> Html:
+    half = 8.0 if decides else 4.5
+    name = "cap decides" if decides else "cap"
+    return el("line", class_=name, x1=x, x2=x, y1=MIDDLE - half, y2=MIDDLE + half)
+
+
+def _arrow(scale: Scale, side: str) -> Html:
+    """The value lies beyond this end of the axis."""
+    x, back = (scale.start, 7) if side == "lower" else (scale.end, -7)
+    points = f"{x + back:g},{MIDDLE - 5:g} {x:g},{MIDDLE:g} {x + back:g},{MIDDLE + 5:g}"
+    return el("polyline", class_="arrow", points=points)

@@ -1,83 +1,73 @@
-"""The gate's reports as Markdown, without pictures."""
+"""The gate's results as GitHub-flavoured Markdown, for job summaries and comments."""
 
 import re
 from collections.abc import Sequence
 
 from safediff.gate.numbers import show
 from safediff.gate.verdict import CheckResult, GateReport, combined
-from safediff.report.words import (
-    SYMBOLS,
-    deciding_bound,
-    expectation,
-    label,
+from safediff.report.wording import (
+    bounds_text,
+    counts_text,
+    findings,
+    limit_text,
+    result_text,
     statement,
-    symbol,
-    worst_first,
+    verdict_text,
 )
 
-SPECIAL = re.compile(r"([\\`*_{}\[\]<>()#+!|~&-])")
+HEADINGS = ("Check", "Verdict", "Measured", "Deciding bound", "Limit", "n", "Base", "Policy line")
 
 
-def to_markdown(reports: Sequence[GateReport], limitations: Sequence[str] = ()) -> str:
-    """Statement, one table per subject, whatever is not PASS in words, limitations, hashes."""
-    verdict = combined(reports)
-    lines = [
-        f"# {SYMBOLS[verdict]} {verdict.name}",
-        "",
-        escape(statement(reports)),
-        "",
-    ]
-    for report in reports:
-        lines += _subject(report)
-    if limitations:
-        lines += ["## Limitations", "", *(f"- {escape(text)}" for text in limitations), ""]
-    first = reports[0]
-    lines += [
-        "## Hashes",
-        "",
-        f"- policy: `{first.policy_sha256}`",
-        f"- plan: `{first.plan_sha256}`",
-    ]
-    for report in reports:
-        lines += [
-            f"- {escape(report.subject)}, {escape(part)}: `{digest}`"
-            for part, digest in sorted(report.model_sha256.items())
-        ]
-    return "\n".join(lines) + "\n"
+def render_markdown(reports: Sequence[GateReport]) -> str:
+    """Render reports: the verdict over those that decide, then one table per subject.
+
+    Raises:
+        ValueError: no reports.
+    """
+    if not reports:
+        raise ValueError("no gate report to show")
+    policy = escape(reports[0].policy_name)
+    title = f"## {verdict_text(combined(reports))} · policy {policy}"
+    return "\n\n".join([title, *map(_subject, reports)]) + "\n"
 
 
 def escape(text: str) -> str:
-    """Make text show as itself, on one line."""
-    return SPECIAL.sub(r"\\\1", " ".join(text.split()))
+    """Make any text harmless within a Markdown table cell or line."""
+    flat = " ".join(text.split())
+    return re.sub(r"([\\`*_{}\[\]<>#|!~&])", r"\\\1", flat)
 
 
-def _subject(report: GateReport) -> list[str]:
-    role = "" if report.decides else " (for comparison)"
+def _subject(report: GateReport) -> str:
+    role = "" if report.decides else " (for comparison, does not decide)"
     lines = [
-        f"## {SYMBOLS[report.verdict]} {escape(report.subject)}{role}: {report.verdict.name}",
-        "",
-        "| verdict | check | estimate | bound | expected | n | base | policy line |",
-        "|---|---|---:|---:|---|---:|---:|---:|",
-        *(_row(result) for result in report.results),
-        "",
+        f"### {verdict_text(report.verdict)} · {escape(report.subject)}{role}",
+        f"{escape(statement(report))} {counts_text(report)}; {report.num_images:,} pictures.",
+        _table(report.results),
     ]
-    notes = worst_first(report.results)
-    lines += [
-        f"- {SYMBOLS[result.verdict]} **{escape(result.id)}**: {escape(result.message)}"
-        for result in notes
+    found = [
+        f"- **{verdict_text(result.verdict)}** {escape(result.id)}: {escape(result.message)}"
+        for _, result in findings([report])
     ]
-    return [*lines, ""] if notes else lines
+    if found:
+        lines.append("\n".join(found))
+    hashes = {"policy": report.policy_sha256, "plan": report.plan_sha256, **report.model_sha256}
+    lines.append("\n".join(f"- {escape(name)} `{sha256}`" for name, sha256 in hashes.items()))
+    return "\n\n".join(lines)
 
 
-def _row(result: CheckResult) -> str:
-    cells = (
-        f"{symbol(result)} {label(result)}",
+def _table(results: Sequence[CheckResult]) -> str:
+    rows = [HEADINGS, ("---", "---", *("---:",) * 6), *map(_cells, results)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _cells(result: CheckResult) -> tuple[str, ...]:
+    return (
         escape(result.id),
+        result_text(result),
         show(result.estimate),
-        show(deciding_bound(result)),
-        expectation(result.threshold) if result.gating else "",
-        str(result.num_samples),
+        bounds_text(result) or "—",
+        limit_text(result.threshold),
+        f"{result.num_samples:,}",
         show(result.base_value),
-        str(result.policy_line or ""),
+        str(result.policy_line or "—"),
     )
-    return f"| {' | '.join(cells)} |"

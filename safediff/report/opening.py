@@ -4,15 +4,14 @@ from collections.abc import Sequence
 
 from safediff.gate.numbers import show
 from safediff.gate.verdict import CheckResult, GateReport, Verdict, combined
+from safediff.report.badges import badge, hash_code, verdict_svg
 from safediff.report.data import ReportData
-from safediff.report.figures import verdict_svg
 from safediff.report.markup import Html, el, join
 from safediff.report.wording import (
     by_verdict,
     claim,
     findings,
     limit_text,
-    short_hash,
     title_of,
 )
 
@@ -35,18 +34,6 @@ def opening(data: ReportData) -> Html:
         _attention(data.reports),
         _shown_and_not(data),
     )
-
-
-def badge(verdict: Verdict) -> Html:
-    """A verdict as sign and word."""
-    return el(
-        "span", verdict_svg(verdict), verdict.value.upper(), class_=f"badge v-{verdict.value}"
-    )
-
-
-def code(sha256: str) -> Html:
-    """The first characters of a hash; the whole of it on hover and in the evidence."""
-    return el("code", short_hash(sha256), title=sha256)
 
 
 def _bar(data: ReportData) -> Html:
@@ -96,7 +83,7 @@ def _subject(report: GateReport) -> Html:
         )
         for verdict, count in report.counts.items()
     )
-    role = "Decides the verdict" if report.decides else "For comparison, does not decide"
+    role = "Decides the verdict" if report.decides else "For comparison only"
     return el(
         "section",
         el("h2", report.subject),
@@ -110,9 +97,9 @@ def _subject(report: GateReport) -> Html:
 def _identity(reports: Sequence[GateReport]) -> Html:
     first = reports[0]
     facts: list[tuple[str, str]] = [
-        ("Policy", join(first.policy_name, " ", code(first.policy_sha256))),
-        ("Plan", code(first.plan_sha256)),
-        *((_part(part, names), code(sha256)) for part, sha256, names in _models(reports)),
+        ("Policy", join(first.policy_name, " ", hash_code(first.policy_sha256))),
+        ("Plan", hash_code(first.plan_sha256)),
+        *((_part(part, names), hash_code(sha256)) for part, sha256, names in _models(reports)),
         ("Judge", str(first.judge.get("name", "—"))),
         ("Finished", max(report.finished for report in reports)),
     ]
@@ -199,16 +186,17 @@ def _passes(reports: Sequence[GateReport]) -> list[Html]:
 def _sentence(found: Sequence[CheckResult]) -> Html:
     first = found[0]
     name = title_of(first)
-    if first.kind in ("erasure", "retention", "base"):
+    if first.kind in ("base", "collapse", "erasure", "retention", "parity"):
         name = f"{name}: {first.metric}"
+    bound = first.threshold.bound
+    what = {"value": "measured", "both": "between"}.get(bound, f"{bound} bound")
     values = " / ".join(dict.fromkeys(_decided_on(result) for result in found))
-    return join(f"{name} ", el("b", limit_text(first.threshold)), f" ({values})")
+    return join(f"{name} ", el("b", limit_text(first.threshold)), f" ({what} {values})")
 
 
 def _decided_on(result: CheckResult) -> str:
     """What was held against the limit."""
     bound = result.threshold.bound
     if bound == "both":
-        return f"between {show(result.lower)} and {show(result.upper)}"
-    value = {"upper": result.upper, "lower": result.lower, "value": result.estimate}[bound]
-    return f"{'measured' if bound == 'value' else f'{bound} bound'} {show(value)}"
+        return f"{show(result.lower)} and {show(result.upper)}"
+    return show({"upper": result.upper, "lower": result.lower, "value": result.estimate}[bound])

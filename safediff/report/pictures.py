@@ -27,7 +27,8 @@ def pictures_section(grids: Sequence[Grid]) -> Html:
 
 def _grid(grid: Grid) -> Html:
     empty = el("p", "No picture belongs here.", class_="quiet")
-    rows = el("div", *(_row(grid.columns, row) for row in grid.rows), class_="grid")
+    width = f"columns-{min(len(grid.columns), 4)}"
+    rows = el("div", *(_row(grid.columns, row) for row in grid.rows), class_=f"grid {width}")
     return el(
         "section",
         el("h3", grid.title),

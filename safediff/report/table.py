@@ -1,6 +1,7 @@
 """The gate's results in a terminal, readable in 100 columns and without colour."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 from rich.console import Group, RenderableType
 from rich.padding import Padding
@@ -13,12 +14,13 @@ from safediff.gate.verdict import CheckResult, GateReport, Verdict, combined
 from safediff.report.scales import Scale, check_domain
 from safediff.report.wording import (
     KIND_QUESTIONS,
-    bounds_text,
     by_verdict,
     claim,
     counts_text,
     findings,
     limit_text,
+    result_text,
+    says_nothing_alone,
     short_hash,
     title_of,
     verdict_text,
@@ -32,7 +34,19 @@ STYLES = {
     Verdict.WAIVED: "cyan",
 }
 
-STRIP_WIDTH = 18
+STRIP_WIDTH = 16
+
+COLUMNS: tuple[tuple[str, int, Literal["left", "right"]], ...] = (
+    ("Check", 24, "left"),
+    ("Interval ╎ limit", STRIP_WIDTH, "left"),
+    ("Value", 8, "right"),
+    ("Bound", 8, "right"),
+    ("Limit", 8, "right"),
+    ("n", 6, "right"),
+    ("Base", 8, "right"),
+    ("", 14, "left"),
+)
+"""Heading, width and alignment; with one space between them, 99 characters."""
 
 
 def render_table(reports: Sequence[GateReport]) -> RenderableType:
@@ -45,7 +59,7 @@ def render_table(reports: Sequence[GateReport]) -> RenderableType:
         raise ValueError("no gate report to show")
     blocks: list[RenderableType] = []
     for report in reports:
-        blocks += [_headline(report), _table(report, reports), *_messages(report), Text()]
+        blocks += [_headline(report), *_tables(report), *_messages(report)]
     return Group(*blocks, _closing(reports))
 
 
@@ -81,49 +95,46 @@ def _headline(report: GateReport) -> RenderableType:
     return Rule(title, align="left", style="dim")
 
 
-def _table(report: GateReport, reports: Sequence[GateReport]) -> Table:
-    table = Table(box=None, header_style="dim", padding=(0, 1), width=99)
-    table.add_column("Check", width=23, no_wrap=True, overflow="ellipsis")
-    table.add_column("Interval and limit ╎", width=STRIP_WIDTH + 2, no_wrap=True)
-    table.add_column("Value", justify="right", no_wrap=True)
-    table.add_column("Bound", justify="right", no_wrap=True, overflow="ellipsis")
-    table.add_column("Limit", justify="right", no_wrap=True)
-    table.add_column("n", justify="right", no_wrap=True)
-    table.add_column("Base", justify="right", no_wrap=True)
-    table.add_column("", width=14, no_wrap=True)
-    for kind in KIND_QUESTIONS:
+def _tables(report: GateReport) -> list[RenderableType]:
+    """One table per kind of check, all with the same columns."""
+    blocks: list[RenderableType] = []
+    for kind, question in KIND_QUESTIONS.items():
         rows = [result for result in report.results if result.kind == kind]
-        if rows:
-            table.add_row(Text(KIND_QUESTIONS[kind], "bold"))
+        if not rows:
+            continue
+        table = Table(box=None, show_header=not blocks, header_style="dim", padding=(0, 1, 0, 0))
+        for name, width, justify in COLUMNS:
+            table.add_column(name, width=width, justify=justify, no_wrap=True, overflow="ellipsis")
         for result in rows:
-            peers = [r for other in reports for r in other.results if r.id == result.id]
-            table.add_row(*_cells(result, check_domain(peers)))
-    return table
+            table.add_row(*_cells(result))
+        blocks += [Text(question, "bold"), table, Text()]
+    return blocks
 
 
-def _cells(result: CheckResult, domain: tuple[float, float]) -> tuple[Text, ...]:
+def _cells(result: CheckResult) -> tuple[Text, ...]:
     style = STYLES[result.verdict]
     name = f"  {title_of(result)}" if result.gating else f"    {title_of(result)}"
     quiet = "" if result.gating else "dim"
-    verdict = Text(verdict_text(result.verdict), style)
-    if not result.gating and result.verdict is Verdict.PASS:
-        verdict = Text("· for info", "dim")
+    alone = "dim" if says_nothing_alone(result) else style
     return (
         Text(name, quiet),
-        Text(strip(result, domain), style if result.gating else "dim"),
+        Text(strip(result, check_domain([result])), alone),
         Text(show(result.estimate), quiet),
-        Text(_short_bounds(result), quiet),
+        Text(_deciding(result), quiet),
         Text(limit_text(result.threshold), quiet),
-        Text(str(result.num_samples), quiet),
+        Text(f"{result.num_samples:,}", quiet),
         Text(show(result.base_value), "dim"),
-        verdict,
+        Text(result_text(result), alone),
     )
 
 
-def _short_bounds(result: CheckResult) -> str:
-    """The deciding bound without its name, which the sign of the limit implies."""
-    text = bounds_text(result)
-    return text.removeprefix("upper ").removeprefix("lower ").replace(" … ", "…") or "—"
+def _deciding(result: CheckResult) -> str:
+    """The bound that is held against the limit; of two, the one farther from 0."""
+    ends = {"lower": [result.lower], "upper": [result.upper], "value": []}
+    found = [
+        v for v in ends.get(result.threshold.bound, [result.lower, result.upper]) if v is not None
+    ]
+    return show(max(found, key=abs, default=None))
 
 
 def _messages(report: GateReport) -> list[RenderableType]:
@@ -131,7 +142,7 @@ def _messages(report: GateReport) -> list[RenderableType]:
     for _, result in findings([report]):
         style = STYLES[result.verdict]
         head = Text.assemble((verdict_text(result.verdict), style), " ", (result.id, "bold"))
-        found += [Padding(head, (1, 0, 0, 2)), Padding(Text(result.message), (0, 2, 0, 4))]
+        found += [Padding(head, (0, 0, 0, 2)), Padding(Text(result.message), (0, 2, 1, 4))]
     return found
 
 

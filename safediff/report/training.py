@@ -2,8 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 
+from safediff.report.charts import curve_svg, series_key
 from safediff.report.data import Curve
-from safediff.report.figures import curve_svg, series_key
 from safediff.report.markup import Html, el
 
 

@@ -1,0 +1,1 @@
+"""Release folders: layout, checksums, certificate, model card."""

@@ -1,0 +1,155 @@
+"""README.md of a release: a model card with Hugging Face front matter, all from the certificate."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+CARD_NAME = "README.md"
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+_BODY = """\
+# {title}
+
+**{statement}**
+
+Verdict: **{verdict}** ({counts}). Issued {issued}, valid until {expires}. All numbers below come
+from `safety-certificate.json`; `sha256sum -c SHA256SUMS` checks the files.
+
+## Use
+
+```python
+from diffusers import StableDiffusionPipeline
+
+pipe = StableDiffusionPipeline.from_pretrained("path/to/this/folder")
+```
+{engine}
+## Results
+
+| subject | check | metric | estimate | bounds | threshold | n | base model | verdict |
+|---|---|---|---|---|---|---|---|---|
+{rows}
+{parity}
+## What was changed
+
+{modification}
+
+## Known counter-evidence
+
+{counter_evidence}
+
+## Limitations
+
+{limitations}
+
+The gate measures what its judges see on the prompts of the policy, in pictures of this model. It
+does not show that no prompt, attack or later training brings a concept back.
+"""
+
+_ENGINE = """
+The ONNX engine computes the same UNet:
+
+```python
+from pathlib import Path
+
+from safediff.export.runtime import ExportedUNet
+
+pipe.unet = ExportedUNet(Path("path/to/this/folder/unet"))
+```
+"""
+
+
+def model_card(certificate: Mapping[str, Any]) -> str:
+    """The card's text. The same certificate gives the same bytes."""
+    parity = certificate["deployment_parity"]
+    body = _BODY.format(
+        title=_title(certificate),
+        statement=certificate["statement"],
+        verdict=certificate["verdict"],
+        counts=", ".join(f"{n} {name}" for name, n in certificate["counts"].items() if n),
+        issued=certificate["issued_at"],
+        expires=certificate["expires_at"],
+        engine=_ENGINE if any(f["format"] == "onnx" for f in certificate["subject"]) else "",
+        rows="\n".join(_row(check) for check in certificate["checks"]),
+        parity="\n" + "\n".join(_parity_line(row) for row in parity) + "\n" if parity else "",
+        modification=_bullets(f"{k}: {v}" for k, v in certificate["modification"].items()),
+        counter_evidence=_bullets(_facts(row) for row in certificate["counter_evidence"])
+        or certificate["counter_evidence_note"],
+        limitations=_bullets(certificate["limitations"]) or "- none stated",
+    )
+    return f"---\n{yaml.safe_dump(_front_matter(certificate), sort_keys=False)}---\n\n{body}"
+
+
+def _title(certificate: Mapping[str, Any]) -> str:
+    return f"{certificate['base_model']['id']}, policy {certificate['policy']['name']}"
+
+
+def _front_matter(certificate: Mapping[str, Any]) -> dict[str, Any]:
+    base = certificate["base_model"]
+    matter: dict[str, Any] = {
+        "license": base["license"],
+        "library_name": "diffusers",
+        "pipeline_tag": "text-to-image",
+        "tags": ["stable-diffusion", "concept-erasure", "safediff"],
+    }
+    if _HUB_ID.fullmatch(base["id"]):  # the hub accepts nothing else here
+        matter["base_model"] = base["id"]
+    matter["model-index"] = [{"name": _title(certificate), "results": [_index_result(certificate)]}]
+    return matter
+
+
+def _index_result(certificate: Mapping[str, Any]) -> dict[str, Any]:
+    policy = certificate["policy"]
+    return {
+        "task": {"type": "text-to-image"},
+        "dataset": {"name": f"prompts of policy {policy['name']}", "type": "safediff-policy"},
+        "metrics": [
+            {
+                "type": check["metric"],
+                "name": f"{check['id']} ({check['subject']})",
+                "value": check["estimate"],
+            }
+            for check in certificate["checks"]
+            if check["gating"] and check["estimate"] is not None
+        ],
+    }
+
+
+def _row(check: Mapping[str, Any]) -> str:
+    limit = check["threshold"]
+    cells = [
+        check["subject"],
+        f"`{check['id']}`",
+        check["metric"],
+        _number(check["estimate"]),
+        f"{_number(check['lower'])} to {_number(check['upper'])}",
+        f"{limit['bound']} {limit['op']} {limit['value']:g}",
+        str(check["num_samples"]),
+        _number(check["base_value"]),
+        check["verdict"],
+    ]
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _parity_line(row: Mapping[str, Any]) -> str:
+    worst = [step["max_abs"] for step in row["timesteps"]]
+    largest = "not finite" if None in worst else f"{max(worst):.2g} standard deviations"
+    outcome = "within" if row["passed"] else "outside"
+    return (
+        f"`{row['artifact']}` ({row['precision']}) against {row['reference']}: largest difference "
+        f"of a noise prediction {largest}, {outcome} its limits."
+    )
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3g}"  # noqa: RUF001
+
+
+def _facts(row: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key}: {value}" for key, value in row.items())
+
+
+def _bullets(lines: Any) -> str:
+    return "\n".join(f"- {line}" for line in lines)

@@ -1,0 +1,133 @@
+"""Writes the release folder: a diffusers model with the modified UNet, its engine, its evidence."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import diffusers
+from safetensors import safe_open
+
+from safediff.errors import UsageError
+from safediff.export.quiet import quiet
+from safediff.export.to_onnx import DATA_NAME, MODEL_NAME, read_precision, verify_identity
+from safediff.folders import new_folder
+from safediff.models.backbone import Backbone
+from safediff.release.card import CARD_NAME, model_card
+from safediff.release.certificate import (
+    CERTIFICATE_NAME,
+    Evidence,
+    Json,
+    dump_certificate,
+    is_certified,
+    issue_certificate,
+)
+from safediff.release.checksums import sha256_file, write_checksums
+
+ENGINE_PATH = f"unet/{MODEL_NAME}"
+_FORMATS = {".safetensors": "safetensors", ".onnx": "onnx", ".data": "onnx-external-data"}
+_SAFETENSORS_PRECISIONS = {"F32": "fp32", "F16": "fp16", "BF16": "bf16"}
+
+
+def write_release(
+    folder: Path,
+    backbone: Backbone,
+    evidence: Evidence,
+    *,
+    engine: Path | None = None,
+    extra_files: Mapping[str, Path] | None = None,
+) -> Json:
+    """Write a release that ``StableDiffusionPipeline.from_pretrained`` loads.
+
+    Order: model, engine, extra files, certificate over them, model card, checksums of all. The
+    folder appears when all of it is there. An earlier release in its place is replaced.
+
+    Args:
+        folder: The release.
+        backbone: Its ``unet`` is the PyTorch UNet with the weights that were verified.
+        evidence: What was measured.
+        engine: Engine folder that ``export_unet`` wrote from the same weights.
+        extra_files: Further files by their path in the release (report, journal, patch).
+
+    Returns:
+        The certificate.
+
+    Raises:
+        UsageError: ``folder`` is something else, or an extra file would fall outside it or
+            replace a file of the model.
+        Inconclusive: the engine holds other weights, or the folder can't be written.
+    """
+    with new_folder(folder, is_certified, "a release") as release:
+        _write_model(release, backbone)
+        if engine is not None:
+            verify_identity(engine / MODEL_NAME, backbone.unet.state_dict())
+            for name in (MODEL_NAME, DATA_NAME):
+                shutil.copyfile(engine / name, release / "unet" / name)
+        for name, source in (extra_files or {}).items():
+            _copy_extra(release, name, source)
+        certificate = issue_certificate(evidence, _subject(release))
+        text = dump_certificate(certificate)
+        (release / CERTIFICATE_NAME).write_text(text, encoding="utf-8")
+        (release / CARD_NAME).write_text(model_card(certificate), encoding="utf-8")
+        write_checksums(release)
+    return certificate
+
+
+def _write_model(release: Path, backbone: Backbone) -> None:
+    with quiet():
+        new_pipeline: Any = diffusers.StableDiffusionPipeline
+        pipeline = new_pipeline(
+            vae=backbone.vae,
+            text_encoder=backbone.text_encoder,
+            tokenizer=backbone.tokenizer,
+            unet=backbone.unet,
+            scheduler=backbone.scheduler,
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+        pipeline.save_pretrained(release)
+    # transformers 5 writes tokenizer.json only; transformers 4 and optimum read these two
+    backbone.tokenizer.backend_tokenizer.model.save(str(release / "tokenizer"))
+    for path in release.rglob("*.json"):
+        _forget_origin(path)
+
+
+def _forget_origin(path: Path) -> None:
+    """Drop the paths that models were loaded from, which are nobody's business."""
+    data = json.loads(path.read_text(encoding="utf-8"))
+    kept = {k: v for k, v in data.items() if k not in ("_name_or_path", "name_or_path")}
+    if kept != data:
+        path.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+
+
+def _copy_extra(release: Path, name: str, source: Path) -> None:
+    target = release / name
+    if not target.resolve().is_relative_to(release.resolve()) or target.exists():
+        raise UsageError(f"{name}: not a free place in the release", "choose another name")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
+
+
+def _subject(release: Path) -> list[Json]:
+    paths = sorted(path for path in release.rglob("*") if path.suffix in _FORMATS)
+    return [
+        {
+            "path": path.relative_to(release).as_posix(),
+            "sha256": sha256_file(path),
+            "size_bytes": path.stat().st_size,
+            "format": _FORMATS[path.suffix],
+            "precision": _precision(path),
+        }
+        for path in paths
+    ]
+
+
+def _precision(path: Path) -> str:
+    if path.suffix == ".safetensors":
+        with safe_open(path, "pt") as file:
+            first = next(iter(file.keys()))
+            dtype: str = file.get_slice(first).get_dtype()
+        return _SAFETENSORS_PRECISIONS.get(dtype, dtype)
+    return read_precision(path.with_name(MODEL_NAME))

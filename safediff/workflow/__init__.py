@@ -1,0 +1,1 @@
+"""The main job: policy -> erase -> verify -> export -> verify the engine -> release."""

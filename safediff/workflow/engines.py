@@ -1,0 +1,76 @@
+"""Exports the UNet of a run and measures what the engine changed."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from safediff.export.parity import Parity, measure_margin_ratio, measure_parity
+from safediff.export.runtime import ExportedUNet
+from safediff.export.to_onnx import export_unet, initializers_sha256, verify_identity
+from safediff.gate.checks import parity as parity_check
+from safediff.gate.verdict import CheckResult
+from safediff.models.backbone import Backbone, Condition
+from safediff.models.patch import unet_sha256
+from safediff.policy.plan import Plan
+
+NUM_LATENTS = 8
+ENGINE = "onnx engine"
+
+
+def export_engine(plan: Plan, safe: Backbone, folder: Path) -> Path:
+    """Write the ONNX engine of a PyTorch UNet and prove that it holds these weights."""
+    path = export_unet(
+        safe.unet,
+        folder,
+        opset=plan.export.opset,
+        precision=plan.export.precision,
+        num_tokens=safe.tokenizer.model_max_length,
+        metadata={"policy": plan.name, "safe_sha256": unet_sha256(safe.unet)},
+    )
+    verify_identity(path, safe.unet.state_dict())
+    return path
+
+
+def compare_engine(
+    plan: Plan, base: Backbone, safe: Backbone, folder: Path
+) -> tuple[Backbone, Parity, CheckResult, str]:
+    """Open an engine and compare its noise predictions with PyTorch's.
+
+    Returns:
+        The backbone around the engine, the comparison, its check, the hash of its weights.
+    """
+    engine = safe.with_unet(ExportedUNet(folder, num_threads=torch.get_num_threads()))
+    generator = torch.Generator().manual_seed(plan.verify.sampling.seed)
+    latents = torch.randn(NUM_LATENTS, *base.latent_shape, generator=generator)
+    erased = _condition(base, [p for c in plan.concepts for p in c.phrasings])
+    kept = _condition(base, ["", *plan.erase.keep])
+    margin = measure_margin_ratio(engine.denoise, safe.denoise, base.denoise, latents, erased)
+    half = NUM_LATENTS // 2
+    mixed = Condition.cat([erased.rows(slice(half)), kept.rows(slice(half))])
+    found = measure_parity(
+        engine.denoise,
+        safe.denoise,
+        latents,
+        mixed,
+        precision=plan.export.precision,
+        margin_ratio=margin,
+    )
+    check = parity_check(
+        ENGINE,
+        found.worst_max_abs,
+        found.limits.max_abs,
+        num_samples=NUM_LATENTS * len(found.timesteps),
+    )
+    return engine, found, check, initializers_sha256(folder / "model.onnx")
+
+
+def _condition(base: Backbone, texts: list[str]) -> Condition:
+    """``NUM_LATENTS`` texts, spread over the list; short lists repeat."""
+    chosen = [texts[i * len(texts) // NUM_LATENTS] for i in range(NUM_LATENTS)]
+    return base.encode(chosen)
+
+
+def parity_json(found: Parity, artifact: str) -> dict[str, Any]:
+    """The comparison as the certificate holds it."""
+    return found.to_json() | {"artifact": artifact, "reference": "PyTorch, fp32"}

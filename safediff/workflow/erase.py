@@ -1,0 +1,127 @@
+"""``safediff erase``: distil, verify, export, verify the engine, release."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from safediff.gate.verdict import CheckResult, GateReport, Verdict, overall
+from safediff.models.backbone import Backbone
+from safediff.models.load import load_backbone
+from safediff.models.patch import unet_sha256
+from safediff.policy.plan import Plan
+from safediff.release.layout import write_release
+from safediff.verify.album import Album
+from safediff.verify.verification import Verification
+from safediff.workflow.engines import ENGINE, compare_engine, export_engine, parity_json
+from safediff.workflow.evidence import certificate_evidence, report_data, write_reports
+from safediff.workflow.run_folder import RunFolder
+from safediff.workflow.safe_model import patched
+from safediff.workflow.training import Training, train
+from safediff.workflow.ui import Task, Ui
+
+TEACHER, STUDENT = "teacher", "student"
+
+
+@dataclass
+class Outcome:
+    """What a run came to."""
+
+    run: RunFolder
+    reports: list[GateReport] = field(default_factory=list)
+    released: bool = False
+
+    @property
+    def verdict(self) -> Verdict:
+        """Over all deciding reports."""
+        return deciding_verdict(self.reports)
+
+
+def deciding_verdict(reports: Sequence[GateReport]) -> Verdict:
+    """One verdict over the results of all reports that decide."""
+    results: list[CheckResult] = [r for report in reports if report.decides for r in report.results]
+    return overall(results)
+
+
+class Pictures:
+    """Shows one task per subject while its pictures are drawn."""
+
+    def __init__(self, ui: Ui, total: int) -> None:
+        self.ui, self.total = ui, total
+        self.tasks: dict[str, Task] = {}
+
+    def __call__(self, subject: str, count: int) -> None:
+        """``count`` more pictures of ``subject`` are there."""
+        if subject not in self.tasks:
+            self.tasks[subject] = self.ui.task(f"draw {subject}", self.total)
+        self.tasks[subject].advance(count, "pictures")
+
+
+def erase(plan: Plan, run: RunFolder, ui: Ui, *, compare_student: bool = True) -> Outcome:
+    """Run the whole job; every finished part of an earlier attempt in ``run`` is kept."""
+    base = load_backbone(plan.model)
+    training = train(plan, base, run, ui)
+    outcome = Outcome(run)
+    teacher = patched(base, training.teacher)
+    pictures = Pictures(ui, plan.verify.num_images(len(plan.concepts)))
+    with Verification(plan, base, run.path, pictures) as verification:
+        hashes = {"base": training.teacher.base_sha256, "unet": unet_sha256(teacher.unet)}
+        report, album = verification.measure(TEACHER, teacher, hashes)
+        outcome.reports.append(report)
+        albums = [verification.base_album, album]
+        if compare_student:
+            student = patched(base, training.student)
+            report, album = verification.measure(
+                STUDENT, student, {"unet": unet_sha256(student.unet)}, decides=False
+            )
+            outcome.reports.append(report)
+            albums.append(album)
+        if "onnx" in plan.export.targets and outcome.verdict.exit_code == 0:
+            _export(plan, base, teacher, training, verification, outcome, albums, ui)
+        data = report_data(
+            outcome.reports, albums, training, verification.erased_draws(), verification.kept
+        )
+        write_reports(run, outcome.reports, data)
+    return outcome
+
+
+def _export(
+    plan: Plan,
+    base: Backbone,
+    teacher: Backbone,
+    training: Training,
+    verification: Verification,
+    outcome: Outcome,
+    albums: list[Album],
+    ui: Ui,
+) -> None:
+    """Engine, its parity, its gate; the release if all of it met the policy."""
+    run = outcome.run
+    task = ui.task("export onnx", 1)
+    export_engine(plan, teacher, run.engine)
+    engine, parity, check, weights = compare_engine(plan, base, teacher, run.engine)
+    task.advance(1)
+    task.done(f"differs by at most {parity.worst_max_abs:.1e} standard deviations")
+    hashes = {"base": training.teacher.base_sha256, "engine": weights}
+    report, album = verification.measure(ENGINE, engine, hashes, extra=[check])
+    outcome.reports.append(report)
+    albums.append(album)
+    if outcome.verdict.exit_code != 0:
+        return
+    evidence = certificate_evidence(
+        plan,
+        run,
+        outcome.reports,
+        verification.judge,
+        training,
+        [parity_json(parity, "unet/model.onnx")],
+    )
+    write_release(
+        run.release,
+        teacher,
+        evidence,
+        engine=run.engine,
+        extra_files={
+            "patch.safetensors": run.patch,
+            "journal.jsonl": run.path / "journal.jsonl",
+        },
+    )
+    outcome.released = True

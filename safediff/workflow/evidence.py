@@ -1,0 +1,187 @@
+"""What a run leaves for people: verdict files, report, certificate."""
+
+import hashlib
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+from PIL import Image
+from torch import Tensor
+
+from safediff.environment import environment
+from safediff.gate.verdict import GateReport, save_report
+from safediff.judge.base import Judge
+from safediff.models.patch import Patch
+from safediff.policy.plan import Plan
+from safediff.release.certificate import Evidence
+from safediff.release.checksums import sha256_file
+from safediff.report.data import Curve, Grid, ReportData
+from safediff.report.html import write_html
+from safediff.report.markdown import to_markdown
+from safediff.sample.sampler import Draw
+from safediff.verify.album import Album
+from safediff.workflow.run_folder import RunFolder
+from safediff.workflow.training import Training
+
+ROWS_PER_GRID = 8
+THUMBNAIL_PX = 192
+LIMITATIONS = (
+    "Measured on the prompts, seeds, sampler and guidance of the policy; other languages, longer "
+    "prompts and other settings were not tested.",
+    "No adversarial attack was run: whether an adversary can bring an erased concept back is not "
+    "known from this report.",
+    "The judge is a model and errs; its measured sensitivity and specificity enter the bounds.",
+)
+
+
+def write_reports(
+    run: RunFolder, reports: Sequence[GateReport], data: ReportData
+) -> None:
+    """Verdict files (JSON), report.md and report.html."""
+    for report in reports:
+        save_report(report, run.verdict(report.subject))
+    run.write_text("report.md", to_markdown(reports, LIMITATIONS))
+    write_html(run.report, data)
+
+
+def report_data(
+    reports: Sequence[GateReport], albums: Sequence[Album], training: Training | None,
+    erased: Sequence[Draw], kept: Sequence[Draw],
+) -> ReportData:
+    """Everything on the HTML page."""
+    return ReportData(
+        reports=tuple(reports),
+        curves=curves(training) if training else {},
+        grids=(
+            _grid("Erased concepts", albums, erased, "The first prompts of the erasure check."),
+            _grid("Kept prompts", albums, kept, "The first prompts of the retention checks."),
+        ),
+        limitations=LIMITATIONS,
+        training=training.facts if training else {},
+    )
+
+
+def curves(training: Training) -> Mapping[str, Curve]:
+    """Loss and drift over the optimiser steps."""
+    steps = training.steps
+    found: dict[str, Curve] = {"loss": [(row["step"], row["loss"]) for row in steps]}
+    if any(row["keep"] for row in steps):
+        found["keep term"] = [(row["step"], row["keep"]) for row in steps]
+    found["null-prompt drift"] = [
+        (row["step"], row["null_drift"]) for row in steps if row["null_drift"] is not None
+    ]
+    return found
+
+
+def _grid(title: str, albums: Sequence[Album], draws: Sequence[Draw], note: str) -> Grid:
+    chosen = _spread(draws)
+    columns = [album.of(chosen) for album in albums]
+    rows = tuple(
+        (f"{draw.prompt} (seed {draw.index})", tuple(png(column[i]) for column in columns))
+        for i, draw in enumerate(chosen)
+    )
+    return Grid(title=title, columns=tuple(a.subject for a in albums), rows=rows, note=note)
+
+
+def _spread(draws: Sequence[Draw]) -> list[Draw]:
+    """A fixed choice that does not look at the pictures: evenly spaced, so all concepts appear."""
+    distinct = list(dict.fromkeys(draws))
+    count = min(ROWS_PER_GRID, len(distinct))
+    return [distinct[i * len(distinct) // count] for i in range(count)]
+
+
+def png(image: Tensor) -> bytes:
+    """A picture (3, H, W), uint8, as PNG bytes; larger ones are reduced to a thumbnail."""
+    picture = Image.fromarray(image.permute(1, 2, 0).numpy())
+    picture.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def certificate_evidence(
+    plan: Plan,
+    run: RunFolder,
+    reports: Sequence[GateReport],
+    judge: Judge,
+    training: Training,
+    parity: Sequence[Mapping[str, Any]],
+) -> Evidence:
+    """The certificate's content apart from the released files."""
+    card = judge.calibration([label for c in plan.concepts for label in c.labels])
+    return Evidence(
+        issued_at=datetime.now(UTC),
+        policy={
+            "name": plan.name,
+            "path": plan.path,
+            "sha256": plan.source_sha256,
+            "version": plan.version,
+            "resolved": plan.to_json(),
+            "waivers": [],
+        },
+        base_model={
+            "id": plan.model.base,
+            "revision": plan.model.revision,
+            "sha256": {"unet": training.teacher.base_sha256},
+            "license": "apache-2.0" if plan.model.base == "embedded" else "other",
+        },
+        modification=modification(plan, run, training.teacher, training),
+        reports=reports,
+        judges=[
+            {
+                "id": judge.name,
+                "weights_sha256": judge.weights_sha256,
+                "threshold": judge.threshold,
+                **asdict(card),
+            }
+        ],
+        prompt_sets=prompt_sets(plan),
+        deployment_parity=parity,
+        limitations=LIMITATIONS,
+        environment=environment(),
+        journal={
+            "path": "journal.jsonl",
+            "sha256": sha256_file(run.path / "journal.jsonl"),
+        },
+    )
+
+
+def modification(
+    plan: Plan, run: RunFolder, patch: Patch, training: Training
+) -> dict[str, Any]:
+    """How the weights were changed, at what cost."""
+    cost = json.loads((run.path / "training.json").read_text(encoding="utf-8"))
+    return {
+        "method": plan.erase.method,
+        "paper": "arXiv:2307.05977",
+        "preset": plan.erase.preset,
+        "settings": asdict(training.params),
+        "seed": plan.erase.seed,
+        "parameters_changed": sum(t.numel() for t in patch.tensors.values()),
+        "unet_sample_passes": cost["passes"],
+        "seconds": float(cost["seconds"]),
+        "patch_sha256": sha256_file(run.patch),
+    }
+
+
+def prompt_sets(plan: Plan) -> list[dict[str, Any]]:
+    """Prompt lists by hash; whether training saw them."""
+    sets: dict[str, tuple[list[str], bool]] = {}
+    for concept in plan.concepts:
+        texts = [p.prompt for p in concept.prompts]
+        sets[f"erasure/{concept.name}"] = (texts, not set(texts) & set(concept.phrasings))
+    for check in plan.verify.retention:
+        texts = [p.prompt for p in check.prompts]
+        sets[f"retention/{check.name}"] = (texts, not set(texts) & set(plan.erase.keep))
+    return [
+        {
+            "id": name,
+            "sha256": hashlib.sha256("\n".join(texts).encode()).hexdigest(),
+            "n": len(texts),
+            "held_out": held_out,
+        }
+        for name, (texts, held_out) in sets.items()
+    ]

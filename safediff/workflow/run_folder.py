@@ -1,0 +1,154 @@
+"""The run folder: where one policy was erased and verified.
+
+    plan.json  environment.json  training.jsonl  checkpoint.safetensors
+    patch.safetensors  patch.student.safetensors  journal.jsonl  images/  engine/
+    verdict.<subject>.json  report.html  report.md  release/
+"""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safediff.environment import environment
+from safediff.errors import Inconclusive, UsageError
+from safediff.policy.plan import Plan
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths inside one run."""
+
+    path: Path
+
+    @property
+    def patch(self) -> Path:
+        """The teacher's patch: what is released."""
+        return self.path / "patch.safetensors"
+
+    @property
+    def student_patch(self) -> Path:
+        """The student's patch, for comparison."""
+        return self.path / "patch.student.safetensors"
+
+    @property
+    def checkpoint(self) -> Path:
+        """Where an interrupted training goes on."""
+        return self.path / "checkpoint.safetensors"
+
+    @property
+    def training(self) -> Path:
+        """One JSON line per optimiser step."""
+        return self.path / "training.jsonl"
+
+    @property
+    def engine(self) -> Path:
+        """The exported UNet."""
+        return self.path / "engine"
+
+    @property
+    def release(self) -> Path:
+        """The folder that is deployed."""
+        return self.path / "release"
+
+    @property
+    def report(self) -> Path:
+        """The HTML report."""
+        return self.path / "report.html"
+
+    def verdict(self, subject: str) -> Path:
+        """The gate's report on one subject."""
+        return self.path / f"verdict.{subject.replace(' ', '-')}.json"
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a file whole or not at all."""
+        write_text(self.path / name, text)
+
+
+def open_run(plan: Plan, out: Path | None, resume: bool) -> RunFolder:
+    """The folder of this plan's run: a new one, or with ``resume`` the latest one.
+
+    Raises:
+        UsageError: the folder exists and holds another run, or a run and ``resume`` is off.
+        Inconclusive: it cannot be written.
+    """
+    path = out if out is not None else _default(plan, resume)
+    existing = path / "plan.json"
+    if path.exists() and any(path.iterdir()):
+        if not existing.exists():
+            raise UsageError(f"{path}: exists and is not a run", "choose another --out")
+        if not resume:
+            raise UsageError(f"{path}: already holds a run", "add --resume, or choose another --out")
+        if json.loads(existing.read_text())["sha256"] != plan.sha256:
+            raise UsageError(
+                f"{path}: holds a run of another plan (the policy changed since)",
+                "choose another --out",
+            )
+    folder = RunFolder(path)
+    with writing(path):
+        path.mkdir(parents=True, exist_ok=True)
+        text = json.dumps({"sha256": plan.sha256, "plan": plan.to_json()}, indent=1)
+        folder.write_text("plan.json", text + "\n")
+        folder.write_text("environment.json", json.dumps(environment(), indent=1) + "\n")
+    return folder
+
+
+def _default(plan: Plan, resume: bool) -> Path:
+    """``runs/<policy>/<first 8 of the plan's hash>[-2, -3, ...]``; runs are never overwritten."""
+    root = Path("runs") / plan.name
+    number = 1
+    while (root / _name(plan, number + 1 if resume else number)).exists():
+        number += 1
+    return root / _name(plan, number)
+
+
+def _name(plan: Plan, number: int) -> str:
+    return plan.sha256[:8] if number == 1 else f"{plan.sha256[:8]}-{number}"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with writing(path):
+        try:
+            temporary.write_text(text, encoding="utf-8")
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn what the disk says into one line."""
+    try:
+        yield
+    except OSError as error:
+        raise Inconclusive(
+            f"{path}: cannot be written ({error.strerror or error})",
+            "free some space or choose a folder that can be written to, then --resume",
+        ) from error
+
+
+def append_json(path: Path, row: Mapping[str, Any]) -> None:
+    """Append one JSON line."""
+    with writing(path), path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row, sort_keys=True) + "\n")
+
+
+def read_training(path: Path, before_step: int | None = None) -> list[dict[str, Any]]:
+    """The steps logged so far; a torn last line and steps from ``before_step`` on are left out."""
+    rows: list[dict[str, Any]] = []
+    if not path.exists():
+        return rows
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            row = json.loads(line)
+        except ValueError:
+            break
+        if before_step is not None and row["step"] >= before_step:
+            break
+        rows.append(row)
+    return rows
