@@ -17,7 +17,17 @@ from safediff.errors import PolicyError, SafediffError
 if TYPE_CHECKING:
     from typer import Typer
 
-VERBS = ("validate", "schema", "erase")
+VERBS = (
+    "validate",
+    "schema",
+    "plan",
+    "erase",
+    "verify",
+    "export",
+    "generate",
+    "report",
+    "doctor",
+)
 """Each is the function of that name in ``safediff.cli.<verb>``, which must import quickly: torch
 and what needs it is imported inside the function."""
 

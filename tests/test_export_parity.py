@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny import perturb, tiny_backbone, tiny_engine, tiny_unet
 from torch import Tensor
 
 from safediff.errors import Inconclusive
@@ -17,7 +18,6 @@ from safediff.export.parity import (
 )
 from safediff.export.runtime import ExportedUNet
 from safediff.models.backbone import Backbone, Condition
-from tiny import perturb, tiny_backbone, tiny_engine, tiny_unet
 
 Z = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(1))
 

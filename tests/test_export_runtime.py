@@ -6,10 +6,6 @@ from pathlib import Path
 import onnxruntime as ort
 import pytest
 import torch
-
-from safediff.errors import Inconclusive, UsageError
-from safediff.export.runtime import CPU_PROVIDER, ExportedUNet
-from safediff.export.to_onnx import CONFIG_NAME, DATA_NAME, MODEL_NAME
 from tiny import (
     NUM_TOKENS,
     TEXT_DIM,
@@ -19,6 +15,10 @@ from tiny import (
     tiny_unet,
     tiny_xl_pipeline,
 )
+
+from safediff.errors import Inconclusive, UsageError
+from safediff.export.runtime import CPU_PROVIDER, ExportedUNet
+from safediff.export.to_onnx import CONFIG_NAME, DATA_NAME, MODEL_NAME
 
 Z = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
 C = torch.randn(2, NUM_TOKENS, TEXT_DIM, generator=torch.Generator().manual_seed(2))
@@ -115,7 +115,7 @@ def test_arguments_that_would_be_ignored_are_refused(
 def test_xl_needs_its_added_conditions() -> None:
     xl = ExportedUNet(tiny_engine(True, "fp32", 23), num_threads=1)
     assert xl.add_embedding.linear_1.in_features == 64
-    with pytest.raises(TypeError, match="takes .'text_embeds', 'time_ids'"):
+    with pytest.raises(TypeError, match=r"takes \['text_embeds', 'time_ids'\]"):
         xl(Z, 501, torch.zeros(2, NUM_TOKENS, 2 * TEXT_DIM))
 
 

@@ -1,9 +1,8 @@
 """``safediff erase``: distil, verify, export, verify the engine, release."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from safediff.gate.verdict import CheckResult, GateReport, Verdict, overall
+from safediff.gate.verdict import GateReport, Verdict, combined
 from safediff.models.backbone import Backbone
 from safediff.models.load import load_backbone
 from safediff.models.patch import unet_sha256
@@ -32,13 +31,7 @@ class Outcome:
     @property
     def verdict(self) -> Verdict:
         """Over all deciding reports."""
-        return deciding_verdict(self.reports)
-
-
-def deciding_verdict(reports: Sequence[GateReport]) -> Verdict:
-    """One verdict over the results of all reports that decide."""
-    results: list[CheckResult] = [r for report in reports if report.decides for r in report.results]
-    return overall(results)
+        return combined(self.reports)
 
 
 class Pictures:

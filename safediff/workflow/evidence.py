@@ -20,7 +20,7 @@ from safediff.release.certificate import Evidence
 from safediff.release.checksums import sha256_file
 from safediff.report.data import Curve, Grid, ReportData
 from safediff.report.html import write_html
-from safediff.report.markdown import to_markdown
+from safediff.report.markdown import render_markdown
 from safediff.sample.sampler import Draw
 from safediff.verify.album import Album
 from safediff.workflow.run_folder import RunFolder
@@ -43,7 +43,7 @@ def write_reports(
     """Verdict files (JSON), report.md and report.html."""
     for report in reports:
         save_report(report, run.verdict(report.subject))
-    run.write_text("report.md", to_markdown(reports, LIMITATIONS))
+    run.write_text("report.md", render_markdown(reports))
     write_html(run.report, data)
 
 
@@ -54,7 +54,7 @@ def report_data(
     """Everything on the HTML page."""
     return ReportData(
         reports=tuple(reports),
-        curves=curves(training) if training else {},
+        curves=curves(training) if training else (),
         grids=(
             _grid("Erased concepts", albums, erased, "The first prompts of the erasure check."),
             _grid("Kept prompts", albums, kept, "The first prompts of the retention checks."),
@@ -64,16 +64,24 @@ def report_data(
     )
 
 
-def curves(training: Training) -> Mapping[str, Curve]:
+def curves(training: Training) -> tuple[Curve, ...]:
     """Loss and drift over the optimiser steps."""
     steps = training.steps
-    found: dict[str, Curve] = {"loss": [(row["step"], row["loss"]) for row in steps]}
+    losses = {"erase": tuple((row["step"], row["erase"]) for row in steps)}
     if any(row["keep"] for row in steps):
-        found["keep term"] = [(row["step"], row["keep"]) for row in steps]
-    found["null-prompt drift"] = [
+        losses["keep"] = tuple((row["step"], row["keep"]) for row in steps)
+    drift = tuple(
         (row["step"], row["null_drift"]) for row in steps if row["null_drift"] is not None
-    ]
-    return found
+    )
+    return (
+        Curve(title="Loss", x_label="optimiser step", y_label="mean square", series=losses),
+        Curve(
+            title="Null-prompt drift",
+            x_label="optimiser step",
+            y_label="relative change of the empty prompt's prediction",
+            series={"student": drift},
+        ),
+    )
 
 
 def _grid(title: str, albums: Sequence[Album], draws: Sequence[Draw], note: str) -> Grid:

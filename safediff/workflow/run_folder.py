@@ -98,15 +98,22 @@ def open_run(plan: Plan, out: Path | None, resume: bool) -> RunFolder:
 
 def _default(plan: Plan, resume: bool) -> Path:
     """``runs/<policy>/<first 8 of the plan's hash>[-2, -3, ...]``; runs are never overwritten."""
-    root = Path("runs") / plan.name
+    stem = Path("runs") / plan.name / plan.sha256[:8]
+    if not resume:
+        return free_folder(stem)
+    latest = stem
+    number = 2
+    while (later := stem.with_name(f"{stem.name}-{number}")).exists():
+        latest, number = later, number + 1
+    return latest
+
+
+def free_folder(stem: Path) -> Path:
+    """``stem``, or ``stem-2``, ``stem-3``, ... where that exists."""
     number = 1
-    while (root / _name(plan, number + 1 if resume else number)).exists():
+    while (path := stem if number == 1 else stem.with_name(f"{stem.name}-{number}")).exists():
         number += 1
-    return root / _name(plan, number)
-
-
-def _name(plan: Plan, number: int) -> str:
-    return plan.sha256[:8] if number == 1 else f"{plan.sha256[:8]}-{number}"
+    return path
 
 
 def write_text(path: Path, text: str) -> None:

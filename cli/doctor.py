@@ -1,0 +1,40 @@
+"""``safediff doctor``: is this machine ready?"""
+
+
+def doctor() -> None:
+    """Show versions, device, free memory and disk, and whether the shipped weights are intact."""
+    import shutil
+
+    from rich.console import Console
+    from rich.table import Table
+
+    from safediff.cli.quiet_libraries import quiet_libraries
+    from safediff.errors import Inconclusive
+
+    quiet_libraries()
+    from safediff.environment import environment
+    from safediff.judge.embedded import EmbeddedJudge
+    from safediff.models.load import load_backbone
+    from safediff.models.patch import unet_sha256
+    from safediff.policy.plan import ModelPlan
+
+    table = Table(title="safediff doctor", title_justify="left")
+    table.add_column("what", no_wrap=True)
+    table.add_column("found")
+    for name, value in environment().items():
+        table.add_row(name, value)
+    table.add_row("free disk", f"{shutil.disk_usage('.').free / 2**30:.1f} GiB")
+    problems = []
+    try:
+        base = load_backbone(ModelPlan(base="embedded"))
+        table.add_row("embedded model", f"intact, unet {unet_sha256(base.unet)[:12]}")
+    except Inconclusive as error:
+        problems.append(str(error))
+    try:
+        judge = EmbeddedJudge()
+        table.add_row("embedded judge", f"intact, {len(judge.labels)} labels")
+    except Inconclusive as error:
+        problems.append(str(error))
+    Console().print(table)
+    if problems:
+        raise Inconclusive("; ".join(problems), "reinstall safediff")

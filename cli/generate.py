@@ -1,0 +1,30 @@
+"""``safediff generate``: pictures of one prompt, base beside the erased model."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def generate(
+    prompts: Annotated[list[str], typer.Argument(metavar="PROMPT", help="Texts to draw.")],
+    model: Annotated[
+        str, typer.Option(help="embedded, a run, a release, a diffusers folder or a hub id.")
+    ] = "embedded",
+    out: Annotated[Path, typer.Option("--out", "-o", help="PNG file.")] = Path("grid.png"),
+    count: Annotated[int, typer.Option(min=1, help="Pictures per prompt and model.")] = 4,
+    steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 25,
+    guidance: Annotated[float, typer.Option(help="Guidance scale.")] = 5.0,
+    seed: Annotated[int, typer.Option(help="Base seed.")] = 0,
+    revision: Annotated[str | None, typer.Option(help="Commit of a hub id.")] = None,
+) -> None:
+    """Draw an image grid; for a run or release, base and result side by side, same seeds."""
+    from safediff.cli.quiet_libraries import quiet_libraries
+
+    quiet_libraries()
+    from safediff.sample.sampler import Sampling
+    from safediff.workflow.generate import generate_grid
+
+    sampling = Sampling(num_steps=steps, guidance_scale=guidance, seed=seed, batch_size=16)
+    generate_grid(model, revision, prompts, count, sampling, out)
+    print(out)

@@ -1,0 +1,69 @@
+"""Image grids: rows are prompts, column blocks are models, same seeds."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from safediff.models.backbone import Backbone
+from safediff.sample.sampler import Draw, Sampling, sample
+from safediff.workflow.run_folder import writing
+from safediff.workflow.subject import open_subject
+
+LABEL_PX = 22
+GAP_PX = 16
+
+
+def generate_grid(
+    model: str,
+    revision: str | None,
+    prompts: Sequence[str],
+    count: int,
+    sampling: Sampling,
+    out: Path,
+) -> None:
+    """Draw ``count`` pictures of each prompt with each model that ``model`` stands for.
+
+    Raises:
+        UsageError: there is no such model.
+        Inconclusive: the model cannot be loaded or the file cannot be written.
+    """
+    columns = open_subject(model, revision).models
+    blocks = {name: _draw(backbone, prompts, count, sampling) for name, backbone in columns.items()}
+    with writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        temporary = out.with_name(f".{out.name}.tmp")
+        compose(blocks, prompts, count).save(temporary, format="PNG")
+        temporary.replace(out)
+
+
+def _draw(
+    backbone: Backbone, prompts: Sequence[str], count: int, sampling: Sampling
+) -> list[torch.Tensor]:
+    draws = [Draw(prompt, index) for prompt in prompts for index in range(count)]
+    return [p.image for batch in sample(backbone, draws, sampling) for p in batch]
+
+
+def compose(
+    blocks: dict[str, list[torch.Tensor]], prompts: Sequence[str], count: int
+) -> Image.Image:
+    """One block of ``count`` columns per model, a caption above each block and each row."""
+    first = next(iter(blocks.values()))[0]
+    zoom = max(1, 128 // first.shape[-1])
+    side = first.shape[-1] * zoom
+    width = len(blocks) * (count * side + GAP_PX) - GAP_PX
+    height = LABEL_PX + len(prompts) * (side + LABEL_PX)
+    canvas = Image.new("RGB", (width, height), "white")
+    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(13)
+    for b, (name, images) in enumerate(blocks.items()):
+        left = b * (count * side + GAP_PX)
+        draw.text((left + 4, 3), name, fill="black", font=font)
+        for i, image in enumerate(images):
+            row, column = divmod(i, count)
+            top = LABEL_PX + row * (side + LABEL_PX)
+            if column == 0:
+                draw.text((left + 4, top + 3), prompts[row], fill="#555555", font=font)
+            tile = Image.fromarray(image.permute(1, 2, 0).numpy()).resize((side, side))
+            canvas.paste(tile, (left + column * side, top + LABEL_PX))
+    return canvas

@@ -1,0 +1,72 @@
+"""What a MODEL argument stands for: embedded, a run, a release, a diffusers folder, a hub id."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from safediff.errors import Inconclusive, UsageError
+from safediff.export.runtime import ExportedUNet
+from safediff.models.backbone import Backbone
+from safediff.models.load import load_backbone
+from safediff.models.patch import load_patch
+from safediff.policy.plan import ModelPlan
+from safediff.release.certificate import CERTIFICATE_NAME
+from safediff.release.checksums import verify_checksums
+from safediff.workflow.run_folder import RunFolder
+from safediff.workflow.safe_model import patched
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A model to look at."""
+
+    models: dict[str, Backbone]
+    """By name; the base first where it is known."""
+    engine: Path | None = None
+    """Engine folder that belongs to it."""
+
+
+def open_subject(model: str, revision: str | None = None) -> Subject:
+    """Load what ``model`` names; a release is checked against its checksums first.
+
+    Raises:
+        UsageError: nothing of that name.
+        Inconclusive: it cannot be read, or a release does not match its checksums.
+    """
+    path = Path(model)
+    if (path / "plan.json").exists():
+        return _open_run(RunFolder(path))
+    if (path / CERTIFICATE_NAME).exists():
+        return _open_release(path)
+    return Subject(models={model: load_backbone(ModelPlan(base=model, revision=revision))})
+
+
+def _open_run(run: RunFolder) -> Subject:
+    if not run.patch.exists():
+        raise UsageError(f"{run.path}: this run has no patch yet", "safediff erase POLICY --resume")
+    try:
+        stored = json.loads((run.path / "plan.json").read_text(encoding="utf-8"))["plan"]["model"]
+    except (OSError, ValueError, KeyError) as error:
+        raise Inconclusive(f"{run.path / 'plan.json'}: not a readable plan ({error})") from error
+    base = load_backbone(ModelPlan(**stored))
+    return Subject(
+        models={"base": base, "erased": patched(base, load_patch(run.patch))},
+        engine=run.engine if run.engine.exists() else None,
+    )
+
+
+def _open_release(path: Path) -> Subject:
+    verify_checksums(path)
+    engine = path / "unet"
+    return Subject(
+        models={"release": load_backbone(ModelPlan(base=str(path)))},
+        engine=engine if (engine / "model.onnx").exists() else None,
+    )
+
+
+def engine_backbone(subject: Subject, num_threads: int) -> Backbone | None:
+    """The subject around its engine, or None if it has none."""
+    if subject.engine is None:
+        return None
+    *_, model = subject.models.values()
+    return model.with_unet(ExportedUNet(subject.engine, num_threads=num_threads))

@@ -1,0 +1,53 @@
+"""``safediff verify``: the gate on any model, against the base that the policy names."""
+
+from pathlib import Path
+
+import torch
+
+from safediff.export.to_onnx import initializers_sha256, verify_identity
+from safediff.gate.verdict import GateReport
+from safediff.models.load import load_backbone
+from safediff.models.patch import unet_sha256
+from safediff.policy.plan import Plan
+from safediff.verify.verification import Verification
+from safediff.workflow.engines import ENGINE
+from safediff.workflow.erase import Pictures
+from safediff.workflow.evidence import report_data, write_reports
+from safediff.workflow.run_folder import RunFolder
+from safediff.workflow.subject import engine_backbone, open_subject
+from safediff.workflow.ui import Ui
+
+
+def verify(
+    plan: Plan, model: str, revision: str | None, out: Path, ui: Ui
+) -> list[GateReport]:
+    """Measure ``model``, and its engine if it has one, on the plan's checks; write the reports.
+
+    Raises:
+        UsageError: there is no such model, or ``out`` holds another verification.
+        Inconclusive: it cannot be loaded, does not match its checksums, or its engine holds
+            other weights than its PyTorch UNet.
+    """
+    subject = open_subject(model, revision)
+    base = load_backbone(plan.model)
+    *_, torch_model = subject.models.values()
+    if subject.engine is not None:
+        verify_identity(subject.engine / "model.onnx", torch_model.unet.state_dict())
+    reports, run = [], RunFolder(out)
+    pictures = Pictures(ui, plan.verify.num_images(len(plan.concepts)))
+    with Verification(plan, base, out, pictures) as verification:
+        hashes = {"base": unet_sha256(base.unet), "unet": unet_sha256(torch_model.unet)}
+        report, album = verification.measure("model", torch_model, hashes)
+        reports.append(report)
+        albums = [verification.base_album, album]
+        engine = engine_backbone(subject, torch.get_num_threads())
+        if engine is not None and subject.engine is not None:
+            weights = initializers_sha256(subject.engine / "model.onnx")
+            report, album = verification.measure(
+                ENGINE, engine, {"base": hashes["base"], "engine": weights}
+            )
+            reports.append(report)
+            albums.append(album)
+        draws = verification.erased_draws(), verification.kept
+        write_reports(run, reports, report_data(reports, albums, None, *draws))
+    return reports

@@ -1,0 +1,80 @@
+"""The model card says what the certificate says."""
+
+import re
+from typing import Any
+
+import yaml
+from release_examples import ENGINE_FILE, PARITY_ROW, WEIGHTS_FILE, make_evidence
+
+from safediff.release.card import model_card
+from safediff.release.certificate import issue_certificate
+
+
+def card(**changes: Any) -> str:
+    return model_card(issue_certificate(make_evidence(**changes), [WEIGHTS_FILE, ENGINE_FILE]))
+
+
+def front_matter(text: str) -> dict[str, Any]:
+    start, matter, _ = text.split("---\n", 2)
+    assert start == ""
+    return yaml.safe_load(matter)
+
+
+def test_front_matter() -> None:
+    matter = front_matter(card())
+    assert matter["base_model"] == "CompVis/stable-diffusion-v1-4"
+    assert matter["license"] == "creativeml-openrail-m"
+    assert matter["pipeline_tag"] == "text-to-image"
+    (entry,) = matter["model-index"]
+    metrics = entry["results"][0]["metrics"]
+    # not the row for information, not the one without an estimate
+    assert [(m["name"], m["value"]) for m in metrics] == [
+        ("erasure/all (teacher)", 0.012),
+        ("erasure/all (onnx engine)", 0.012),
+    ]
+
+
+def test_a_base_that_is_not_on_the_hub_is_not_named_as_if_it_were() -> None:
+    for base in ("embedded", "/data/models/sd"):
+        known = make_evidence().base_model | {"id": base}
+        assert "base_model" not in front_matter(card(base_model=known))
+
+
+def test_results_table() -> None:
+    text = card()
+    header, *rows = [line for line in text.splitlines() if line.startswith("| ")]
+    assert header.count("|") == 10
+    assert all(len(re.findall(r"(?<!\\)\|", row)) == 10 for row in rows)
+    assert rows[0] == (
+        "| teacher | `erasure/all` | concept rate | 0.012 | 0.002 to 0.034 | upper <= 0.05 | 240 "
+        "| 0.93 | pass |"
+    )
+    assert len(rows) == 4
+    assert "largest difference of a noise prediction 0.0034 standard deviations, within" in text
+
+
+def test_what_speaks_against_the_model_is_in_it() -> None:
+    text = card()
+    assert "- English prompts only" in text
+    assert "No attack was run" in text
+    attacked = card(counter_evidence=({"attack": "paraphrase", "success_rate": 0.2},))
+    assert "- attack: paraphrase, success_rate: 0.2" in attacked
+    assert "No attack was run" not in attacked
+    broken = PARITY_ROW | {"passed": False, "timesteps": [{"timestep": 981, "max_abs": None}]}
+    failed = card(deployment_parity=(broken,))
+    assert "not finite, outside its limits" in failed
+    assert "**Did not meet policy demo-weapons" in failed
+    assert "Verdict: **fail**" in failed
+
+
+def test_the_card_never_calls_the_model_safe() -> None:
+    allowed = {"safediff", "safediff-policy", "safetensors", "safety-certificate"}
+    words = set(re.findall(r"[\w-]*safe[\w-]*", card().lower()))
+    assert words <= allowed
+
+
+def test_same_certificate_same_bytes() -> None:
+    assert card() == card()
+    assert "ExportedUNet" in card()
+    without = model_card(issue_certificate(make_evidence(), [WEIGHTS_FILE]))
+    assert "ExportedUNet" not in without
