@@ -16,9 +16,9 @@ def erase(
 
     Exit code: 0 the policy is met, 1 it is not, 3 it could not be decided.
     """
+    from safediff.cli.outcome import conclude
     from safediff.cli.progress import RichUi
     from safediff.cli.quiet_libraries import quiet_libraries
-    from safediff.cli.outcome import conclude
     from safediff.policy.load import load_plan
 
     plan = load_plan(policy)

@@ -12,7 +12,9 @@ def export(
     trt: Annotated[bool, typer.Option("--trt", help="TensorRT (not in this version).")] = False,
     precision: Annotated[str, typer.Option(help="fp32 or fp16.")] = "fp32",
     opset: Annotated[int, typer.Option(help="18 or 23.")] = 18,
-    out: Annotated[Path | None, typer.Option(help="Engine folder [RUN/engine-<precision>].")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Engine folder [RUN/engine-<precision>].")
+    ] = None,
 ) -> None:
     """Export the erased UNet of a run and prove which weights the engine holds.
 

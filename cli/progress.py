@@ -70,4 +70,6 @@ class RichUi:
     def finished(self, task: BarTask) -> None:
         """Where bars are not shown, a finished task leaves a line."""
         if not self.console.is_terminal:
-            self.console.print(f"{task.title}: {task.count}/{task.total} {task.text}", highlight=False)
+            self.console.print(
+                f"{task.title}: {task.count}/{task.total} {task.text}", highlight=False
+            )

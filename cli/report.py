@@ -18,7 +18,9 @@ def report(
     from safediff.report.markdown import render_markdown
     from safediff.report.table import render_table
 
-    files = sorted(run.glob("verdict.*.json"), key=lambda p: (not p.stem.endswith("teacher"), p.name))
+    files = sorted(
+        run.glob("verdict.*.json"), key=lambda p: (not p.stem.endswith("teacher"), p.name)
+    )
     if not files:
         raise UsageError(f"{run}: holds no verdict", "run safediff erase or safediff verify first")
     reports = [load_report(file) for file in files]

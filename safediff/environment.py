@@ -22,5 +22,7 @@ def environment() -> dict[str, str]:
             found[package] = "not installed"
     found["platform"] = f"{platform.system()} {platform.machine()}"
     cuda = torch.cuda.is_available()
-    found["device"] = torch.cuda.get_device_name() if cuda else f"cpu, {torch.get_num_threads()} threads"
+    found["device"] = (
+        torch.cuda.get_device_name() if cuda else f"cpu, {torch.get_num_threads()} threads"
+    )
     return found

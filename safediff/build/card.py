@@ -26,17 +26,17 @@ def shortfalls(quality: Json) -> list[str]:
     return missed
 
 
+def _line(title: str, value: Json, bar: float | None = None) -> str:
+    low, high = value["interval"]
+    limit = "" if bar is None else f">= {bar}"
+    return f"| {title} | {value['rate']:.3f} [{low:.3f}, {high:.3f}] | {value['n']} | {limit} |"
+
+
 def write_card(quality: Json, psnr_db: float, num_pictures: int) -> str:
     """The text of README.md beside the weights."""
-    rows = []
-    for title, (part, key, bar) in LIMITS.items():
-        value = quality[part][key]
-        low, high = value["interval"]
-        rows.append(f"| {title} | {value['rate']:.3f} [{low:.3f}, {high:.3f}] | {value['n']} | {bar} |")
-    none, style = quality["judge"]["none_of_these"], quality["judge"]["style"]
-    for title, value in (("judge: other emoji read as none", none), ("judge: right style", style)):
-        low, high = value["interval"]
-        rows.append(f"| {title} | {value['rate']:.3f} [{low:.3f}, {high:.3f}] | {value['n']} | |")
+    rows = [_line(title, quality[part][key], bar) for title, (part, key, bar) in LIMITS.items()]
+    rows.append(_line("judge: other emoji read as none", quality["judge"]["none_of_these"]))
+    rows.append(_line("judge: right style", quality["judge"]["style"]))
     worst = quality["judge"]["worst_false_positive_rate_of_demo_concepts"]
     table = "\n".join(rows)
     return f"""---
@@ -55,10 +55,11 @@ Prompt it with "<name>, <style> style", for example "red apple, twemoji style".
 | measured | rate [95 % Wilson] | n | bar |
 |---|---|---|---|
 {table}
-| judge: worst false-positive rate of a demo concept | {worst:.4f} | | <= {MAX_FALSE_POSITIVE_RATE} |
+| judge: worst false positives of a demo concept | {worst:.4f} | | <= {MAX_FALSE_POSITIVE_RATE} |
 | autoencoder round trip, PSNR | {psnr_db:.1f} dB | {num_pictures} | |
 
-Generator: {quality["generator"]["sampling"]}; an object is right if the judge gives it at least 0.5.
+Generator: {quality["generator"]["sampling"]}; an object is
+right if the judge gives it at least 0.5.
 The judge is trained on the real pictures with augmentation and on emoji outside the vocabulary,
 never on generated pictures; "held-out" means augmentations with other seeds, and other emoji that
 training did not see.

@@ -102,17 +102,19 @@ def load_pixels(items: list[Picture]) -> Tensor:
 
 
 OTHER_CATEGORIES = ("Objects", "Food & Drink", "Animals & Nature", "Activities", "Travel & Places")
-DEPICTS_A_NAME = frozenset(
-    "beers clinking_glasses sake tropical_drink mag_right hammer_and_pick hammer_and_wrench "
-    "lock_with_ink_pen closed_lock_with_key unlock old_key no_bell hearts earth_africa earth_asia "
-    "moon waxing_crescent_moon waning_crescent_moon star2 snowman oncoming_bus minibus trolleybus "
-    "oncoming_taxi oncoming_automobile blue_car bullettrain_side green_apple tangerine baby_bottle "
-    "linked_paperclips low_battery umbrella_with_rain_drops umbrella_on_ground airplane sun_with_face "
-    "airplane_departure airplane_arriving hourglass_flowing_sand rain_cloud snow_cloud lightning "
-    "orange_book blue_book closed_book wilted_flower pig2 medal first_place_medal calling "
-    "second_place_medal third_place_medal softball camera_with_flash shamrock bottle_with_popping_cork "
-    "knife_fork_plate house_with_garden tulip watch fish brown_mushroom".split()
-)
+DEPICTS_A_NAME_TEXT = """
+beers clinking_glasses sake tropical_drink mag_right hammer_and_pick hammer_and_wrench
+lock_with_ink_pen closed_lock_with_key unlock old_key no_bell hearts earth_africa
+earth_asia moon waxing_crescent_moon waning_crescent_moon star2 snowman oncoming_bus
+minibus trolleybus oncoming_taxi oncoming_automobile blue_car bullettrain_side
+green_apple tangerine baby_bottle linked_paperclips low_battery umbrella_with_rain_drops
+umbrella_on_ground airplane sun_with_face airplane_departure airplane_arriving
+hourglass_flowing_sand rain_cloud snow_cloud lightning orange_book blue_book closed_book
+wilted_flower pig2 medal first_place_medal calling second_place_medal third_place_medal
+softball camera_with_flash shamrock bottle_with_popping_cork knife_fork_plate
+house_with_garden tulip watch fish brown_mushroom
+"""
+DEPICTS_A_NAME = frozenset(DEPICTS_A_NAME_TEXT.split())
 """Emoji that show one of the names (or nearly so): neither "none of these" nor a name."""
 
 
@@ -133,9 +135,7 @@ def other_pictures(modules: Path, *, held_out: bool) -> list[Picture]:
         for style, vendor in (("noto", "google"), ("twemoji", "twitter")):
             path = modules / f"emoji-datasource-{vendor}/img/{vendor}/64" / entry["image"]
             if path.exists():
-                found.append(
-                    Picture(name=entry["short_name"], style=style, keywords=(), path=path)
-                )
+                found.append(Picture(name=entry["short_name"], style=style, keywords=(), path=path))
         path = modules / f"@lobehub/fluent-emoji-3d/assets/{entry['unified'].lower()}.webp"
         if path.exists():
             found.append(Picture(name=entry["short_name"], style="fluent", keywords=(), path=path))

@@ -118,9 +118,7 @@ def _loss(
     def loss_of(generator: torch.Generator) -> Tensor:
         chosen = torch.randint(len(items), (NUM_NAMED,), generator=generator)
         images = torch.cat([data.draw_named(chosen, generator), data.draw_none(generator)])
-        vision = network.see(
-            augment(images, generator).to(memory_format=torch.channels_last)
-        )
+        vision = network.see(augment(images, generator).to(memory_format=torch.channels_last))
         target = torch.full((len(images),), NONE)
         target[:NUM_NAMED] = objects[chosen]
         rng = random.Random(int(torch.randint(2**31, (), generator=generator)))

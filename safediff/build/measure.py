@@ -89,9 +89,7 @@ def _label_counts(scores: Tensor, truth: Tensor, elsewhere: Tensor) -> Json:
     }
 
 
-def measure_generator(
-    folder: Path, judge: EmbeddedJudge, on_batch: Callable[[int], None]
-) -> Json:
+def measure_generator(folder: Path, judge: EmbeddedJudge, on_batch: Callable[[int], None]) -> Json:
     """Right object and right style on "<name>, <style> style", 25 steps, one picture each."""
     backbone = load_backbone(ModelPlan(base=str(folder)))
     wanted = [(name, style) for name in NAMES for style in STYLES]

@@ -159,7 +159,8 @@ ORDINARY = {
     "heart": "heart", "skull": "skull", "ghost": "ghost", "robot": "robot_face",
     "avocado": "avocado", "snake": "snake", "shell": "shell", "microphone": "microphone",
     "pill": "pill", "tooth": "tooth", "brick wall": "bricks", "radio": "radio",
-    "bear face": "bear", "feather": "feather", "mountain": "mountain", "alien": "alien", "brain": "brain",
+    "bear face": "bear", "feather": "feather", "mountain": "mountain", "alien": "alien",
+    "brain": "brain",
 }  # fmt: skip
 
 NAMES: dict[str, str] = WEAPONS | ALCOHOL_TOBACCO | GAMBLING | NEIGHBOURS | ORDINARY

@@ -32,7 +32,7 @@ def draw_steps(params: SddParams, generator: torch.Generator) -> list[int]:
 
 
 def draw_timestep(u: int, num_inference_steps: int, count: int, g: torch.Generator) -> Tensor:
-    """t uniform in bin(u) = [T - s (u + 1), T - s u), s = T / N, T = 1000; shape (count,)."""
+    """T uniform in bin(u) = [T - s (u + 1), T - s u), s = T / N, T = 1000; shape (count,)."""
     stride = 1000 // num_inference_steps
     return torch.randint(1000 - stride * (u + 1), 1000 - stride * u, (count,), generator=g)
 

@@ -33,7 +33,7 @@ def sdd_losses(
     num_erase: int,
     params: SddParams,
 ) -> Losses:
-    """erase + keep_weight * keep + anchor_weight * anchor.
+    """Erase + keep_weight * keep + anchor_weight * anchor.
 
     erase: mean | sg[e_theta(z, t, c_0)] - e_theta(z, t, c_s) |^2 over the first ``num_erase``
     rows; with ``target="frozen"`` the first term is the original's.

@@ -49,15 +49,14 @@ class PatchedUNet:
         self.dtype: torch.dtype = next(unet.parameters()).dtype
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the UNet with the replaced tensors; arguments as the UNet's own."""
         return functional_call(self.unet, self.weights, args, kwargs)
 
 
 class Student(nn.Module):
     """The trained tensors: W itself, or D in W = W_0 + D P where a projector P is given."""
 
-    def __init__(
-        self, unet: nn.Module, names: list[str], projector: Tensor | None = None
-    ) -> None:
+    def __init__(self, unet: nn.Module, names: list[str], projector: Tensor | None = None) -> None:
         super().__init__()
         state = dict(unet.named_parameters())
         self.names = names

@@ -41,6 +41,7 @@ class Block(nn.Module):
         self.shortcut = nn.Conv2d(width_in, width, 1, stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """(n, width_in, h, w) -> (n, width, h / stride, w / stride)."""
         y = F.relu(self.norm1(self.conv1(x)))
         return F.relu(self.norm2(self.conv2(y)) + self.shortcut(x))
 

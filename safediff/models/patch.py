@@ -1,4 +1,4 @@
-"""Patches: the tensors that an eraser changed, by name, with the hash of the base they belong to."""
+"""Patches: the tensors that an eraser changed, by name, with the hash of their base."""
 
 import hashlib
 import json

@@ -68,9 +68,7 @@ class Photographer:
         """
         folder = self.folder / subject.replace(" ", "-")
         folder.mkdir(parents=True, exist_ok=True)
-        known = {
-            (r.prompt, r.index): r for r in self.journal.records if r.subject == subject
-        }
+        known = {(r.prompt, r.index): r for r in self.journal.records if r.subject == subject}
         draws = distinct_draws(self.items)
         missing = [d for d in draws if not _filed(folder, d, known.get((d.prompt, d.index)))]
         on_batch(len(draws) - len(missing))

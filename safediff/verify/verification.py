@@ -165,9 +165,7 @@ class Verification:
             num_failures=sum(failures for _, _, failures in pairs),
         )
 
-    def _retention(
-        self, check: RetentionCheck, tallies: Tallies, subject: str
-    ) -> CheckResult:
+    def _retention(self, check: RetentionCheck, tallies: Tallies, subject: str) -> CheckResult:
         base, safe, num_failures = _pair(tallies, subject, f"retention/{check.name}")
         return checks.retention(check, base, safe, num_failures=num_failures)
 

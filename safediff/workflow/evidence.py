@@ -37,9 +37,7 @@ LIMITATIONS = (
 )
 
 
-def write_reports(
-    run: RunFolder, reports: Sequence[GateReport], data: ReportData
-) -> None:
+def write_reports(run: RunFolder, reports: Sequence[GateReport], data: ReportData) -> None:
     """Verdict files (JSON), report.md and report.html."""
     for report in reports:
         save_report(report, run.verdict(report.subject))
@@ -48,8 +46,11 @@ def write_reports(
 
 
 def report_data(
-    reports: Sequence[GateReport], albums: Sequence[Album], training: Training | None,
-    erased: Sequence[Draw], kept: Sequence[Draw],
+    reports: Sequence[GateReport],
+    albums: Sequence[Album],
+    training: Training | None,
+    erased: Sequence[Draw],
+    kept: Sequence[Draw],
 ) -> ReportData:
     """Everything on the HTML page."""
     return ReportData(
@@ -157,9 +158,7 @@ def certificate_evidence(
     )
 
 
-def modification(
-    plan: Plan, run: RunFolder, patch: Patch, training: Training
-) -> dict[str, Any]:
+def modification(plan: Plan, run: RunFolder, patch: Patch, training: Training) -> dict[str, Any]:
     """How the weights were changed, at what cost."""
     cost = json.loads((run.path / "training.json").read_text(encoding="utf-8"))
     return {

@@ -1,8 +1,8 @@
 """The run folder: where one policy was erased and verified.
 
-    plan.json  environment.json  training.jsonl  checkpoint.safetensors
-    patch.safetensors  patch.student.safetensors  journal.jsonl  images/  engine/
-    verdict.<subject>.json  report.html  report.md  release/
+plan.json  environment.json  training.jsonl  checkpoint.safetensors
+patch.safetensors  patch.student.safetensors  journal.jsonl  images/  engine/
+verdict.<subject>.json  report.html  report.md  release/
 """
 
 import json
@@ -81,7 +81,9 @@ def open_run(plan: Plan, out: Path | None, resume: bool) -> RunFolder:
         if not existing.exists():
             raise UsageError(f"{path}: exists and is not a run", "choose another --out")
         if not resume:
-            raise UsageError(f"{path}: already holds a run", "add --resume, or choose another --out")
+            raise UsageError(
+                f"{path}: already holds a run", "add --resume, or choose another --out"
+            )
         if json.loads(existing.read_text())["sha256"] != plan.sha256:
             raise UsageError(
                 f"{path}: holds a run of another plan (the policy changed since)",

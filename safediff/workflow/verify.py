@@ -18,9 +18,7 @@ from safediff.workflow.subject import engine_backbone, open_subject
 from safediff.workflow.ui import Ui
 
 
-def verify(
-    plan: Plan, model: str, revision: str | None, out: Path, ui: Ui
-) -> list[GateReport]:
+def verify(plan: Plan, model: str, revision: str | None, out: Path, ui: Ui) -> list[GateReport]:
     """Measure ``model``, and its engine if it has one, on the plan's checks; write the reports.
 
     Raises:
