@@ -2,10 +2,13 @@
 
 import random
 from pathlib import Path
+from typing import cast
 
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -22,7 +25,7 @@ BATCH_SIZE = 64
 
 def new_scheduler() -> DDIMScheduler:
     """The noise schedule of Stable Diffusion 1.x."""
-    return DDIMScheduler(
+    scheduler: DDIMScheduler = DDIMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
         beta_schedule="scaled_linear",
@@ -30,6 +33,7 @@ def new_scheduler() -> DDIMScheduler:
         set_alpha_to_one=False,
         steps_offset=1,
     )
+    return scheduler
 
 
 class Denoiser(nn.Module):
@@ -67,7 +71,8 @@ class Denoiser(nn.Module):
     def forward(self, z: Tensor, t: Tensor, tokens: Tensor) -> Tensor:
         """Noise prediction, shape of ``z`` (b, 8, 8, 8); tokens (b, 77)."""
         hidden = self.text_encoder(tokens).last_hidden_state
-        return self.unet(z, t, encoder_hidden_states=hidden, return_dict=False)[0]
+        out: Tensor = self.unet(z, t, encoder_hidden_states=hidden, return_dict=False)[0]
+        return out
 
 
 def train_denoiser(
@@ -98,7 +103,7 @@ def train_denoiser(
         z_0 = mean[chosen] + std[chosen] * torch.randn(mean[chosen].shape, generator=generator)
         noise = torch.randn(z_0.shape, generator=generator)
         t = torch.randint(1000, (BATCH_SIZE,), generator=generator)
-        z_t = noiser.add_noise(z_0, noise, t).to(memory_format=torch.channels_last)
+        z_t = noiser.add_noise(z_0, noise, cast(torch.IntTensor, t)).to(memory_format=torch.channels_last)
         return F.mse_loss(model(z_t, t, tokens), noise)
 
     model.load_state_dict(train(model, loss_of, schedule, folder, "denoiser"))

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
@@ -33,7 +33,8 @@ NONE = len(NAMES)
 
 def content_tokens(tokenizer: CLIPTokenizer, texts: list[str]) -> list[list[int]]:
     """Token ids without start, end and padding."""
-    return tokenizer(texts, add_special_tokens=False).input_ids
+    ids: list[list[int]] = tokenizer(texts, add_special_tokens=False).input_ids
+    return ids
 
 
 class JudgeData:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor
 
 from safediff.build.loop import Schedule, train
@@ -16,7 +16,7 @@ KL_WEIGHT = 1e-3
 
 def new_vae() -> AutoencoderKL:
     """An untrained autoencoder, 1 M parameters."""
-    return AutoencoderKL(
+    vae: AutoencoderKL = AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
         block_out_channels=(16, 32, 64, 64),
@@ -26,6 +26,7 @@ def new_vae() -> AutoencoderKL:
         sample_size=64,
         scaling_factor=1.0,
     )
+    return vae
 
 
 def to_unit(pixels: Tensor) -> Tensor:
@@ -36,7 +37,8 @@ def to_unit(pixels: Tensor) -> Tensor:
 def train_vae(pixels: Tensor, folder: Path, schedule: Schedule = SCHEDULE) -> AutoencoderKL:
     """Train on ``pixels`` (n, 3, 64, 64; uint8) and return the EMA model with unit latents."""
     torch.manual_seed(schedule.seed)
-    vae = new_vae().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    vae = new_vae()
+    vae.to(memory_format=torch.channels_last)  # type: ignore[call-arg]
 
     def loss_of(generator: torch.Generator) -> Tensor:
         chosen = torch.randint(len(pixels), (BATCH_SIZE,), generator=generator)
@@ -44,7 +46,8 @@ def train_vae(pixels: Tensor, folder: Path, schedule: Schedule = SCHEDULE) -> Au
         posterior = vae.encode(images).latent_dist
         out = vae.decode(posterior.sample(generator)).sample
         kl = posterior.kl().mean() / images[0].numel()
-        return F.mse_loss(out, images) + 0.1 * _edge_loss(out, images) + KL_WEIGHT * kl
+        loss: Tensor = F.mse_loss(out, images) + 0.1 * _edge_loss(out, images) + KL_WEIGHT * kl
+        return loss
 
     vae.load_state_dict(train(vae, loss_of, schedule, folder, "vae"))
     vae.requires_grad_(False).eval()
@@ -69,6 +72,8 @@ def whiten(vae: AutoencoderKL, pixels: Tensor) -> None:
     mean, std = means.mean((0, 2, 3)), means.std((0, 2, 3))
     count = len(mean)
     quant, post = vae.quant_conv, vae.post_quant_conv
+    assert quant is not None and post is not None  # new_vae asks for both, with biases
+    assert quant.bias is not None and post.bias is not None
     quant.weight[:count] /= std[:, None, None, None]
     quant.bias[:count] = (quant.bias[:count] - mean) / std
     quant.bias[count:] -= 2 * std.log()

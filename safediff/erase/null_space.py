@@ -27,7 +27,8 @@ def soft_projector(moment: Tensor, strength: float) -> Tensor:
     width = len(moment)
     scale = strength * moment.trace() / width
     identity = torch.eye(width, dtype=moment.dtype, device=moment.device)
-    return (scale * torch.linalg.inv(scale * identity + moment)).float()
+    inverse: Tensor = torch.linalg.inv(scale * identity + moment)
+    return (scale * inverse).float()
 
 
 def relative_change(

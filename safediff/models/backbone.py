@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, SchedulerMixin
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -57,7 +57,8 @@ class Backbone:
     text_encoder: CLIPTextModel
     tokenizer: CLIPTokenizer
     vae: AutoencoderKL
-    scheduler: SchedulerMixin
+    scheduler: Any
+    """A diffusers scheduler; their base class declares none of the methods that they share."""
 
     def with_unet(self, unet: Any) -> "Backbone":
         """The same model around another denoiser (a patched UNet, an exported engine)."""
@@ -102,8 +103,9 @@ class Backbone:
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Pictures, uint8 (b, 3, H, W), of final latents."""
-        z = latents.to(self.vae.dtype) / self.vae.config.scaling_factor
-        images = self.vae.decode(z, return_dict=False)[0].float()
+        config: Any = self.vae.config
+        z = latents.to(self.vae.dtype) / config.scaling_factor
+        images: Tensor = self.vae.decode(z, return_dict=False)[0].float()
         return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
     def new_scheduler(self) -> Any:

@@ -50,7 +50,10 @@ def load_backbone(plan: ModelPlan) -> Backbone:
 
 def load_pipeline(plan: ModelPlan) -> Any:
     """The diffusers pipeline of a plan, safety checker off (the gate measures the model itself)."""
-    from diffusers import DiffusionPipeline, StableDiffusionPipeline
+    from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import (
+        StableDiffusionPipeline,
+    )
 
     path = embedded_folder() if plan.base == EMBEDDED else Path(plan.base)
     options: dict[str, Any] = {"dtype": DTYPES[plan.dtype], "use_safetensors": True}

@@ -89,7 +89,7 @@ def denoise_all(
     """Final latents (n, c, h, w) of one batch."""
     scheduler = backbone.new_scheduler()
     scheduler.set_timesteps(sampling.num_steps, device=c.hidden.device)
-    z = initial_latents(draws, backbone.latent_shape, sampling.seed)
+    z: Tensor = initial_latents(draws, backbone.latent_shape, sampling.seed)
     z = z.to(c.hidden.device, c.hidden.dtype) * scheduler.init_noise_sigma
     for t in scheduler.timesteps:
         model_in = scheduler.scale_model_input(z, t)
