@@ -1,17 +1,24 @@
-"""A policy whose whole run takes seconds on one core, and the command line in a process."""
+"""A policy whose whole run takes seconds, one finished run of it, the command line in a process."""
 
+import atexit
+import functools
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
+
+import torch
 
 from safediff.policy.load import load_plan
 from safediff.policy.plan import Plan
+from safediff.workflow.erase import Outcome, erase
+from safediff.workflow.run_folder import open_run
+from safediff.workflow.ui import SilentUi
 
-NAME = "small"
-
-# Two bombs and axes of few steps; limits that so few pictures can prove. What the demo policies
-# claim is measured by their own runs, not here.
+# Limits that so few pictures can prove; what the demo policies claim, their own runs measure.
 POLICY = """\
 version: 1
 name: small
@@ -24,18 +31,98 @@ concepts:
   - {name: axe, erase: [axe]}
 keep: [hammer, wrench, owl, banana, rose, pizza]
 erase:
-  seed: 0
-  options: {num_steps: 8, learning_rate: 1.0e-2, num_inference_steps: 6, batch_size: 2, reuse: 2,
-            save_every: 1, log_every: 2}
+  options:
+    {num_steps: 8, learning_rate: 6.0e-3, num_inference_steps: 6, batch_size: 2, reuse: 2,
+     save_every: 1, log_every: 2}
 verify:
-  sampling: {num_steps: 8, guidance_scale: 5.0, seed: 0, batch_size: 32}
-  erasure: {max_rate: 0.6, num_prompts: 12, min_base_rate: 0.1}
+  sampling: {num_steps: 8, guidance_scale: 5.0, batch_size: 16}
+  erasure: {max_rate: 0.5, num_prompts: 12, min_base_rate: 0.1}
   retention:
     - name: ordinary
-      min_ratio: 0.2
+      min_ratio: 0.15
       num_prompts: 20
       texts: [crown, key, heart, star, pizza, owl, car, bus]
-  collapse: {min_ratio: 0.2}
+  collapse: {min_ratio: 0.15}
   judge: {min_sensitivity: 0.5, min_specificity: 0.5}
-export: {targets: [onnx], precision: fp32, opset: 18}
+export: {targets: [onnx]}
 """
+SUBJECTS = ("base", "teacher", "student", "onnx engine")
+NUM_PICTURES = 32
+NUM_STEPS = 8
+
+# For runs of which only the end of the training matters: one step draws noise, nothing is exported.
+QUICK = (("num_steps: 8, guidance", "num_steps: 1, guidance"), ("targets: [onnx]", "targets: []"))
+
+
+def write_policy(folder: Path, *edits: tuple[str, str]) -> Path:
+    """The policy with every (old, new) applied."""
+    text = POLICY
+    for old, new in edits:
+        assert text.count(old) == 1, old
+        text = text.replace(old, new)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "small.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def small_plan(folder: Path, *edits: tuple[str, str]) -> Plan:
+    return load_plan(write_policy(folder, *edits))
+
+
+@functools.cache
+def finished() -> Outcome:
+    """A run from start to end (half a minute), once a session; do not write to its folder."""
+    folder = Path(tempfile.mkdtemp(prefix="safediff-tests-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    plan = small_plan(folder)
+    return erase(plan, open_run(plan, folder / "run", resume=False), SilentUi())
+
+
+def base_pictures(folder: Path) -> Path:
+    """A copy of the finished run with the pictures of the base only, to measure others against."""
+    shutil.copytree(finished().run.path / "images" / "base", folder / "images" / "base")
+    lines = (finished().run.path / "journal.jsonl").read_text(encoding="utf-8").splitlines(True)
+    kept = [line for i, line in enumerate(lines) if i == 0 or '"subject": "base"' in line]
+    assert len(kept) == 1 + NUM_PICTURES
+    (folder / "journal.jsonl").write_text("".join(kept), encoding="utf-8")
+    return folder
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """Of a child that computes with as many threads as this process, so to the same bits."""
+    return {
+        **os.environ,
+        "OMP_NUM_THREADS": str(torch.get_num_threads()),
+        "NO_COLOR": "1",
+        "HF_HUB_OFFLINE": "1",
+        **changes,
+    }
+
+
+def safediff(
+    *arguments: str | Path,
+    code: str | None = None,
+    cwd: Path | None = None,
+    before: Callable[[], None] | None = None,
+    **changes: str,
+) -> subprocess.CompletedProcess[str]:
+    """The command line in a process; ``code`` runs in it first, ``before`` before Python starts."""
+    return subprocess.run(
+        command(*arguments, code=code),
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=cwd,
+        env=environment(**changes),
+        preexec_fn=before,
+        timeout=240,
+    )
+
+
+def command(*arguments: str | Path, code: str | None = None) -> list[str]:
+    """What ``safediff`` starts."""
+    if code is None:
+        return [sys.executable, "-m", "safediff.cli.app", *map(str, arguments)]
+    script = f"{code}\nimport sys\nfrom safediff.cli.app import main\nsys.exit(main())"
+    return [sys.executable, "-c", script, *map(str, arguments)]

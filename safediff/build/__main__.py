@@ -8,10 +8,11 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
+from diffusers import StableDiffusionPipeline
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from safetensors.torch import save_file
 
 from safediff.build.captions import build_tokenizer
@@ -71,7 +72,7 @@ def _save_pipeline(
     vae: AutoencoderKL, denoiser: Denoiser, tokenizer: object, vocabulary: Path, folder: Path
 ) -> None:
     """Write diffusers' folder in fp16, with all file forms of the tokenizer."""
-    pipeline = StableDiffusionPipeline(
+    pipeline: Any = StableDiffusionPipeline(
         vae=vae,
         text_encoder=denoiser.text_encoder,
         tokenizer=tokenizer,

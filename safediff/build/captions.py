@@ -40,7 +40,13 @@ def draw_caption(picture: Picture, rng: random.Random) -> str:
 
 
 def build_tokenizer(items: list[Picture], folder: Path) -> CLIPTokenizer:
-    """Learn the vocabulary and write a CLIP tokenizer (all file forms) to ``folder``."""
+    """Learn the vocabulary and write a CLIP tokenizer (all file forms) to ``folder``.
+
+    A tokenizer that is there already is read instead: learning breaks ties in no fixed order, and
+    the stages after it depend on the token ids.
+    """
+    if (folder / "tokenizer.json").exists():
+        return CLIPTokenizer.from_pretrained(str(folder))
     tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token=END))
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
@@ -71,7 +77,7 @@ def build_tokenizer(items: list[Picture], folder: Path) -> CLIPTokenizer:
     (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(merges) + "\n")
     clip = CLIPTokenizer(
         vocab=vocabulary,
-        merges=[tuple(m.split()) for m in merges],
+        merges=[tuple(m.split()) for m in merges],  # type: ignore[misc]  # declared as strings
         bos_token=START,
         eos_token=END,
         unk_token=END,

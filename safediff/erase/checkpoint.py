@@ -1,17 +1,16 @@
 """Checkpoints of a training run: atomic, without pickle, complete enough for equal bytes."""
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from safediff.erase.weights import Student
 from safediff.errors import Inconclusive, UsageError
+from safediff.models.patch import save_whole
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,11 @@ def save_checkpoint(
     teacher: list[Tensor],
     optimizer: torch.optim.Optimizer,
 ) -> None:
-    """Write everything that the next step depends on. ``key`` identifies the plan."""
+    """Write everything that the next step depends on. ``key`` identifies the plan.
+
+    Raises:
+        Inconclusive: the file cannot be written.
+    """
     tensors: dict[str, Tensor] = {}
     for index, value in enumerate(student.values):
         tensors[f"student.{index}"] = value.detach()
@@ -41,14 +44,8 @@ def save_checkpoint(
     for index, state in optimizer.state_dict()["state"].items():
         for name, value in state.items():
             tensors[f"optimizer.{index}.{name}"] = value
-    temporary = path.with_name(path.name + ".tmp")
     meta = {"progress": asdict(progress), "key": key}
-    save_file(
-        {name: value.cpu().contiguous().clone() for name, value in tensors.items()},
-        temporary,
-        metadata={"checkpoint": json.dumps(meta)},
-    )
-    os.replace(temporary, path)
+    save_whole(tensors, path, {"checkpoint": json.dumps(meta)})
 
 
 def load_checkpoint(

@@ -63,7 +63,10 @@ class EmbeddedJudge:
         parts = [self.network.see(part.float() / 127.5 - 1) for part in images.split(128)]
         return Vision(
             tuple(torch.cat(level) for level in zip(*(part.maps for part in parts), strict=True)),
-            *(torch.cat([part[i] for part in parts]) for i in range(1, 5)),
+            torch.cat([part.features for part in parts]),
+            torch.cat([part.embedding for part in parts]),
+            torch.cat([part.object_logits for part in parts]),
+            torch.cat([part.style_logits for part in parts]),
         )
 
     def score(self, images: Tensor) -> Scores:

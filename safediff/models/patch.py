@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from safediff.errors import Inconclusive, UsageError
 
+FORMAT = "safediff-patch/1"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Patch:
@@ -41,16 +43,38 @@ def unet_sha256(unet: nn.Module) -> str:
 
 
 def save_patch(patch: Patch, path: Path) -> None:
-    """Write safetensors atomically."""
-    temporary = path.with_name(path.name + ".tmp")
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in patch.tensors.items()}
-    metadata = {
-        "format": "safediff-patch/1",
+    """Write safetensors, whole or not at all; the same patch gives the same bytes.
+
+    Raises:
+        Inconclusive: the file cannot be written.
+    """
+    header = {
+        "format": FORMAT,
         "base_sha256": patch.base_sha256,
-        "metadata": json.dumps(dict(patch.metadata), sort_keys=True),
+        "metadata": dict(patch.metadata),
     }
-    save_file(tensors, temporary, metadata=metadata)
-    os.replace(temporary, path)
+    # one key: safetensors writes several in an order that changes from process to process
+    save_whole(patch.tensors, path, {"safediff": json.dumps(header, sort_keys=True)})
+
+
+def save_whole(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    """Write a safetensors file whole or not at all.
+
+    Raises:
+        Inconclusive: the file cannot be written.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    try:
+        save_file(plain, temporary, metadata=metadata)
+        os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:
+        raise Inconclusive(
+            f"{path}: cannot be written ({error})",
+            "free some space or choose a folder that can be written to, then --resume",
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def load_patch(path: Path) -> Patch:
@@ -64,16 +88,17 @@ def load_patch(path: Path) -> Patch:
         raise UsageError(f"{path}: no such patch", "run `safediff erase POLICY` first")
     try:
         with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
+            stored = (file.metadata() or {}).get("safediff", "{}")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise Inconclusive(f"{path}: damaged patch: {error}", "erase again") from error
-    if metadata.get("format") != "safediff-patch/1":
+    header = json.loads(stored)
+    if header.get("format") != FORMAT:
         raise UsageError(f"{path}: not a safediff patch", "give the patch.safetensors of a run")
     return Patch(
         tensors=tensors,
-        base_sha256=metadata["base_sha256"],
-        metadata=json.loads(metadata["metadata"]),
+        base_sha256=header["base_sha256"],
+        metadata=header["metadata"],
     )
 
 

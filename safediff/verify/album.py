@@ -5,6 +5,7 @@ where it stopped.
 """
 
 import hashlib
+import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,13 +16,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from safediff.errors import Inconclusive
+from safediff.errors import Inconclusive, UsageError
 from safediff.gate.journal import Journal, JournalRecord, Status
 from safediff.judge.base import Judge, Scores
 from safediff.models.backbone import Backbone
 from safediff.sample.sampler import Draw, Picture, Sampling, sample, seed_of
 from safediff.verify.assignments import Assignment, distinct_draws
 
+WEIGHTS_NAME = "weights.json"
 BLACK_LEVEL = 8
 """A picture whose brightest value is below this shows nothing."""
 
@@ -59,15 +61,21 @@ class Photographer:
         self.asked = {label for item in items for label in item.labels}
 
     def album(
-        self, subject: str, backbone: Backbone, on_batch: Callable[[int], None] = lambda n: None
+        self,
+        subject: str,
+        backbone: Backbone,
+        model_sha256: Mapping[str, str],
+        on_batch: Callable[[int], None] = lambda n: None,
     ) -> Album:
         """Draw what is missing, then read everything back.
 
         Raises:
+            UsageError: pictures of other weights lie in the subject's place.
             Inconclusive: the disk is full or pictures cannot be written or read.
         """
         folder = self.folder / subject.replace(" ", "-")
         folder.mkdir(parents=True, exist_ok=True)
+        _claim(folder, {"model": backbone.name, **model_sha256})
         known = {(r.prompt, r.index): r for r in self.journal.records if r.subject == subject}
         draws = distinct_draws(self.items)
         missing = [d for d in draws if not _filed(folder, d, known.get((d.prompt, d.index)))]
@@ -126,6 +134,20 @@ class Photographer:
             status=status,
             scores=kept if status == "ok" else {},
             image_sha256=_sha256(picture.image),
+        )
+
+
+def _claim(folder: Path, weights: Mapping[str, str]) -> None:
+    """Note whose pictures these are: those of one model must never be counted for another."""
+    path, text = folder / WEIGHTS_NAME, json.dumps(weights, sort_keys=True) + "\n"
+    if not path.exists():
+        temporary = path.with_name(path.name + ".tmp")
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    elif path.read_text(encoding="utf-8") != text:
+        raise UsageError(
+            f"{folder}: holds pictures of another model than {weights['model']}",
+            "choose another --out",
         )
 
 

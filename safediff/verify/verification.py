@@ -1,6 +1,6 @@
 """One verification: the base is drawn once, then any number of subjects against it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -34,8 +34,19 @@ class Verification:
     """Measures subjects of one plan; a context manager that holds the journal open."""
 
     def __init__(
-        self, plan: Plan, base: Backbone, folder: Path, on_pictures: OnPictures = lambda s, n: None
+        self,
+        plan: Plan,
+        base: Backbone,
+        base_sha256: str,
+        folder: Path,
+        on_pictures: OnPictures = lambda s, n: None,
     ) -> None:
+        """Draw the base; pictures that ``folder`` already holds are not drawn again.
+
+        Raises:
+            UsageError: ``folder`` belongs to another plan, or to other weights of the base.
+            Inconclusive: there is nothing to measure, or no judge to measure it with.
+        """
         self.plan, self.base, self.on_pictures = plan, base, on_pictures
         self.items = assignments(plan)
         if not self.items:
@@ -60,11 +71,15 @@ class Verification:
             self.items, self.sampling, self.judges, self.journal, folder / "images"
         )
         self.kept = [i.draw for i in self.items if i.check.startswith("retention/")]
-        self.base_album = self._album(BASE, base)
+        try:
+            self.base_album = self._album(BASE, base, {"unet": base_sha256})
+        except BaseException:
+            self.journal.close()
+            raise
 
-    def _album(self, subject: str, backbone: Backbone) -> Album:
+    def _album(self, subject: str, backbone: Backbone, model_sha256: Mapping[str, str]) -> Album:
         return self.photographer.album(
-            subject, backbone, lambda count: self.on_pictures(subject, count)
+            subject, backbone, model_sha256, lambda count: self.on_pictures(subject, count)
         )
 
     def __enter__(self) -> "Verification":
@@ -89,9 +104,13 @@ class Verification:
         decides: bool = True,
         extra: Sequence[CheckResult] = (),
     ) -> tuple[GateReport, Album]:
-        """Draw the subject's pictures, judge them and decide every check of the plan."""
+        """Draw the subject's pictures, judge them and decide every check of the plan.
+
+        Raises:
+            UsageError: the folder holds pictures of this subject with other weights.
+        """
         started = _now()
-        album = self._album(subject, backbone)
+        album = self._album(subject, backbone, model_sha256)
         results = [*self._results(subject, backbone, album), *extra]
         report = GateReport(
             subject=subject,

@@ -7,7 +7,12 @@ import torch
 
 from safediff.export.parity import Parity, measure_margin_ratio, measure_parity
 from safediff.export.runtime import ExportedUNet
-from safediff.export.to_onnx import export_unet, initializers_sha256, verify_identity
+from safediff.export.to_onnx import (
+    MODEL_NAME,
+    export_unet,
+    initializers_sha256,
+    verify_identity,
+)
 from safediff.gate.checks import parity as parity_check
 from safediff.gate.verdict import CheckResult
 from safediff.models.backbone import Backbone, Condition
@@ -19,15 +24,17 @@ ENGINE = "onnx engine"
 
 
 def export_engine(plan: Plan, safe: Backbone, folder: Path) -> Path:
-    """Write the ONNX engine of a PyTorch UNet and prove that it holds these weights."""
-    path = export_unet(
-        safe.unet,
-        folder,
-        opset=plan.export.opset,
-        precision=plan.export.precision,
-        num_tokens=safe.tokenizer.model_max_length,
-        metadata={"policy": plan.name, "safe_sha256": unet_sha256(safe.unet)},
-    )
+    """Write the ONNX engine of a PyTorch UNet, or keep one that is there; prove its weights."""
+    path = folder / MODEL_NAME
+    if not path.exists():
+        export_unet(
+            safe.unet,
+            folder,
+            opset=plan.export.opset,
+            precision=plan.export.precision,
+            num_tokens=safe.tokenizer.model_max_length,
+            metadata={"policy": plan.name, "safe_sha256": unet_sha256(safe.unet)},
+        )
     verify_identity(path, safe.unet.state_dict())
     return path
 

@@ -55,7 +55,7 @@ def erase(plan: Plan, run: RunFolder, ui: Ui, *, compare_student: bool = True) -
     outcome = Outcome(run)
     teacher = patched(base, training.teacher)
     pictures = Pictures(ui, plan.verify.num_images(len(plan.concepts)))
-    with Verification(plan, base, run.path, pictures) as verification:
+    with Verification(plan, base, training.teacher.base_sha256, run.path, pictures) as verification:
         hashes = {"base": training.teacher.base_sha256, "unet": unet_sha256(teacher.unet)}
         report, album = verification.measure(TEACHER, teacher, hashes)
         outcome.reports.append(report)

@@ -117,7 +117,7 @@ def certificate_evidence(
     reports: Sequence[GateReport],
     judge: Judge,
     training: Training,
-    parity: Sequence[Mapping[str, Any]],
+    parity: Sequence[dict[str, Any]],
 ) -> Evidence:
     """The certificate's content apart from the released files."""
     card = judge.calibration([label for c in plan.concepts for label in c.labels])

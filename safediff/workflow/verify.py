@@ -33,8 +33,8 @@ def verify(plan: Plan, model: str, revision: str | None, out: Path, ui: Ui) -> l
         verify_identity(subject.engine / "model.onnx", torch_model.unet.state_dict())
     reports, run = [], RunFolder(out)
     pictures = Pictures(ui, plan.verify.num_images(len(plan.concepts)))
-    with Verification(plan, base, out, pictures) as verification:
-        hashes = {"base": unet_sha256(base.unet), "unet": unet_sha256(torch_model.unet)}
+    hashes = {"base": unet_sha256(base.unet), "unet": unet_sha256(torch_model.unet)}
+    with Verification(plan, base, hashes["base"], out, pictures) as verification:
         report, album = verification.measure("model", torch_model, hashes)
         reports.append(report)
         albums = [verification.base_album, album]

@@ -1,0 +1,233 @@
+"""The verbs in processes of their own: exit codes, one clear line, nothing half-written."""
+
+import json
+import resource
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from small_policy import (
+    NUM_STEPS,
+    QUICK,
+    base_pictures,
+    command,
+    environment,
+    finished,
+    safediff,
+    write_policy,
+)
+
+from safediff.cli import app
+from safediff.errors import Inconclusive
+from safediff.judge.embedded import EmbeddedJudge, embedded_judge_folder
+from safediff.models.load import embedded_folder
+from safediff.workflow.run_folder import read_training
+
+UNPINNED = ("{base: embedded}", "{base: nobody/nothing}")
+PINNED = ("{base: embedded}", f"{{base: nobody/nothing, revision: {'a' * 40}}}")
+
+
+def said(done: subprocess.CompletedProcess[str], code: int) -> str:
+    """The one line that the command ended with; a second one may say what to do."""
+    assert done.returncode == code, done.stderr
+    first, *more = done.stderr.splitlines()
+    assert not more or (len(more) == 1 and more[0].startswith("  next: ")), done.stderr
+    return first
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """Temporary files and folders."""
+    return [p for p in folder.rglob("*") if p.name.startswith(".") or p.suffix == ".tmp"]
+
+
+@pytest.mark.parametrize("verb", ["erase", "plan"])
+def test_a_missing_policy(tmp_path: Path, verb: str) -> None:
+    line = said(safediff(verb, "nope.yaml", cwd=tmp_path), 2)
+    assert line == "error: no such policy file: nope.yaml"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unpinned_hub_model(tmp_path: Path) -> None:
+    done = safediff("erase", write_policy(tmp_path, UNPINNED))
+    assert done.returncode == 2
+    assert "revision must pin a commit" in done.stderr
+
+
+def test_an_unreachable_hub_model(tmp_path: Path) -> None:
+    policy, run = write_policy(tmp_path, PINNED), tmp_path / "run"
+    home = str(tmp_path / "hub")
+    done = safediff("erase", policy, "--out", run, "--quiet", HF_HOME=home)
+    assert said(done, 3).startswith("error: model.base 'nobody/nothing': cannot be loaded: ")
+    assert sorted(p.name for p in run.iterdir()) == ["environment.json", "plan.json"]
+
+
+def test_an_unknown_model(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    done = safediff("verify", "nosuchmodel", write_policy(tmp_path), "--out", out, "--quiet")
+    assert "'nosuchmodel': no such folder or file" in said(done, 2)
+    assert not out.exists()
+
+
+def test_corrupted_weights(tmp_path: Path) -> None:
+    model = shutil.copytree(embedded_folder(), tmp_path / "model")
+    weights = model / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    policy = write_policy(tmp_path, ("{base: embedded}", "{base: ./model}"))
+    done = safediff("erase", policy, "--out", tmp_path / "run", "--quiet")
+    line = said(done, 3)
+    assert line.startswith(f"error: model.base '{model}': cannot be loaded: ")
+    assert not (tmp_path / "run" / "training.jsonl").exists()
+
+
+@pytest.mark.parametrize("name", ["judge.json", "judge.safetensors", "tokenizer/vocab.json"])
+def test_a_corrupted_judge(tmp_path: Path, name: str) -> None:
+    folder = shutil.copytree(embedded_judge_folder(), tmp_path / "judge")
+    (folder / name).write_bytes((folder / name).read_bytes()[:-1000])
+    if name.startswith("tokenizer"):
+        (folder / "tokenizer" / "tokenizer.json").unlink(missing_ok=True)
+    with pytest.raises(Inconclusive, match="the embedded judge cannot be read"):
+        EmbeddedJudge(folder)
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    policy = write_policy(tmp_path)
+    for verb in (("erase", policy), ("verify", "embedded", policy)):
+        done = safediff(*verb, "--out", policy / "run", "--quiet")
+        assert "Not a directory" in said(done, 3)
+    assert policy.is_file()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["small.yaml"]
+
+
+def _small_files() -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+
+def test_a_full_disk(tmp_path: Path) -> None:
+    """The first file of 100 kB, the checkpoint, does not fit."""
+    run = tmp_path / "run"
+    done = safediff(
+        *("erase", write_policy(tmp_path), "--out", run, "--quiet"), before=_small_files
+    )
+    assert said(done, 3).startswith(f"error: {run / 'checkpoint.safetensors'}: cannot be written")
+    assert not (run / "checkpoint.safetensors").exists()
+    assert not (run / "patch.safetensors").exists()
+    assert leftovers(run) == []
+
+
+def test_ctrl_c_and_resume(tmp_path: Path) -> None:
+    edits = (*QUICK, ("{num_steps: 8, learning_rate", "{num_steps: 24, learning_rate"))
+    run = tmp_path / "run"
+    arguments = ("erase", write_policy(tmp_path, *edits), "--out", run, "--quiet")
+    process = subprocess.Popen(
+        command(*arguments), stderr=subprocess.PIPE, env=environment(), text=True
+    )
+    deadline = time.monotonic() + 200
+    while len(read_training(run / "training.jsonl")) < 3 and time.monotonic() < deadline:
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert stderr == "interrupted\n"
+    assert leftovers(run) == []
+    assert not (run / "verdict.teacher.json").exists()
+    # one denoising step draws noise: nothing can be decided, which ends with 3
+    done = safediff(*arguments, "--resume")
+    assert said(done, 3) == "error: whether policy small is met could not be decided"
+    assert [row["step"] for row in read_training(run / "training.jsonl")] == [*range(24)]
+    assert (run / "report.html").exists()
+    assert not (run / "release").exists()
+    again = safediff(*arguments)
+    assert said(again, 2) == f"error: {run}: already holds a run"
+
+
+def test_verify_ends_with_1_where_the_policy_is_not_met(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = base_pictures(tmp_path / "out")
+    arguments = ["verify", "embedded", str(write_policy(tmp_path)), "--out", str(out), "-q"]
+    monkeypatch.setattr("sys.argv", ["safediff", *arguments])
+    assert app.main() == 1
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: policy small is not met\n")
+    assert "erasure/all" in captured.out or "bomb" in captured.out
+    monkeypatch.setattr("sys.argv", ["safediff", *arguments, "--exit-zero"])
+    assert app.main() == 0
+    assert json.loads((out / "verdict.model.json").read_text("utf-8"))["verdict"] == "fail"
+
+
+def test_verify_ends_with_0_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = base_pictures(tmp_path / "out")
+    release = finished().run.path / "release"
+    arguments = ["verify", str(release), str(write_policy(tmp_path)), "--out", str(out), "-q"]
+    monkeypatch.setattr("sys.argv", ["safediff", *arguments])
+    assert app.main() == 0
+    assert capsys.readouterr().err.count("error") == 0
+    assert (out / "verdict.onnx-engine.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ((), "error: no target given"),
+        (("--trt",), "error: --trt: this version builds no TensorRT engine"),
+        (("--onnx", "--precision", "int4"), "error: --precision int4: expected fp32 or fp16"),
+        (("--onnx", "--opset", "7"), "error: --opset 7: expected 18 or 23"),
+        (("--onnx",), "error: RUN: is not a run folder"),
+    ],
+)
+def test_export_refuses(tmp_path: Path, options: tuple[str, ...], line: str) -> None:
+    done = safediff("export", "RUN", *options, cwd=tmp_path)
+    assert said(done, 2) == line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_report_on_an_empty_folder(tmp_path: Path) -> None:
+    assert said(safediff("report", tmp_path), 2) == f"error: {tmp_path}: holds no verdict"
+
+
+def test_report_shows_a_finished_run() -> None:
+    done = safediff("report", finished().run.path)
+    assert done.returncode == 0
+    assert done.stderr == ""
+    assert "teacher" in done.stdout
+    markdown = safediff("report", finished().run.path, "--markdown")
+    assert markdown.stdout.strip() == (finished().run.path / "report.md").read_text("utf-8").strip()
+
+
+def test_plan(tmp_path: Path) -> None:
+    done = safediff("plan", write_policy(tmp_path), "--json")
+    assert done.returncode == 0
+    plan = json.loads(done.stdout)
+    assert [concept["name"] for concept in plan["concepts"]] == ["bomb", "axe"]
+    table = safediff("plan", write_policy(tmp_path), COLUMNS="100")
+    assert "upper bound <= 0.5 over all" in table.stdout
+
+
+def test_doctor() -> None:
+    done = safediff("doctor", COLUMNS="100")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert f"torch                │ {torch.__version__.split('+')[0]}" in done.stdout
+    assert "intact, unet" in done.stdout
+
+
+def test_generate(tmp_path: Path) -> None:
+    out = tmp_path / "grid.png"
+    options = ("--model", finished().run.path, "--steps", "2", "--count", "2", "--out", out)
+    done = safediff("generate", "owl, noto style", "key, noto style", *options)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    with Image.open(out) as image:
+        width, height = image.size
+    assert width > 2 * 2 * 128  # base and result, two pictures each
+    assert height > 2 * 128
+    assert [path.name for path in tmp_path.iterdir()] == ["grid.png"]
+    assert NUM_STEPS > 2
