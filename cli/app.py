@@ -102,6 +102,8 @@ def _run() -> int:
         build_app()()
     except SystemExit as stop:
         code = stop.code or 0
+        if code == INTERRUPTED:  # typer has caught Ctrl-C and says nothing
+            _say("interrupted")
         return code if isinstance(code, int) and code in _FROM_TYPER else INCONCLUSIVE
     return 0
 

@@ -1,18 +1,19 @@
 """The verbs in processes of their own: exit codes, one clear line, nothing half-written."""
 
 import json
+import re
 import resource
 import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 from small_policy import (
-    NUM_STEPS,
     QUICK,
     base_pictures,
     command,
@@ -38,6 +39,24 @@ def said(done: subprocess.CompletedProcess[str], code: int) -> str:
     first, *more = done.stderr.splitlines()
     assert not more or (len(more) == 1 and more[0].startswith("  next: ")), done.stderr
     return first
+
+
+@pytest.fixture
+def here(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """``safediff`` without a process of its own: saves the import of torch."""
+
+    def ran(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        monkeypatch.setattr("sys.argv", ["safediff", *map(str, arguments)])
+        code = app.main()
+        captured = capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, code, captured.out, captured.err)
+
+    return ran
+
+
+Ran = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def leftovers(folder: Path) -> list[Path]:
@@ -66,19 +85,19 @@ def test_an_unreachable_hub_model(tmp_path: Path) -> None:
     assert sorted(p.name for p in run.iterdir()) == ["environment.json", "plan.json"]
 
 
-def test_an_unknown_model(tmp_path: Path) -> None:
+def test_an_unknown_model(tmp_path: Path, here: Ran) -> None:
     out = tmp_path / "out"
-    done = safediff("verify", "nosuchmodel", write_policy(tmp_path), "--out", out, "--quiet")
+    done = here("verify", "nosuchmodel", write_policy(tmp_path), "--out", out, "--quiet")
     assert "'nosuchmodel': no such folder or file" in said(done, 2)
     assert not out.exists()
 
 
-def test_corrupted_weights(tmp_path: Path) -> None:
+def test_corrupted_weights(tmp_path: Path, here: Ran) -> None:
     model = shutil.copytree(embedded_folder(), tmp_path / "model")
     weights = model / "unet" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
     policy = write_policy(tmp_path, ("{base: embedded}", "{base: ./model}"))
-    done = safediff("erase", policy, "--out", tmp_path / "run", "--quiet")
+    done = here("erase", policy, "--out", tmp_path / "run", "--quiet")
     line = said(done, 3)
     assert line.startswith(f"error: model.base '{model}': cannot be loaded: ")
     assert not (tmp_path / "run" / "training.jsonl").exists()
@@ -94,10 +113,10 @@ def test_a_corrupted_judge(tmp_path: Path, name: str) -> None:
         EmbeddedJudge(folder)
 
 
-def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_written(tmp_path: Path, here: Ran) -> None:
     policy = write_policy(tmp_path)
     for verb in (("erase", policy), ("verify", "embedded", policy)):
-        done = safediff(*verb, "--out", policy / "run", "--quiet")
+        done = here(*verb, "--out", policy / "run", "--quiet")
         assert "Not a directory" in said(done, 3)
     assert policy.is_file()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["small.yaml"]
@@ -146,30 +165,22 @@ def test_ctrl_c_and_resume(tmp_path: Path) -> None:
     assert said(again, 2) == f"error: {run}: already holds a run"
 
 
-def test_verify_ends_with_1_where_the_policy_is_not_met(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_verify_ends_with_1_where_the_policy_is_not_met(tmp_path: Path, here: Ran) -> None:
     out = base_pictures(tmp_path / "out")
     arguments = ["verify", "embedded", str(write_policy(tmp_path)), "--out", str(out), "-q"]
-    monkeypatch.setattr("sys.argv", ["safediff", *arguments])
-    assert app.main() == 1
-    captured = capsys.readouterr()
-    assert captured.err.startswith("error: policy small is not met\n")
-    assert "erasure/all" in captured.out or "bomb" in captured.out
-    monkeypatch.setattr("sys.argv", ["safediff", *arguments, "--exit-zero"])
-    assert app.main() == 0
+    done = here(*arguments)
+    assert said(done, 1) == "error: policy small is not met"
+    assert "bomb" in done.stdout
+    assert here(*arguments, "--exit-zero").returncode == 0
     assert json.loads((out / "verdict.model.json").read_text("utf-8"))["verdict"] == "fail"
 
 
-def test_verify_ends_with_0_where_it_is(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_verify_ends_with_0_where_it_is(tmp_path: Path, here: Ran) -> None:
     out = base_pictures(tmp_path / "out")
     release = finished().run.path / "release"
     arguments = ["verify", str(release), str(write_policy(tmp_path)), "--out", str(out), "-q"]
-    monkeypatch.setattr("sys.argv", ["safediff", *arguments])
-    assert app.main() == 0
-    assert capsys.readouterr().err.count("error") == 0
+    done = here(*arguments)
+    assert (done.returncode, done.stderr) == (0, "")
     assert (out / "verdict.onnx-engine.json").exists()
 
 
@@ -180,13 +191,16 @@ def test_verify_ends_with_0_where_it_is(
         (("--trt",), "error: --trt: this version builds no TensorRT engine"),
         (("--onnx", "--precision", "int4"), "error: --precision int4: expected fp32 or fp16"),
         (("--onnx", "--opset", "7"), "error: --opset 7: expected 18 or 23"),
-        (("--onnx",), "error: RUN: is not a run folder"),
     ],
 )
 def test_export_refuses(tmp_path: Path, options: tuple[str, ...], line: str) -> None:
     done = safediff("export", "RUN", *options, cwd=tmp_path)
     assert said(done, 2) == line
     assert list(tmp_path.iterdir()) == []
+
+
+def test_export_wants_a_run(tmp_path: Path, here: Ran) -> None:
+    assert said(here("export", tmp_path, "--onnx"), 2) == f"error: {tmp_path}: is not a run folder"
 
 
 def test_report_on_an_empty_folder(tmp_path: Path) -> None:
@@ -199,7 +213,8 @@ def test_report_shows_a_finished_run() -> None:
     assert done.stderr == ""
     assert "teacher" in done.stdout
     markdown = safediff("report", finished().run.path, "--markdown")
-    assert markdown.stdout.strip() == (finished().run.path / "report.md").read_text("utf-8").strip()
+    written = (finished().run.path / "report.md").read_text("utf-8")
+    assert sorted(markdown.stdout.split()) == sorted(written.split())
 
 
 def test_plan(tmp_path: Path) -> None:
@@ -215,7 +230,7 @@ def test_doctor() -> None:
     done = safediff("doctor", COLUMNS="100")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
-    assert f"torch                │ {torch.__version__.split('+')[0]}" in done.stdout
+    assert re.search(rf"torch +│ {torch.__version__.split('+')[0]}", done.stdout)
     assert "intact, unet" in done.stdout
 
 
@@ -230,4 +245,3 @@ def test_generate(tmp_path: Path) -> None:
     assert width > 2 * 2 * 128  # base and result, two pictures each
     assert height > 2 * 128
     assert [path.name for path in tmp_path.iterdir()] == ["grid.png"]
-    assert NUM_STEPS > 2

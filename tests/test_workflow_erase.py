@@ -150,6 +150,11 @@ def test_the_release_proves_itself(folder: Path) -> None:
         assert (release / name).read_bytes() == (folder / name).read_bytes()
 
 
+def test_a_server_may_read_the_release(folder: Path) -> None:
+    files = [path for path in (folder / "release").rglob("*") if path.is_file()]
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o644}
+
+
 def test_removing_the_patch_gives_the_base_back(folder: Path) -> None:
     base = load_backbone(ModelPlan(base="embedded"))
     before = {name: tensor.clone() for name, tensor in base.unet.state_dict().items()}

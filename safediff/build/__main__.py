@@ -84,6 +84,10 @@ def _save_pipeline(
     )
     pipeline.to(torch.float16).save_pretrained(folder, safe_serialization=True)
     pipeline.to(torch.float32)
+    # transformers takes the type from here, diffusers loads its own parts in fp32
+    config = folder / "text_encoder" / "config.json"
+    stored = json.loads(config.read_text()) | {"dtype": "float32"}
+    config.write_text(json.dumps(stored, indent=2) + "\n")
     _copy_vocabulary(vocabulary, folder / "tokenizer")
 
 

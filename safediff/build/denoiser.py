@@ -103,7 +103,9 @@ def train_denoiser(
         z_0 = mean[chosen] + std[chosen] * torch.randn(mean[chosen].shape, generator=generator)
         noise = torch.randn(z_0.shape, generator=generator)
         t = torch.randint(1000, (BATCH_SIZE,), generator=generator)
-        z_t = noiser.add_noise(z_0, noise, cast(torch.IntTensor, t)).to(memory_format=torch.channels_last)
+        z_t = noiser.add_noise(z_0, noise, cast(torch.IntTensor, t)).to(
+            memory_format=torch.channels_last
+        )
         return F.mse_loss(model(z_t, t, tokens), noise)
 
     model.load_state_dict(train(model, loss_of, schedule, folder, "denoiser"))

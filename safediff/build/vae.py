@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from torch import Tensor
+from torch import Tensor, nn
 
 from safediff.build.loop import Schedule, train
 
@@ -72,8 +72,10 @@ def whiten(vae: AutoencoderKL, pixels: Tensor) -> None:
     mean, std = means.mean((0, 2, 3)), means.std((0, 2, 3))
     count = len(mean)
     quant, post = vae.quant_conv, vae.post_quant_conv
-    assert quant is not None and post is not None  # new_vae asks for both, with biases
-    assert quant.bias is not None and post.bias is not None
+    assert isinstance(quant, nn.Conv2d)  # new_vae asks for both convolutions, with biases
+    assert isinstance(post, nn.Conv2d)
+    assert quant.bias is not None
+    assert post.bias is not None
     quant.weight[:count] /= std[:, None, None, None]
     quant.bias[:count] = (quant.bias[:count] - mean) / std
     quant.bias[count:] -= 2 * std.log()

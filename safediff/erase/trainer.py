@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from safediff import __version__
 from safediff.erase.checkpoint import Progress, load_checkpoint, save_checkpoint
 from safediff.erase.null_space import second_moment, soft_projector
 from safediff.erase.params import SddParams
@@ -63,7 +64,7 @@ class SddTrainer:
         params: SddParams,
         seed: int,
     ) -> None:
-        self.original, self.params, self.seed = backbone, params, seed
+        self.original, self.params, self.seed, self.keep = backbone, params, seed, keep
         self.base_sha256 = unet_sha256(backbone.unet)
         self.texts = TextBank(backbone, concepts, keep)
         self.student = Student(
@@ -90,8 +91,8 @@ class SddTrainer:
     @property
     def key(self) -> str:
         """Identifies base, texts and settings: a checkpoint continues under an equal key only."""
-        parts = (self.base_sha256, repr(self.params), str(self.seed), repr(self.texts.units))
-        return hashlib.sha256("|".join(parts).encode()).hexdigest()
+        parts = (__version__, self.base_sha256, self.params, self.seed, self.texts.units, self.keep)
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
 
     def seen(self, weights: Mapping[str, Tensor]) -> Backbone:
         """The backbone with the given tensors in its UNet."""

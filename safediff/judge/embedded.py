@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 from transformers import CLIPTokenizer
@@ -37,16 +36,17 @@ class EmbeddedJudge:
             self.card = json.loads((folder / "judge.json").read_text())
             state = load_file(folder / "judge.safetensors")
             self.tokenizer = CLIPTokenizer.from_pretrained(str(folder / "tokenizer"))
-        except (OSError, ValueError, SafetensorError) as error:
+            self.names: tuple[str, ...] = tuple(self.card["names"])
+            self.styles: tuple[str, ...] = tuple(self.card["styles"])
+            self.network = JudgeNetwork(len(self.names), len(self.styles), len(self.tokenizer))
+            self.network.load_state_dict({name: value.float() for name, value in state.items()})
+        except Exception as error:  # tokenizers raises bare Exceptions
+            reason = " ".join(str(error).split())[:200]
             raise Inconclusive(
-                f"{folder}: the embedded judge cannot be read: {error}",
+                f"{folder}: the embedded judge cannot be read: {reason}",
                 "reinstall safediff or rebuild it with `python -m safediff.build`",
             ) from error
-        self.names: tuple[str, ...] = tuple(self.card["names"])
-        self.styles: tuple[str, ...] = tuple(self.card["styles"])
         self.labels = self.names + tuple(f"{style} style" for style in self.styles)
-        self.network = JudgeNetwork(len(self.names), len(self.styles), len(self.tokenizer))
-        self.network.load_state_dict({name: value.float() for name, value in state.items()})
         self.network.requires_grad_(False).eval()
         self.weights_sha256 = hashlib.sha256(
             (folder / "judge.safetensors").read_bytes()

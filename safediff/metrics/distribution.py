@@ -3,6 +3,9 @@
 Print which features were used beside every number: values on different features do not compare.
 """
 
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
@@ -18,6 +21,14 @@ class Kid(NamedTuple):
     std: float
     subset_size: int
     num_subsets: int
+
+
+@contextmanager
+def _no_advice() -> Iterator[None]:
+    """Without torchmetrics' warning that features are kept, which is what is wanted."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Metric `")
+        yield
 
 
 class _Given(nn.Module):
@@ -36,7 +47,8 @@ def fid(real: Tensor, fake: Tensor) -> float:
 
     Biased upwards for small n: compare only at equal n.
     """
-    metric = FrechetInceptionDistance(feature=_Given(real.shape[1]), normalize=False)
+    with _no_advice():
+        metric = FrechetInceptionDistance(feature=_Given(real.shape[1]), normalize=False)
     metric.set_dtype(torch.float64)
     metric.update(real, real=True)
     metric.update(fake, real=False)
@@ -49,12 +61,13 @@ def kid(real: Tensor, fake: Tensor, seed: int = 0, num_subsets: int = 50) -> Kid
     Subsets hold half of the smaller set, at most 1000. The value may be negative: it is unbiased.
     """
     subset_size = max(2, min(1000, len(real) // 2, len(fake) // 2))
-    metric = KernelInceptionDistance(
-        feature=_Given(real.shape[1]),
-        subsets=num_subsets,
-        subset_size=subset_size,
-        normalize=False,
-    )
+    with _no_advice():
+        metric = KernelInceptionDistance(
+            feature=_Given(real.shape[1]),
+            subsets=num_subsets,
+            subset_size=subset_size,
+            normalize=False,
+        )
     metric.update(real.float(), real=True)
     metric.update(fake.float(), real=False)
     with torch.random.fork_rng(devices=[]):

@@ -35,7 +35,13 @@ def load_backbone(plan: ModelPlan) -> Backbone:
             "point model.base at such a model",
         )
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    pipeline.to(device)
+    try:
+        pipeline.to(device)
+    except NotImplementedError as error:  # weights that the files lack have no values to move
+        raise Inconclusive(
+            f"model.base {plan.base!r}: cannot be loaded: some weights are missing",
+            "check the folder's files",
+        ) from error
     for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
         part.requires_grad_(False).eval()
     return Backbone(

@@ -116,6 +116,12 @@ def apply_patch(unet: nn.Module, patch: Patch) -> Callable[[], None]:
             "load the base model that the policy names",
         )
     state = unet.state_dict()
+    lacking = [name for name in patch.tensors if name not in state]
+    if lacking:
+        raise UsageError(
+            f"the patch names {lacking[0]!r}, which this UNet lacks",
+            "erase again with this version",
+        )
     before = {name: state[name].clone() for name in patch.tensors}
     for name, tensor in patch.tensors.items():
         state[name].copy_(tensor)

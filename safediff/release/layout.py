@@ -70,6 +70,9 @@ def write_release(
         text = dump_certificate(certificate)
         (release / CERTIFICATE_NAME).write_text(text, encoding="utf-8")
         (release / CARD_NAME).write_text(model_card(certificate), encoding="utf-8")
+        for path in release.rglob("*"):
+            if path.is_file():
+                path.chmod(0o644)  # safetensors makes files that only their owner can read
         write_checksums(release)
     return certificate
 

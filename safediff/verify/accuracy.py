@@ -7,6 +7,7 @@ show the erased labels, so a judge that sees them everywhere is caught here.
 
 from collections.abc import Sequence
 
+from safediff.errors import Inconclusive
 from safediff.gate.checks import judge_accuracy
 from safediff.gate.journal import JournalRecord
 from safediff.gate.stats import JudgeAccuracy
@@ -17,10 +18,20 @@ from safediff.policy.plan import Plan
 def measure_accuracy(
     plan: Plan, judge: Judge, base_records: Sequence[JournalRecord], confidence: float
 ) -> JudgeAccuracy:
-    """Sensitivity and specificity for the labels of all concepts together."""
+    """Sensitivity and specificity for the labels of all concepts together.
+
+    Raises:
+        Inconclusive: no kept picture of the base could be judged.
+    """
     labels = tuple(dict.fromkeys(label for c in plan.concepts for label in c.labels))
     card = judge.calibration(labels)
     negatives = [r for r in base_records if _shows_none(plan, r)]
+    if not negatives:
+        raise Inconclusive(
+            "no picture of a kept prompt by the base model could be judged, so how often the "
+            "judge sees what is not there is unknown",
+            "look at images/base in the output folder",
+        )
     passed = sum(
         all(record.scores[label] < judge.threshold for label in labels) for record in negatives
     )

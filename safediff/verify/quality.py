@@ -1,5 +1,6 @@
 """Quality of kept pictures, base against subject, on the same prompts and latents."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,9 @@ from safediff.judge.base import Judge
 from safediff.metrics.distribution import Kid, fid, kid
 from safediff.sample.sampler import Draw
 from safediff.verify.album import Album
+
+MIN_PAIRS = 4
+"""Of which KID needs two halves of two."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +36,8 @@ def measure_quality(judge: Judge, base: Album, subject: Album, draws: Sequence[D
     rows = [where[draw] for draw in draws]
     good = (base.good & subject.good)[rows]
     pairs = [draw for draw, ok in zip(draws, good.tolist(), strict=True) if ok]
+    if len(pairs) < MIN_PAIRS:
+        return _unmeasured(len(pairs), len(rows) - len(pairs))
     a, b = base.of(pairs), subject.of(pairs)
     texts = judge.embed_texts([draw.prompt for draw in pairs])
     change = ((judge.embed_images(b) - judge.embed_images(a)) * texts).sum(1)
@@ -48,4 +54,19 @@ def measure_quality(judge: Judge, base: Album, subject: Album, draws: Sequence[D
         lpips_std=float(distance.std()),
         num_pictures=len(pairs),
         num_failures=len(rows) - len(pairs),
+    )
+
+
+def _unmeasured(num_pictures: int, num_failures: int) -> Quality:
+    """No numbers, which the gate reads as inconclusive."""
+    nan = math.nan
+    return Quality(
+        fid=nan,
+        kid=Kid(nan, nan, 0, 0),
+        clip_change=nan,
+        clip_change_std=nan,
+        lpips=nan,
+        lpips_std=nan,
+        num_pictures=num_pictures,
+        num_failures=num_failures,
     )

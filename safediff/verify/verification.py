@@ -51,6 +51,12 @@ class Verification:
         self.items = assignments(plan)
         if not self.items:
             raise Inconclusive("the plan selects no prompt, so nothing can be measured")
+        if not plan.verify.retention:
+            raise Inconclusive(
+                "the policy has no retention check, so a destroyed model could not be told from "
+                "an erased concept",
+                "add verify.retention",
+            )
         self.judges = load_judges(item.judge for item in self.items)
         self.judge = self.judges[plan.concepts[0].judge]
         s = plan.verify.sampling
@@ -171,12 +177,6 @@ class Verification:
 
     def _collapse(self, tallies: Tallies, subject: str) -> CheckResult:
         pairs = [_pair(tallies, subject, f"retention/{c.name}") for c in self.plan.verify.retention]
-        if not pairs:
-            raise Inconclusive(
-                "the policy has no retention check, so a destroyed model could not be told from "
-                "an erased concept",
-                "add verify.retention",
-            )
         return checks.collapse(
             np.concatenate([base for base, _, _ in pairs]),
             np.concatenate([safe for _, safe, _ in pairs]),

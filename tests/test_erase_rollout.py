@@ -1,0 +1,112 @@
+"""Rollouts: how far they go, which timestep goes with them, and what guidance does."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from erase_examples import SMALL, frozen_backbone
+from torch import Tensor
+
+from safediff.erase.rollout import draw_steps, draw_timestep, rollout
+from safediff.models.backbone import Backbone, guided
+
+
+class CountingUNet:
+    """Counts its calls and remembers their timesteps."""
+
+    def __init__(self, unet: Any) -> None:
+        self.unet, self.config = unet, unet.config
+        self.timesteps: list[int] = []
+
+    def __call__(self, z: Tensor, t: Tensor, **options: Any) -> Any:
+        self.timesteps.append(int(t))
+        return self.unet(z, t, **options)
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
+    return frozen_backbone(tmp_path_factory.mktemp("tiny"))
+
+
+def generator(seed: int = 3) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def test_zero_steps_leave_the_noise_alone(backbone: Backbone) -> None:
+    unet = CountingUNet(backbone.unet)
+    c_0, c_p = backbone.encode(["", ""]), backbone.encode(["axe", "bomb"])
+    (state,) = rollout(backbone.with_unet(unet), c_0, c_p, [0], SMALL, generator())
+    assert unet.timesteps == []
+    assert state.u == 0
+    assert torch.equal(state.z, torch.randn(2, 4, 8, 8, generator=generator()))
+
+
+def test_one_denoiser_call_per_step_of_the_longest(backbone: Backbone) -> None:
+    unet = CountingUNet(backbone.unet)
+    c_0, c_p = backbone.encode(["", ""]), backbone.encode(["axe", "bomb"])
+    calls = []
+    for state in rollout(backbone.with_unet(unet), c_0, c_p, [0, 2, 5], SMALL, generator()):
+        calls.append((state.u, len(unet.timesteps)))
+        assert state.t.shape == (2,)
+        assert state.z.shape == (2, 4, 8, 8)
+    assert calls == [(0, 0), (2, 2), (5, 5)]
+    assert unet.timesteps == [876, 751, 626, 501, 376]
+
+
+def test_trajectory_is_guided_ddim(backbone: Backbone) -> None:
+    c_0, c_p = backbone.encode([""]), backbone.encode(["axe"])
+    (state,) = rollout(backbone, c_0, c_p, [3], SMALL, generator())
+    alphas: Tensor = backbone.scheduler.alphas_cumprod.double()
+    z = torch.randn(1, 4, 8, 8, generator=generator())
+    for t in (876, 751, 626):
+        e_0, e_p = (backbone.denoise(z, torch.tensor(t), c) for c in (c_0, c_p))
+        e = e_0 + SMALL.guidance_scale * (e_p - e_0)
+        now, then = alphas[t], alphas[t - 125]
+        z_0 = (z - (1 - now).sqrt() * e) / now.sqrt()
+        z = (then.sqrt() * z_0 + (1 - then).sqrt() * e).float()
+    assert (state.z - z).abs().max() < 1e-4 * z.abs().max()
+    (unguided,) = rollout(backbone, c_0, c_p, [3], replace(SMALL, guidance_scale=1.0), generator())
+    assert (unguided.z - z).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("num_steps", [50, 20, 8])
+def test_timestep_lies_in_the_bin_of_u(backbone: Backbone, num_steps: int) -> None:
+    stride = 1000 // num_steps
+    scheduler = backbone.new_scheduler()
+    scheduler.set_timesteps(num_steps)
+    for u in (0, 1, num_steps // 2, num_steps - 1):
+        low, high = 1000 - stride * (u + 1), 1000 - stride * u
+        t = draw_timestep(u, num_steps, 4000, generator(u))
+        assert (int(t.min()), int(t.max())) == (low, high - 1)
+        assert low <= int(scheduler.timesteps[u]) < high  # where the rollout stands
+
+
+@pytest.mark.parametrize("timesteps", ["uniform", "beta"])
+def test_steps_are_distinct_and_ascending(timesteps: str) -> None:
+    params = replace(SMALL, timesteps=timesteps, reuse=4)
+    for seed in range(50):
+        steps = draw_steps(params, generator(seed))
+        assert len(steps) == 4
+        assert steps == sorted(set(steps))
+        assert set(steps) <= set(range(8))
+
+
+@pytest.mark.parametrize(
+    ("timesteps", "share"), [("uniform", 0.5), ("beta", 0.79)]
+)  # of the middle half; for Beta(3, 3) the integral of 30 x^2 (1 - x)^2 from 1/4 to 3/4
+def test_beta_prefers_the_middle(timesteps: str, share: float) -> None:
+    params = replace(SMALL, timesteps=timesteps, num_inference_steps=40)
+    g = generator()
+    middle = sum(10 <= draw_steps(params, g)[0] < 30 for _ in range(2000)) / 2000
+    assert middle == pytest.approx(share, abs=0.05)
+
+
+@pytest.mark.parametrize("t", [torch.tensor(501), torch.tensor([501, 20])])
+def test_guidance_is_the_formula_of_two_calls(backbone: Backbone, t: Tensor) -> None:
+    z = torch.randn(2, 4, 8, 8, generator=generator())
+    c_0, c = backbone.encode(["", ""]), backbone.encode(["axe", "bomb"])
+    e_0, e_c = backbone.denoise(z, t, c_0), backbone.denoise(z, t, c)
+    found = guided(backbone, z, t, c_0, c, 4.0)
+    torch.testing.assert_close(found, e_0 + 4.0 * (e_c - e_0), atol=1e-4, rtol=1e-4)
+    assert (found - e_c).abs().max() > 1e-2

@@ -1,0 +1,407 @@
+"""The SDD trainer: knobs, presets, resuming, and what it refuses."""
+
+import math
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+import pytest
+import torch
+from erase_examples import CONCEPTS, KEEP, SMALL, concept, frozen_backbone, small_trainer
+from safetensors.torch import save_file
+
+from safediff.erase.params import PRESETS, SddParams, resolve
+from safediff.erase.texts import TextBank
+from safediff.erase.trainer import SddTrainer, StepInfo
+from safediff.errors import Inconclusive, UsageError
+from safediff.models.backbone import Backbone, Condition
+from safediff.models.patch import save_patch, state_sha256, unet_sha256
+
+HINTS = get_type_hints(SddParams)
+
+# They say when something is written down, and have no part in what is computed.
+WITHOUT_EFFECT = {"log_every", "save_every"}
+
+# Another value than SMALL's; Literal knobs are tried in all their values.
+CHANGED: dict[str, Any] = {
+    "num_steps": 5,
+    "learning_rate": 2e-3,
+    "weight_decay": 0.5,
+    "beta1": 0.5,
+    "beta2": 0.9,
+    "epsilon": 1e-3,
+    "max_grad_norm": 1e-4,
+    "ema_decay": 0.5,
+    "ema_warmup": True,
+    "guidance_scale": 7.5,
+    "num_inference_steps": 10,
+    "batch_size": 3,
+    "reuse": 2,
+    "anchor_weight": 1.0,
+    "keep_share": 0.5,
+    "keep_weight": 2.0,
+    "null_space": 0.1,
+}
+# What must be on for a knob to have something to act on.
+NEEDS: dict[str, dict[str, Any]] = {
+    "keep_weight": {"keep_share": 0.5},
+    "null_space": {"trainable": "kv"},
+}
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
+    return frozen_backbone(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def outcomes() -> dict[SddParams, tuple[str, str]]:
+    """What is known already, by settings."""
+    return {}
+
+
+def ignore(info: StepInfo) -> None:
+    pass
+
+
+def outcome(backbone: Backbone, params: SddParams, **options: Any) -> tuple[str, str]:
+    """Hashes of both patches of a whole run."""
+    erased = small_trainer(backbone, params, **options).run(ignore)
+    return state_sha256(erased.teacher.tensors), state_sha256(erased.student.tensors)
+
+
+def cases() -> list[tuple[str, Any]]:
+    found = []
+    for field in fields(SddParams):
+        if field.name in WITHOUT_EFFECT:
+            continue
+        if get_origin(HINTS[field.name]) is None:
+            found.append((field.name, CHANGED[field.name]))
+        else:
+            now = getattr(SMALL, field.name)
+            found += [(field.name, value) for value in get_args(HINTS[field.name]) if value != now]
+    return found
+
+
+@pytest.mark.parametrize(("knob", "value"), cases())
+def test_every_knob_changes_the_result(
+    backbone: Backbone, outcomes: dict[SddParams, tuple[str, str]], knob: str, value: Any
+) -> None:
+    before = replace(SMALL, **NEEDS.get(knob, {}))
+    if before not in outcomes:
+        outcomes[before] = outcome(backbone, before)
+    assert outcome(backbone, replace(before, **{knob: value})) != outcomes[before]
+
+
+def test_equal_settings_give_equal_results(backbone: Backbone) -> None:
+    once = outcome(backbone, SMALL)
+    assert outcome(backbone, replace(SMALL, log_every=1, save_every=3)) == once
+    assert outcome(backbone, SMALL, seed=8) != once
+    assert outcome(backbone, SMALL, concepts=(concept("axe"), concept("bomb"))) != once
+
+
+COMMON = {
+    "learning_rate": 1e-5,
+    "beta1": 0.9,
+    "beta2": 0.999,
+    "epsilon": 1e-8,
+    "max_grad_norm": 1.0,
+    "guidance_scale": 3.0,
+    "num_inference_steps": 50,
+    "timesteps": "uniform",
+    "batch_size": 1,
+    "reuse": 1,
+    "trainable": "xattn",
+    "order": "cyclic",
+    "target": "student",
+    "anchor_weight": 0.0,
+    "keep_share": 0.0,
+    "null_space": 0.0,
+    "ema_warmup": False,
+}
+PUBLISHED = {
+    "paper": {
+        "num_steps": 1300,
+        "ema_decay": 0.998,
+        "weight_decay": 1e-2,
+        "loss_text": "joined",
+        "rollout_text": "each",
+    },
+    "repo": {
+        "num_steps": 1500,
+        "ema_decay": 0.999,
+        "weight_decay": 1e-4,
+        "loss_text": "each",
+        "rollout_text": "joined",
+    },
+}
+
+
+@pytest.mark.parametrize("preset", ["paper", "repo"])
+def test_presets_are_as_published(preset: str) -> None:
+    found = asdict(PRESETS[preset])
+    expected = COMMON | PUBLISHED[preset]
+    assert {name: found[name] for name in expected} == expected
+
+
+def test_texts_take_the_roles_of_the_preset(backbone: Backbone) -> None:
+    bank = TextBank(backbone, CONCEPTS, KEEP)
+    joined, each = "axe, bomb, pistol", ["axe", "bomb", "pistol"]
+    for index in range(4):
+        text = each[index % 3]
+        for preset, c_s, c_p in (("paper", joined, text), ("repo", text, joined)):
+            batch = bank.draw(index, PRESETS[preset], torch.Generator().manual_seed(index))
+            assert batch.num_erase == 1
+            assert_same(batch.c_s, backbone.encode([c_s]))
+            assert_same(batch.c_p, backbone.encode([c_p]))
+
+
+def assert_same(a: Condition, b: Condition) -> None:
+    torch.testing.assert_close(a.hidden, b.hidden, atol=1e-5, rtol=0)
+
+
+def test_kept_rows_follow_the_erased_ones(backbone: Backbone) -> None:
+    bank = TextBank(backbone, CONCEPTS, ("hammer",))
+    params = replace(SMALL, batch_size=4, keep_share=0.5)
+    batch = bank.draw(0, params, torch.Generator().manual_seed(0))
+    assert batch.num_erase == 2
+    assert_same(batch.c_s, backbone.encode(["axe", "bomb", "hammer", "hammer"]))
+    assert_same(batch.c_p, batch.c_s)
+
+
+@pytest.mark.parametrize("preset", list(PRESETS))
+def test_one_step_of_each_preset(backbone: Backbone, preset: str) -> None:
+    params = replace(PRESETS[preset], num_steps=1)
+    infos: list[StepInfo] = []
+    erased = small_trainer(backbone, params).run(infos.append)
+    assert [info.step for info in infos] == [0]
+    base = backbone.unet.state_dict()
+    moved = max(float((w - base[n]).abs().max()) for n, w in erased.student.tensors.items())
+    # Adam's first step has the size of the learning rate, whatever the gradient
+    if not params.null_space:
+        assert moved == pytest.approx(params.learning_rate, rel=0.1)
+    assert moved > 0
+
+
+@pytest.mark.parametrize("warmup", [False, True])
+def test_teacher_is_the_moving_average_of_the_student(backbone: Backbone, warmup: bool) -> None:
+    trainer = small_trainer(backbone, replace(SMALL, ema_decay=0.3, ema_warmup=warmup))
+    expected = [value.detach().double() for value in trainer.student.values]
+
+    def follow(info: StepInfo) -> None:
+        m = min(0.3, (1 + info.step) / (10 + info.step)) if warmup else 0.3
+        for mean, value in zip(expected, trainer.student.values, strict=True):
+            mean.copy_(m * mean + (1 - m) * value.detach().double())
+
+    erased = trainer.run(follow)
+    for name, mean in zip(trainer.student.names, expected, strict=True):
+        torch.testing.assert_close(erased.teacher.tensors[name].double(), mean, atol=1e-6, rtol=0)
+        assert not torch.equal(erased.teacher.tensors[name], erased.student.tensors[name])
+
+
+def test_base_stays_as_it_is(backbone: Backbone) -> None:
+    before = unet_sha256(backbone.unet)
+    erased = small_trainer(backbone, replace(SMALL, trainable="full")).run(ignore)
+    assert unet_sha256(backbone.unet) == before == erased.teacher.base_sha256
+    changed = backbone.unet.state_dict() | dict(erased.student.tensors)
+    assert state_sha256(changed) != before
+
+
+def test_passes_are_counted(backbone: Backbone) -> None:
+    infos: list[StepInfo] = []
+    params = replace(SMALL, num_steps=2, reuse=2, anchor_weight=1.0)
+    erased = small_trainer(backbone, params).run(infos.append)
+    # each loss: target 2, student 2 x 3, anchor 2 + 2 x 3; the rollout is on top
+    assert erased.num_passes >= 2 * (2 + 6 + 8)
+    assert (erased.num_passes - 2 * (2 + 6 + 8)) % 4 == 0
+    assert [info.num_passes for info in infos] == sorted(info.num_passes for info in infos)
+
+
+RESUMED = replace(
+    SMALL,
+    num_steps=6,
+    reuse=2,
+    order="random",
+    loss_text="phrasings",
+    rollout_text="phrasings",
+    keep_share=0.5,
+    ema_warmup=True,
+    trainable="kv",
+    null_space=0.1,
+    log_every=1,
+)
+
+
+class Interrupted(Exception):
+    pass
+
+
+def patch_bytes(trainer: SddTrainer, folder: Path, checkpoint: Path | None = None) -> bytes:
+    erased = trainer.run(ignore, checkpoint)
+    both = b""
+    for patch in (erased.teacher, erased.student):
+        save_patch(patch, folder / "patch.safetensors")
+        both += (folder / "patch.safetensors").read_bytes()
+    return both + str(erased.num_passes).encode()
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    return patch_bytes(small_trainer(backbone, RESUMED), tmp_path_factory.mktemp("whole"))
+
+
+@pytest.mark.parametrize("stop_at", [2, 3])
+def test_interrupted_run_ends_with_the_same_bytes(
+    backbone: Backbone, tmp_path: Path, uninterrupted: bytes, stop_at: int
+) -> None:
+    """Interrupted at the first or at the second step of a rollout, which is then repeated."""
+    checkpoint = tmp_path / "checkpoint.safetensors"
+
+    def interrupt(info: StepInfo) -> None:
+        if info.step == stop_at:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        small_trainer(backbone, RESUMED).run(interrupt, checkpoint)
+    trainer = small_trainer(backbone, RESUMED)
+    trainer.restore(checkpoint)
+    assert trainer.progress.step == 2
+    assert patch_bytes(trainer, tmp_path, checkpoint) == uninterrupted
+
+
+KILLED_WHILE_WRITING = """
+import os, signal, sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from erase_examples import frozen_backbone, small_trainer
+from test_erase_trainer import RESUMED
+
+replace, saves = os.replace, []
+
+def dying_replace(source, target):
+    saves.append(target)
+    if len(saves) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    replace(source, target)
+
+folder = Path(sys.argv[1])
+backbone = frozen_backbone(folder)
+trainer = small_trainer(backbone, RESUMED)
+os.replace = dying_replace
+trainer.run(lambda info: None, folder / "checkpoint.safetensors")
+"""
+
+
+def test_run_killed_while_writing_ends_with_the_same_bytes(
+    backbone: Backbone, tmp_path: Path, uninterrupted: bytes
+) -> None:
+    here = str(Path(__file__).parent)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([here, *sys.path])}
+    command = [sys.executable, "-c", KILLED_WHILE_WRITING, str(tmp_path)]
+    killed = subprocess.run(command, env=environment, capture_output=True, timeout=300)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    assert (tmp_path / "checkpoint.safetensors.tmp").exists()
+    trainer = small_trainer(backbone, RESUMED)
+    trainer.restore(tmp_path / "checkpoint.safetensors")
+    assert trainer.progress.step == 2
+    assert patch_bytes(trainer, tmp_path) == uninterrupted
+
+
+@pytest.fixture(scope="module")
+def checkpoint(backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("run") / "checkpoint.safetensors"
+    small_trainer(backbone, replace(SMALL, num_steps=1)).run(ignore, path)
+    return path
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def forget_metadata(path: Path) -> None:
+    save_file({"student.0": torch.zeros(1)}, path)
+
+
+@pytest.mark.parametrize("damage", [cut, empty, forget_metadata])
+def test_damaged_checkpoint_is_refused(
+    backbone: Backbone, checkpoint: Path, tmp_path: Path, damage: Any
+) -> None:
+    path = tmp_path / "checkpoint.safetensors"
+    path.write_bytes(checkpoint.read_bytes())
+    small_trainer(backbone, replace(SMALL, num_steps=1)).restore(path)
+    damage(path)
+    with pytest.raises(Inconclusive, match="damaged checkpoint"):
+        small_trainer(backbone, replace(SMALL, num_steps=1)).restore(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"params": replace(SMALL, num_steps=1, learning_rate=3e-3)},
+        {"seed": 8},
+        {"keep": ("hammer",)},
+        {"concepts": (concept("axe"),)},
+    ],
+    ids=["params", "seed", "keep", "concepts"],
+)
+def test_checkpoint_of_another_plan_is_refused(
+    backbone: Backbone, checkpoint: Path, change: dict[str, Any]
+) -> None:
+    options = {"params": replace(SMALL, num_steps=1)} | change
+    trainer = small_trainer(backbone, **options)
+    with pytest.raises(UsageError, match="another plan"):
+        trainer.restore(checkpoint)
+
+
+@pytest.mark.parametrize("planted", [math.nan, math.inf])
+def test_loss_that_is_not_finite_stops_the_run(tmp_path: Path, planted: float) -> None:
+    broken = frozen_backbone(tmp_path)
+    with torch.no_grad():
+        broken.unet.conv_out.weight[0, 0, 0, 0] = planted
+    with pytest.raises(Inconclusive, match="not finite"):
+        small_trainer(broken).run(ignore)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"learning_rat": 1e-3}, "unknown knob"),
+        ({"num_steps": 1.5}, "is not int"),
+        ({"ema_warmup": 1}, "is not bool"),
+        ({"learning_rate": True}, "is not a number"),
+        ({"target": "teacher"}, "student or frozen"),
+        ({"num_steps": 0}, "at least 1"),
+        ({"reuse": 51}, "must not exceed"),
+        ({"ema_decay": 1.0}, r"in \[0, 1\)"),
+        ({"null_space": 0.1}, "keys and values"),
+    ],
+)
+def test_wrong_options_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        resolve("paper", options)
+
+
+def test_options_override_the_preset() -> None:
+    found = resolve("paper", {"num_steps": 10, "learning_rate": 1})
+    assert found == replace(PRESETS["paper"], num_steps=10, learning_rate=1)
+    with pytest.raises(UsageError, match="unknown preset"):
+        resolve("papers", {})
+
+
+def test_null_drift_is_logged_when_due(backbone: Backbone) -> None:
+    infos: list[StepInfo] = []
+    small_trainer(backbone, replace(SMALL, log_every=2)).run(infos.append)
+    drifts: list[float | None] = [info.null_drift for info in infos]
+    assert [drift is not None for drift in drifts] == [True, False, True, True]
+    last = drifts[-1]
+    assert last is not None
+    assert last > 0

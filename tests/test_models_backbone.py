@@ -1,0 +1,193 @@
+"""The backbone's small interface, and loading one."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny import tiny_backbone, tiny_pipeline, tiny_unet, tiny_xl_pipeline
+
+from safediff.errors import Inconclusive, UsageError
+from safediff.models.backbone import Backbone, Condition
+from safediff.models.load import load_backbone
+from safediff.models.patch import unet_sha256
+from safediff.policy.plan import ModelPlan
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
+    return tiny_backbone(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved model; do not write to it."""
+    folder = tmp_path_factory.mktemp("model")
+    tiny_pipeline(folder / "words").save_pretrained(folder / "tiny")
+    return folder / "tiny"
+
+
+def test_text_that_fills_the_window_is_read(backbone: Backbone) -> None:
+    assert backbone.encode(["a" * 75]).hidden.shape == (1, 77, 16)
+
+
+def test_too_long_text_is_refused(backbone: Backbone) -> None:
+    with pytest.raises(UsageError, match="text has 76 tokens, the text encoder reads 75: 'aaa"):
+        backbone.encode(["axe", "a" * 76])
+
+
+def test_texts_are_encoded_alike_in_any_company(backbone: Backbone) -> None:
+    texts = [f"axe {i}" for i in range(70)]
+    together = backbone.encode(texts).hidden
+    for index in (0, 63, 64, 69):
+        alone = backbone.encode([texts[index]]).hidden[0]
+        torch.testing.assert_close(together[index], alone, atol=1e-5, rtol=0)
+    assert (together[0] - together[1]).abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_decoded_pictures_are_bytes(backbone: Backbone) -> None:
+    latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    found = backbone.decode(latents)
+    assert found.dtype == torch.uint8
+    scale = backbone.vae.config.scaling_factor
+    images = backbone.vae.decode(latents / scale).sample.clamp(-1, 1)
+    expected = (images * 0.5 + 0.5) * 255
+    assert (found.float() - expected).abs().max() <= 0.51
+    assert found.float().std() > 1
+
+
+@torch.no_grad()
+def test_another_denoiser_answers(backbone: Backbone) -> None:
+    z, t = torch.randn(1, 4, 8, 8), torch.tensor(501)
+    other = tiny_unet(seed=3)
+    condition = backbone.encode(["axe"])
+    found = backbone.with_unet(other).denoise(z, t, condition)
+    expected = other(z, t, encoder_hidden_states=condition.hidden).sample
+    torch.testing.assert_close(found, expected)
+    assert (found - backbone.denoise(z, t, condition)).abs().max() > 1e-2
+
+
+def test_latent_shape_of_an_oblong_model(backbone: Backbone) -> None:
+    assert backbone.latent_shape == (4, 8, 8)
+    unet = tiny_unet()
+    unet.register_to_config(sample_size=(8, 16))
+    assert backbone.with_unet(unet).latent_shape == (4, 8, 16)
+
+
+def test_conditions_keep_their_rows_together() -> None:
+    hidden = torch.arange(6.0).reshape(3, 2, 1)
+    whole = Condition(hidden, {"ids": torch.tensor([7, 8, 9])})
+    picked = whole.rows(torch.tensor([2, 0]))
+    assert picked.added is not None
+    assert torch.equal(picked.hidden, hidden[[2, 0]])
+    assert picked.added["ids"].tolist() == [9, 7]
+    joined = Condition.cat([picked, whole.rows(slice(1, 2)).repeat(2)])
+    assert joined.added is not None
+    assert len(joined) == 4
+    assert joined.added["ids"].tolist() == [9, 7, 8, 8]
+    assert torch.equal(joined.hidden, hidden[[2, 0, 1, 1]])
+    assert Condition.cat([Condition(hidden)] * 2).added is None
+
+
+def test_schedulers_are_not_shared(backbone: Backbone) -> None:
+    one = backbone.new_scheduler()
+    one.set_timesteps(7)
+    assert len(one.timesteps) == 7
+    assert len(backbone.new_scheduler().timesteps) == 1000
+
+
+def test_saved_folder_loads(folder: Path) -> None:
+    found = load_backbone(ModelPlan(base=str(folder)))
+    assert found.name == str(folder)
+    expected = load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
+    for name, value in found.unet.state_dict().items():
+        assert torch.equal(value.cpu(), expected[name])
+    for part in (found.unet, found.vae, found.text_encoder):
+        assert not part.training
+        assert not any(parameter.requires_grad for parameter in part.parameters())
+    half = load_backbone(ModelPlan(base=str(folder), dtype="bfloat16"))
+    assert half.unet.dtype == torch.bfloat16
+    assert unet_sha256(half.unet) != unet_sha256(found.unet)
+
+
+@pytest.mark.parametrize("base", ["no/such/folder", "someone/some-model"])
+def test_unknown_base_without_revision(base: str) -> None:
+    with pytest.raises(UsageError, match="no such folder or file, and no hub revision") as caught:
+        load_backbone(ModelPlan(base=base))
+    assert caught.value.exit_code == 2
+
+
+def test_folder_that_is_no_model(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"has no model_index\.json"):
+        load_backbone(ModelPlan(base=str(tmp_path)))
+
+
+WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
+
+
+def cut(folder: Path) -> None:
+    data = (folder / WEIGHTS).read_bytes()
+    (folder / WEIGHTS).write_bytes(data[: len(data) // 2])
+
+
+def empty(folder: Path) -> None:
+    (folder / WEIGHTS).write_bytes(b"")
+
+
+def remove(folder: Path) -> None:
+    (folder / WEIGHTS).unlink()
+
+
+def garble_config(folder: Path) -> None:
+    (folder / "unet/config.json").write_text("{")
+
+
+def lose_a_tensor(folder: Path) -> None:
+    tensors = load_file(folder / WEIGHTS)
+    del tensors["conv_out.weight"]
+    save_file(tensors, folder / WEIGHTS, {"format": "pt"})
+
+
+TEXT_WEIGHTS = "text_encoder/model.safetensors"
+
+
+def cut_text_encoder(folder: Path) -> None:
+    path = folder / TEXT_WEIGHTS
+    path.write_bytes(path.read_bytes()[:-8])
+
+
+DAMAGES = [
+    cut,
+    empty,
+    remove,
+    garble_config,
+    lose_a_tensor,
+    cut_text_encoder,
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_weights_are_inconclusive(folder: Path, tmp_path: Path, damage: Any) -> None:
+    copy = tmp_path / "tiny"
+    shutil.copytree(folder, copy)
+    damage(copy)
+    with pytest.raises(Inconclusive, match="cannot be loaded") as caught:
+        load_backbone(ModelPlan(base=str(copy)))
+    assert caught.value.exit_code == 3
+    assert "\n" not in str(caught.value)
+
+
+def test_file_that_is_no_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"garbage")
+    with pytest.raises(Inconclusive, match="cannot be loaded"):
+        load_backbone(ModelPlan(base=str(path)))
+
+
+def test_other_families_are_refused(tmp_path: Path) -> None:
+    tiny_xl_pipeline(tmp_path / "words").save_pretrained(tmp_path / "xl")
+    with pytest.raises(UsageError, match=r"StableDiffusionXLPipeline; expected a Stable Diff"):
+        load_backbone(ModelPlan(base=str(tmp_path / "xl")))
