@@ -49,6 +49,7 @@ def here(
 
     def ran(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
         monkeypatch.setattr("sys.argv", ["safediff", *map(str, arguments)])
+        capsys.readouterr()  # what preparing the test said
         code = app.main()
         captured = capsys.readouterr()
         return subprocess.CompletedProcess(arguments, code, captured.out, captured.err)
