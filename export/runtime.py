@@ -134,7 +134,7 @@ def _read_config(path: Path) -> Any:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
         config["block_out_channels"]
-        return FrozenDict(config)  # type: ignore[no-untyped-call]
+        return FrozenDict(config)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise Inconclusive(
             f"{path}: not the configuration of an exported UNet ({type(error).__name__})",

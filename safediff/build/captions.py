@@ -46,7 +46,8 @@ def build_tokenizer(items: list[Picture], folder: Path) -> CLIPTokenizer:
     the stages after it depend on the token ids.
     """
     if (folder / "tokenizer.json").exists():
-        return CLIPTokenizer.from_pretrained(str(folder))
+        known: CLIPTokenizer = CLIPTokenizer.from_pretrained(str(folder))
+        return known
     tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>", unk_token=END))
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]

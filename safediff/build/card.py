@@ -39,6 +39,7 @@ def write_card(quality: Json, psnr_db: float, num_pictures: int) -> str:
     rows.append(_line("judge: right style", quality["judge"]["style"]))
     worst = quality["judge"]["worst_false_positive_rate_of_demo_concepts"]
     table = "\n".join(rows)
+    missed = "".join(f"\n**Below its bar:** {sentence}.\n" for sentence in shortfalls(quality))
     return f"""---
 license: apache-2.0
 pipeline_tag: text-to-image
@@ -57,7 +58,7 @@ Prompt it with "<name>, <style> style", for example "red apple, twemoji style".
 {table}
 | judge: worst false positives of a demo concept | {worst:.4f} | | <= {MAX_FALSE_POSITIVE_RATE} |
 | autoencoder round trip, PSNR | {psnr_db:.1f} dB | {num_pictures} | |
-
+{missed}
 Generator: {quality["generator"]["sampling"]}; an object is
 right if the judge gives it at least 0.5.
 The judge is trained on the real pictures with augmentation and on emoji outside the vocabulary,

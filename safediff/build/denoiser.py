@@ -20,6 +20,15 @@ from safediff.build.vae import to_unit
 SCHEDULE = Schedule(
     num_steps=4800, learning_rate=1e-3, weight_decay=1e-3, num_warmup_steps=200, ema_decay=0.999
 )
+REFINE = Schedule(
+    num_steps=2400,
+    learning_rate=4e-4,
+    weight_decay=1e-3,
+    num_warmup_steps=50,
+    ema_decay=0.999,
+    seed=100_000,
+)
+"""A second, lower cycle from the first one's EMA: styles differ in details that come late."""
 BATCH_SIZE = 64
 
 
@@ -82,6 +91,7 @@ def train_denoiser(
     pixels: Tensor,
     folder: Path,
     schedule: Schedule = SCHEDULE,
+    refine: Schedule = REFINE,
 ) -> Denoiser:
     """Train with the noise-prediction loss of DDPM (arXiv:2006.11239, eq. 14); returns the EMA."""
     torch.manual_seed(schedule.seed)
@@ -109,4 +119,5 @@ def train_denoiser(
         return F.mse_loss(model(z_t, t, tokens), noise)
 
     model.load_state_dict(train(model, loss_of, schedule, folder, "denoiser"))
+    model.load_state_dict(train(model, loss_of, refine, folder / "refine", "refine"))
     return model.requires_grad_(False).eval()
