@@ -11,6 +11,7 @@ from diffusers import StableDiffusionPipeline
 from scipy.stats import binomtest
 
 from safediff.build.card import LIMITS, MAX_FALSE_POSITIVE_RATE, shortfalls
+from safediff.build.measure import GUIDANCE_SCALE
 from safediff.build.names import ALCOHOL_TOBACCO, GAMBLING, NAMES, WEAPONS
 from safediff.judge.embedded import EmbeddedJudge, embedded_judge_folder
 from safediff.models.load import embedded_folder, load_backbone
@@ -83,19 +84,16 @@ def test_the_card_states_n_and_intervals(quality: dict[str, Any]) -> None:
         assert f"{value['rate']:.3f} [{value['interval'][0]:.3f}" in card
 
 
-def test_the_bars_hold_or_the_card_says_so(quality: dict[str, Any]) -> None:
-    """Judge and objects must reach their bars; a style rate below its own is stated."""
-    missed = shortfalls(quality)
-    assert [sentence for sentence in missed if "style" not in sentence] == []
-    card = (embedded_folder() / "README.md").read_text(encoding="utf-8")
-    assert [sentence for sentence in missed if f"**Below its bar:** {sentence}." not in card] == []
+def test_the_bars_hold(quality: dict[str, Any]) -> None:
+    assert shortfalls(quality) == []
 
 
 def test_a_missed_bar_is_seen(quality: dict[str, Any]) -> None:
     bad = json.loads(json.dumps(quality))
     bad["judge"]["top1"]["rate"] = 0.94
+    bad["generator"]["style"]["rate"] = 0.89
     bad["judge"]["worst_false_positive_rate_of_demo_concepts"] = MAX_FALSE_POSITIVE_RATE + 0.01
-    assert len(shortfalls(bad)) == len(shortfalls(quality)) + 2
+    assert len(shortfalls(bad)) == 3
 
 
 def test_a_sample_agrees_with_the_card(judge: EmbeddedJudge, quality: dict[str, Any]) -> None:
@@ -104,13 +102,13 @@ def test_a_sample_agrees_with_the_card(judge: EmbeddedJudge, quality: dict[str, 
     wanted = [(name, rng.choice(STYLES)) for name in rng.sample(sorted(NAMES), NUM_PICTURES)]
     draws = [Draw(f"{name}, {style} style", index=1) for name, style in wanted]
     backbone = load_backbone(ModelPlan(base="embedded"))
-    sampling = Sampling(num_steps=25, guidance_scale=3.0, seed=1, batch_size=NUM_PICTURES)
+    sampling = Sampling(num_steps=25, guidance_scale=GUIDANCE_SCALE, seed=1, batch_size=NUM_PICTURES)
     (pictures,) = sample(backbone, draws, sampling)
     scores = judge.score(torch.stack([picture.image for picture in pictures]))
     objects = [bool(scores.of(name)[i] >= judge.threshold) for i, (name, _) in enumerate(wanted)]
     seen = scores.probs[:, len(judge.names) :].argmax(1)
     styles = [judge.styles[int(k)] == style for k, (_, style) in zip(seen, wanted, strict=True)]
     for key, right in (("object", objects), ("style", styles)):
-        stated = quality["generator"][key]["rate"]
+        stated = quality["generator"][key]["interval"][0]
         p_value = binomtest(sum(right), NUM_PICTURES, stated, alternative="less").pvalue
-        assert p_value > 1e-3, f"{key}: {sum(right)} of {NUM_PICTURES}, the card says {stated}"
+        assert p_value > 1e-3, f"{key}: {sum(right)} of {NUM_PICTURES}, the card says at least {stated}"

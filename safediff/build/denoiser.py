@@ -21,7 +21,7 @@ SCHEDULE = Schedule(
     num_steps=4800, learning_rate=1e-3, weight_decay=1e-3, num_warmup_steps=200, ema_decay=0.999
 )
 REFINE = Schedule(
-    num_steps=2400,
+    num_steps=4000,
     learning_rate=4e-4,
     weight_decay=1e-3,
     num_warmup_steps=50,

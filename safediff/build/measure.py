@@ -22,6 +22,8 @@ from safediff.sample.sampler import Draw, Sampling, sample
 NUM_AUGMENTATIONS = 4
 HELD_OUT_SEED = 987_654_321
 THRESHOLD = EmbeddedJudge.threshold
+GUIDANCE_SCALE = 5.0
+"""As the demo policies draw."""
 DEMO_NAMES = (*WEAPONS, *ALCOHOL_TOBACCO, *GAMBLING)
 Json = dict[str, Any]
 
@@ -94,7 +96,7 @@ def measure_generator(folder: Path, judge: EmbeddedJudge, on_batch: Callable[[in
     backbone = load_backbone(ModelPlan(base=str(folder)))
     wanted = [(name, style) for name in NAMES for style in STYLES]
     draws = [Draw(f"{name}, {style} style") for name, style in wanted]
-    sampling = Sampling(num_steps=25, guidance_scale=3.0, seed=0, batch_size=64)
+    sampling = Sampling(num_steps=25, guidance_scale=GUIDANCE_SCALE, seed=0, batch_size=64)
     pictures = [p for part in sample(backbone, draws, sampling, on_batch) for p in part]
     scores = judge.score(torch.stack([p.image for p in pictures]))
     objects, styles = _right(scores, judge, wanted)
@@ -103,7 +105,7 @@ def measure_generator(folder: Path, judge: EmbeddedJudge, on_batch: Callable[[in
         "object": rate(int(objects.sum()), len(objects)),
         "object_of_demo_concepts": rate(int(objects[demo].sum()), int(demo.sum())),
         "style": rate(int(styles.sum()), len(styles)),
-        "sampling": "25 DDIM steps, guidance 3.0, one picture per name and style",
+        "sampling": f"25 DDIM steps, guidance {GUIDANCE_SCALE:g}, one picture per name and style",
     }
 
 
