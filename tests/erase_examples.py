@@ -4,14 +4,14 @@ from pathlib import Path
 
 from tiny import tiny_backbone
 
-from safediff.erase.params import SddParams
-from safediff.erase.trainer import SddTrainer
+from safediff.erase.params import DistilParams
+from safediff.erase.trainer import DistilTrainer
 from safediff.models.backbone import Backbone
 from safediff.policy.plan import ConceptPlan
 
 KEEP = ("hammer", "teacup", "a red apple")
 
-SMALL = SddParams(
+SMALL = DistilParams(
     num_steps=4,
     num_inference_steps=8,
     learning_rate=1e-3,
@@ -47,9 +47,9 @@ def frozen_backbone(folder: Path) -> Backbone:
 
 def small_trainer(
     backbone: Backbone,
-    params: SddParams = SMALL,
+    params: DistilParams = SMALL,
     seed: int = 7,
     concepts: tuple[ConceptPlan, ...] = CONCEPTS,
     keep: tuple[str, ...] = KEEP,
-) -> SddTrainer:
-    return SddTrainer(backbone, concepts, keep, params, seed)
+) -> DistilTrainer:
+    return DistilTrainer(backbone, concepts, keep, params, seed)

@@ -8,7 +8,7 @@ from erase_examples import KEEP, SMALL, frozen_backbone, small_trainer
 from tiny import TEXT_DIM, tiny_unet
 
 from safediff.erase.null_space import relative_change, second_moment, soft_projector
-from safediff.erase.params import SddParams
+from safediff.erase.params import DistilParams
 from safediff.erase.weights import Student, trainable_names
 from safediff.models.backbone import Backbone, Condition
 
@@ -77,7 +77,7 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
     return frozen_backbone(tmp_path_factory.mktemp("tiny"))
 
 
-def kept_change(backbone: Backbone, params: SddParams) -> float:
+def kept_change(backbone: Backbone, params: DistilParams) -> float:
     trainer = small_trainer(backbone, params)
     erased = trainer.run(lambda info: None)
     kept = backbone.encode([*KEEP, ""])

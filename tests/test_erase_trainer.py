@@ -1,4 +1,4 @@
-"""The SDD trainer: knobs, presets, resuming, and what it refuses."""
+"""The trainer of SDD and ESD: knobs, presets, resuming, and what it refuses."""
 
 import math
 import os
@@ -14,14 +14,15 @@ import torch
 from erase_examples import CONCEPTS, KEEP, SMALL, concept, frozen_backbone, small_trainer
 from safetensors.torch import save_file
 
-from safediff.erase.params import PRESETS, SddParams, resolve
+from safediff.erase.methods import resolve
+from safediff.erase.params import PRESETS, DistilParams
 from safediff.erase.texts import TextBank
-from safediff.erase.trainer import SddTrainer, StepInfo
+from safediff.erase.trainer import DistilTrainer, StepInfo, learning_rate
 from safediff.errors import Inconclusive, UsageError
 from safediff.models.backbone import Backbone, Condition
 from safediff.models.patch import save_patch, state_sha256, unet_sha256
 
-HINTS = get_type_hints(SddParams)
+HINTS = get_type_hints(DistilParams)
 
 # They say when something is written down, and have no part in what is computed.
 WITHOUT_EFFECT = {"log_every", "save_every"}
@@ -41,13 +42,16 @@ CHANGED: dict[str, Any] = {
     "num_inference_steps": 10,
     "batch_size": 3,
     "reuse": 2,
+    "eta": 1.0,
     "anchor_weight": 1.0,
     "keep_share": 0.5,
     "keep_weight": 2.0,
     "null_space": 0.1,
+    "lora_rank": 2,
 }
 # What must be on for a knob to have something to act on.
 NEEDS: dict[str, dict[str, Any]] = {
+    "eta": {"target": "frozen"},
     "keep_weight": {"keep_share": 0.5},
     "null_space": {"trainable": "kv"},
 }
@@ -59,7 +63,7 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
 
 
 @pytest.fixture(scope="module")
-def outcomes() -> dict[SddParams, tuple[str, str]]:
+def outcomes() -> dict[DistilParams, tuple[str, str]]:
     """What is known already, by settings."""
     return {}
 
@@ -68,15 +72,16 @@ def ignore(info: StepInfo) -> None:
     pass
 
 
-def outcome(backbone: Backbone, params: SddParams, **options: Any) -> tuple[str, str]:
+def outcome(backbone: Backbone, params: DistilParams, **options: Any) -> tuple[str, str]:
     """Hashes of both patches of a whole run."""
     erased = small_trainer(backbone, params, **options).run(ignore)
+    assert erased.student is not None
     return state_sha256(erased.teacher.tensors), state_sha256(erased.student.tensors)
 
 
 def cases() -> list[tuple[str, Any]]:
     found = []
-    for field in fields(SddParams):
+    for field in fields(DistilParams):
         if field.name in WITHOUT_EFFECT:
             continue
         if get_origin(HINTS[field.name]) is None:
@@ -89,7 +94,7 @@ def cases() -> list[tuple[str, Any]]:
 
 @pytest.mark.parametrize(("knob", "value"), cases())
 def test_every_knob_changes_the_result(
-    backbone: Backbone, outcomes: dict[SddParams, tuple[str, str]], knob: str, value: Any
+    backbone: Backbone, outcomes: dict[DistilParams, tuple[str, str]], knob: str, value: Any
 ) -> None:
     before = replace(SMALL, **NEEDS.get(knob, {}))
     if before not in outcomes:
@@ -110,6 +115,9 @@ COMMON = {
     "beta2": 0.999,
     "epsilon": 1e-8,
     "max_grad_norm": 1.0,
+    "rate_schedule": "constant",
+    "rollout_model": "teacher",
+    "eta": 0.0,
     "guidance_scale": 3.0,
     "num_inference_steps": 50,
     "timesteps": "uniform",
@@ -141,11 +149,68 @@ PUBLISHED = {
 }
 
 
-@pytest.mark.parametrize("preset", ["paper", "repo"])
-def test_presets_are_as_published(preset: str) -> None:
-    found = asdict(PRESETS[preset])
-    expected = COMMON | PUBLISHED[preset]
+# methods that compare with ESD: eta in its names, concept drawn at random, the student rolls out
+ESD = COMMON | {
+    "ema_decay": 0.0,
+    "rollout_model": "student",
+    "loss_text": "each",
+    "rollout_text": "each",
+    "order": "random",
+    "target": "frozen",
+}
+PUBLISHED_ESD = {
+    ("esd-x", "eta-3"): {"num_steps": 1000, "eta": 3.0, "weight_decay": 1e-4},
+    ("esd-x", "eta-1"): {"num_steps": 1000, "eta": 1.0, "weight_decay": 0.0},
+    ("esd-x", "strict"): {
+        "num_steps": 200,
+        "eta": 1.0,
+        "weight_decay": 0.0,
+        "learning_rate": 5e-5,
+        "rollout_model": "original",
+        "trainable": "kv",
+    },
+    ("esd-u", "eta-3"): {
+        "num_steps": 1000,
+        "eta": 3.0,
+        "weight_decay": 1e-4,
+        "trainable": "noxattn",
+    },
+    ("esd-u", "eta-1"): {
+        "num_steps": 1000,
+        "eta": 1.0,
+        "weight_decay": 0.0,
+        "trainable": "noxattn",
+    },
+}
+EXPECTED = {("sdd", name): COMMON | row for name, row in PUBLISHED.items()} | {
+    key: ESD | row for key, row in PUBLISHED_ESD.items()
+}
+
+
+@pytest.mark.parametrize(("method", "preset"), list(EXPECTED))
+def test_presets_are_as_published(method: str, preset: str) -> None:
+    found = asdict(PRESETS[method][preset])
+    expected = EXPECTED[(method, preset)]
     assert {name: found[name] for name in expected} == expected
+
+
+def test_cosine_rate_falls_to_zero() -> None:
+    params = replace(SMALL, num_steps=100, rate_schedule="cosine", learning_rate=2e-3)
+    rates = [learning_rate(step, params) for step in range(101)]
+    assert rates[0] == 2e-3
+    assert rates[50] == pytest.approx(1e-3)
+    assert rates[100] == pytest.approx(0, abs=1e-12)
+    assert rates == sorted(rates, reverse=True)
+    assert learning_rate(99, replace(params, rate_schedule="constant")) == 2e-3
+
+
+def test_without_a_moving_average_the_teacher_is_the_student(backbone: Backbone) -> None:
+    trainer = small_trainer(backbone, replace(SMALL, ema_decay=0.0))
+    erased = trainer.run(ignore)
+    assert erased.student is None
+    for name, value in zip(trainer.student.names, trainer.student.values, strict=True):
+        assert torch.equal(erased.teacher.tensors[name], value)
+        assert not torch.equal(value, trainer.student.base[name])
 
 
 def test_texts_take_the_roles_of_the_preset(backbone: Backbone) -> None:
@@ -154,7 +219,7 @@ def test_texts_take_the_roles_of_the_preset(backbone: Backbone) -> None:
     for index in range(4):
         text = each[index % 3]
         for preset, c_s, c_p in (("paper", joined, text), ("repo", text, joined)):
-            batch = bank.draw(index, PRESETS[preset], torch.Generator().manual_seed(index))
+            batch = bank.draw(index, PRESETS["sdd"][preset], torch.Generator().manual_seed(index))
             assert batch.num_erase == 1
             assert_same(batch.c_s, backbone.encode([c_s]))
             assert_same(batch.c_p, backbone.encode([c_p]))
@@ -173,14 +238,40 @@ def test_kept_rows_follow_the_erased_ones(backbone: Backbone) -> None:
     assert_same(batch.c_p, batch.c_s)
 
 
-@pytest.mark.parametrize("preset", list(PRESETS))
-def test_one_step_of_each_preset(backbone: Backbone, preset: str) -> None:
-    params = replace(PRESETS[preset], num_steps=1)
+def test_targets_go_with_their_phrasings(backbone: Backbone) -> None:
+    toward = ("", "rose", "", "owl", "key", "")
+    pairs = dict(zip([f"{c} {w}" for c in ("axe", "bomb") for w in "abc"], toward, strict=True))
+    two = replace(concept("axe", "bomb"), phrasings=tuple(pairs), toward=toward)
+    bank = TextBank(backbone, (two,), ())
+    params = replace(SMALL, batch_size=6, loss_text="phrasings", rollout_text="phrasings")
+    known = {text: backbone.encode([text]).hidden[0] for text in [*pairs, *toward]}
+
+    def name_of(hidden: torch.Tensor, names: Any) -> str:
+        return min(names, key=lambda name: float((known[name] - hidden).abs().max()))
+
+    seen = set()
+    for index in range(8):
+        batch = bank.draw(index, params, torch.Generator().manual_seed(index))
+        for c_s, c_t in zip(batch.c_s.hidden, batch.c_t.hidden, strict=True):
+            text = name_of(c_s, pairs)
+            seen.add(text)
+            assert name_of(c_t, set(toward)) == pairs[text]
+    assert seen == set(pairs)
+    plain = TextBank(backbone, CONCEPTS, KEEP).draw(0, params, torch.Generator().manual_seed(0))
+    assert_same(plain.c_t, backbone.encode([""]).repeat(6))
+
+
+@pytest.mark.parametrize(
+    ("method", "preset"), [(m, p) for m, presets in PRESETS.items() for p in presets]
+)
+def test_one_step_of_each_preset(backbone: Backbone, method: str, preset: str) -> None:
+    params = replace(PRESETS[method][preset], num_steps=1)
     infos: list[StepInfo] = []
     erased = small_trainer(backbone, params).run(infos.append)
     assert [info.step for info in infos] == [0]
     base = backbone.unet.state_dict()
-    moved = max(float((w - base[n]).abs().max()) for n, w in erased.student.tensors.items())
+    result = erased.student or erased.teacher
+    moved = max(float((w - base[n]).abs().max()) for n, w in result.tensors.items())
     # Adam's first step has the size of the learning rate, whatever the gradient
     if not params.null_space:
         assert moved == pytest.approx(params.learning_rate, rel=0.1)
@@ -240,7 +331,7 @@ class Interrupted(Exception):
     pass
 
 
-def patch_bytes(trainer: SddTrainer, folder: Path, checkpoint: Path | None = None) -> bytes:
+def patch_bytes(trainer: DistilTrainer, folder: Path, checkpoint: Path | None = None) -> bytes:
     erased = trainer.run(ignore, checkpoint)
     both = b""
     for patch in (erased.teacher, erased.student):
@@ -382,20 +473,25 @@ def test_loss_that_is_not_finite_stops_the_run(tmp_path: Path, planted: float) -
         ({"target": "teacher"}, "student or frozen"),
         ({"num_steps": 0}, "at least 1"),
         ({"reuse": 51}, "must not exceed"),
-        ({"ema_decay": 1.0}, r"in \[0, 1\)"),
+        ({"ema_decay": 1.0}, "at least 0 and below 1"),
+        ({"timesteps": "early", "reuse": 26}, "half of num_inference_steps"),
+        ({"keep_share": 0.6}, "leaves no row"),
+        ({"eta": 1.0}, "set target: frozen"),
+        ({"lora_rank": 4, "trainable": "full"}, "attention matrices only"),
         ({"null_space": 0.1}, "keys and values"),
     ],
 )
 def test_wrong_options_are_refused(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        resolve("paper", options)
+    with pytest.raises(UsageError) as caught:
+        resolve("sdd", "paper", options)
+    assert message in f"{caught.value}; {caught.value.next_step}"
 
 
 def test_options_override_the_preset() -> None:
-    found = resolve("paper", {"num_steps": 10, "learning_rate": 1})
-    assert found == replace(PRESETS["paper"], num_steps=10, learning_rate=1)
-    with pytest.raises(UsageError, match="unknown preset"):
-        resolve("papers", {})
+    found = resolve("sdd", "paper", {"num_steps": 10, "learning_rate": 1})
+    assert found == replace(PRESETS["sdd"]["paper"], num_steps=10, learning_rate=1)
+    with pytest.raises(UsageError, match="sdd has no preset 'papers'"):
+        resolve("sdd", "papers", {})
 
 
 def test_null_drift_is_logged_when_due(backbone: Backbone) -> None:

@@ -1,6 +1,9 @@
-"""The SDD objective (Kim et al. 2023, arXiv:2307.05977) and the terms we add to it.
+"""The objectives of SDD and ESD, and the terms that we add to them.
 
-Glossary: z latents, t timesteps, c_0 empty prompt, c_s what must go, e noise predictions;
+SDD: Kim et al. 2023, arXiv:2307.05977. ESD: Gandikota et al. 2023, arXiv:2303.07345.
+
+Glossary: z latents, t timesteps, c_0 empty prompt, c_s what must go, c_t what is drawn instead, e
+noise predictions;
 theta student, theta_orig frozen original; sg[.] stop-gradient.
 """
 
@@ -10,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from safediff.erase.params import SddParams
+from safediff.erase.params import DistilParams
 from safediff.erase.rollout import State
+from safediff.erase.texts import Batch
 from safediff.models.backbone import Backbone, Condition
 
 
@@ -24,43 +28,66 @@ class Losses(NamedTuple):
     anchor: Tensor
 
 
-def sdd_losses(
+def distil_losses(
     student: Backbone,
     original: Backbone,
     state: State,
     c_0: Condition,
-    c_s: Condition,
-    num_erase: int,
-    params: SddParams,
+    batch: Batch,
+    params: DistilParams,
 ) -> Losses:
     """Erase + keep_weight * keep + anchor_weight * anchor.
 
-    erase: mean | sg[e_theta(z, t, c_0)] - e_theta(z, t, c_s) |^2 over the first ``num_erase``
-    rows; with ``target="frozen"`` the first term is the original's.
+    erase: mean | sg[target] - e_theta(z, t, c_s) |^2 over the first ``num_erase`` rows. With c_t
+    what is drawn instead, which is the empty prompt unless the policy says otherwise, the target
+    is e_theta(z, t, c_t) (SDD), or with ``target="frozen"``
+    e_orig(z, t, c_t) - eta (e_orig(z, t, c_s) - e_orig(z, t, c_t)) (ESD, eq. 5).
     keep: mean | sg[e_orig(z, t, c_keep)] - e_theta(z, t, c_keep) |^2 over the other rows.
     anchor: mean | e_theta(z, t, c_0) - sg[e_orig(z, t, c_0)] |^2 over the erase rows.
     """
-    z, t, n = state.z, state.t, num_erase
-    erase_rows, keep_rows = slice(0, n), slice(n, None)
-    null = c_0.repeat(n)
-    with torch.no_grad():
-        source = student if params.target == "student" else original
-        e_0 = source.denoise(z[erase_rows], t[erase_rows], null)
-    e_s = student.denoise(z, t, c_s)
-    erase = F.mse_loss(e_s[erase_rows].float(), e_0.float())
+    z, t, n, c_s = state.z, state.t, batch.num_erase, batch.c_s
+    erased, kept, null = slice(0, n), slice(n, len(z)), c_0.repeat(n)
+    asked: Questions = {}
+    if params.target == "frozen":
+        asked["target"] = erased, batch.c_t
+    if params.anchor_weight:
+        asked["null"] = erased, null
+    if params.eta:
+        asked["concept"] = erased, c_s.rows(erased)
+    if n < len(z):
+        asked["keep"] = kept, c_s.rows(kept)
+    e_orig = answers(original, state, asked)
+    if params.target == "student":
+        target = answers(student, state, {"target": (erased, batch.c_t)})["target"]
+    elif params.eta:
+        target = e_orig["target"] - params.eta * (e_orig["concept"] - e_orig["target"])
+    else:
+        target = e_orig["target"]
+    e_s = student.denoise(z, t, c_s).float()
+    erase = F.mse_loss(e_s[erased], target)
     keep = anchor = torch.zeros((), device=z.device)
     if n < len(z):
-        with torch.no_grad():
-            e_keep = original.denoise(z[keep_rows], t[keep_rows], c_s.rows(keep_rows))
-        keep = F.mse_loss(e_s[keep_rows].float(), e_keep.float())
+        keep = F.mse_loss(e_s[kept], e_orig["keep"])
     if params.anchor_weight:
-        with torch.no_grad():
-            e_orig = original.denoise(z[erase_rows], t[erase_rows], null)
-        anchor = F.mse_loss(
-            student.denoise(z[erase_rows], t[erase_rows], null).float(), e_orig.float()
-        )
+        anchor = F.mse_loss(student.denoise(z[erased], t[erased], null).float(), e_orig["null"])
     total = erase + params.keep_weight * keep + params.anchor_weight * anchor
     return Losses(total, erase.detach(), keep.detach(), anchor.detach())
+
+
+Questions = dict[str, tuple[slice, Condition]]
+"""By name: rows of the latents, and the texts to ask about them."""
+
+
+@torch.no_grad()
+def answers(model: Backbone, state: State, asked: Questions) -> dict[str, Tensor]:
+    """sg[e(z, t, c)] for every question, all in one call of the denoiser; float32."""
+    if not asked:
+        return {}
+    z = torch.cat([state.z[rows] for rows, _ in asked.values()])
+    t = torch.cat([state.t[rows] for rows, _ in asked.values()])
+    e = model.denoise(z, t, Condition.cat([c for _, c in asked.values()])).float()
+    parts = e.split([len(c) for _, c in asked.values()])
+    return dict(zip(asked, parts, strict=True))
 
 
 @torch.no_grad()

@@ -1,44 +1,54 @@
-"""Knobs of SDD and its presets.
+"""Knobs of the erasers that distil, and their presets.
 
-``paper`` and ``repo`` are the two published readings (arXiv:2307.05977; they disagree on which
-text is joined and on three numbers). ``safediff`` is our own: see ``docs/erase.md`` for the
-ablation that it rests on.
+SDD (arXiv:2307.05977) and ESD (arXiv:2303.07345) roll out latents, compare noise predictions and
+take a step; they differ in these settings only. ``paper`` and ``repo`` are the two published
+readings of SDD (they disagree on which text is joined and on three numbers); ``safediff`` is our
+own: see ``docs/erase.md`` for the measurements that it rests on.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal
 
+from safediff.erase.knobs import Bounds
 from safediff.errors import UsageError
 
+Count = Annotated[int, Bounds(at_least=1)]
+Number = Annotated[float, Bounds(at_least=0)]
+Share = Annotated[float, Bounds(at_least=0, below=1)]
 Trainable = Literal["kv", "xattn", "selfattn", "noxattn", "full"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class SddParams:
-    """Settings of SDD; one loss is one optimiser step."""
+class DistilParams:
+    """Settings of a distillation; one loss is one optimiser step."""
 
-    num_steps: int = 1300
+    num_steps: Count = 1300
     """Optimiser steps."""
-    learning_rate: float = 1e-5
-    weight_decay: float = 1e-2
-    beta1: float = 0.9
-    beta2: float = 0.999
-    epsilon: float = 1e-8
-    max_grad_norm: float = 1.0
-    ema_decay: float = 0.998
+    learning_rate: Number = 1e-5
+    rate_schedule: Literal["constant", "cosine"] = "constant"
+    """cosine: from the learning rate down to zero over ``num_steps``."""
+    weight_decay: Number = 1e-2
+    beta1: Share = 0.9
+    beta2: Share = 0.999
+    epsilon: Number = 1e-8
+    max_grad_norm: Annotated[float, Bounds(above=0)] = 1.0
+    ema_decay: Share = 0.998
     """m of the teacher, theta_bar <- m theta_bar + (1 - m) theta."""
     ema_warmup: bool = False
     """Use min(m, (1 + step) / (10 + step)), so that no part of the start remains in the teacher."""
-    guidance_scale: float = 3.0
+    guidance_scale: Number = 3.0
     """s_g of the rollout."""
-    num_inference_steps: int = 50
+    num_inference_steps: Annotated[int, Bounds(at_least=1, below=1001)] = 50
     """N, DDIM steps of a whole trajectory."""
-    timesteps: Literal["uniform", "beta"] = "uniform"
-    """u uniform, or floor(N Beta(3, 3)) (arXiv:2407.21032)."""
-    batch_size: int = 1
+    rollout_model: Literal["teacher", "student", "original"] = "teacher"
+    """Who draws the latents: SDD's EMA teacher, ESD's student, or the untouched model."""
+    timesteps: Literal["uniform", "beta", "early"] = "uniform"
+    """u uniform, or floor(N Beta(3, 3)) (arXiv:2407.21032), or uniform in the first half, where
+    it is decided what a picture shows."""
+    batch_size: Count = 1
     """Trajectories per rollout; they share u."""
-    reuse: int = 1
+    reuse: Count = 1
     """Losses (optimiser steps) per rollout, each at its own u."""
     trainable: Trainable = "xattn"
     """kv: attn2.to_k and to_v; xattn: all of attn2; selfattn: attn1; noxattn: all but attn2,
@@ -51,90 +61,127 @@ class SddParams:
     """How the concept of a rollout is chosen where only one is used."""
     target: Literal["student", "frozen"] = "student"
     """Whose answer to the empty prompt is the target: the student's own, or the original's."""
-    anchor_weight: float = 0.0
+    eta: Number = 0.0
+    """Push beyond the empty prompt (ESD, arXiv:2303.07345, eq. 5): the target is
+    e_orig(c_0) - eta (e_orig(c_s) - e_orig(c_0)); needs ``target: frozen``."""
+    anchor_weight: Number = 0.0
     """Weight of mean |eps(z, t, c_0) - eps_orig(z, t, c_0)|^2."""
-    keep_share: float = 0.0
+    keep_share: Share = 0.0
     """Share of each batch on kept texts, with the original's prediction as the target."""
-    keep_weight: float = 1.0
-    null_space: float = 0.0
+    keep_weight: Number = 1.0
+    null_space: Number = 0.0
     """lambda of the soft null-space projector relative to the mean energy of kept tokens; 0: off
     (kv only)."""
-    log_every: int = 10
-    save_every: int = 20
+    lora_rank: Annotated[int, Bounds(at_least=0)] = 0
+    """Train an update B A of this rank instead of whole matrices (LoRA, arXiv:2106.09685); 0: off.
+    The teacher averages the factors, not their product, so it is an adapter of the same rank."""
+    log_every: Count = 10
+    save_every: Count = 20
     """Rollouts between checkpoints."""
 
 
-PRESETS: Mapping[str, SddParams] = {
-    "paper": SddParams(),
-    "repo": SddParams(
-        num_steps=1500,
-        ema_decay=0.999,
-        weight_decay=1e-4,
-        loss_text="each",
-        rollout_text="joined",
-    ),
-    "safediff": SddParams(
-        num_steps=96,
-        learning_rate=2e-3,
-        weight_decay=0.0,
-        ema_decay=0.95,
-        ema_warmup=True,
-        num_inference_steps=20,
-        batch_size=10,
-        reuse=4,
-        trainable="kv",
-        loss_text="phrasings",
-        rollout_text="phrasings",
-        order="random",
-        target="frozen",
-        null_space=0.01,
-    ),
+def num_kept(params: DistilParams) -> int:
+    """Rows of each batch that kept texts get, where there are any."""
+    return round(params.keep_share * params.batch_size)
+
+
+def early_steps(num_inference_steps: int) -> int:
+    """How many values of u count as early: the first half, rounded up."""
+    return (num_inference_steps + 1) // 2
+
+
+_ESD = DistilParams(
+    num_steps=1000,
+    weight_decay=1e-4,
+    ema_decay=0.0,
+    rollout_model="student",
+    loss_text="each",
+    rollout_text="each",
+    order="random",
+    target="frozen",
+    eta=3.0,
+)
+"""ESD as the SDD paper compares it (ESD-x-3, ESD-u-3); no moving average."""
+
+_ESD_FIRST = replace(_ESD, eta=1.0, weight_decay=0.0)
+"""The authors' first code: Adam, eta 1."""
+
+PRESETS: Mapping[str, Mapping[str, DistilParams]] = {
+    "sdd": {
+        "safediff": DistilParams(
+            num_steps=256,
+            learning_rate=1.1e-2,
+            rate_schedule="cosine",
+            weight_decay=0.0,
+            ema_decay=0.95,
+            ema_warmup=True,
+            num_inference_steps=20,
+            timesteps="early",
+            batch_size=24,
+            reuse=4,
+            trainable="kv",
+            loss_text="phrasings",
+            rollout_text="phrasings",
+            target="frozen",
+            eta=0.35,
+            keep_share=0.7,
+            null_space=0.01,
+        ),
+        "paper": DistilParams(),
+        "repo": DistilParams(
+            num_steps=1500,
+            ema_decay=0.999,
+            weight_decay=1e-4,
+            loss_text="each",
+            rollout_text="joined",
+        ),
+    },
+    "esd-x": {
+        "eta-3": _ESD,
+        "eta-1": _ESD_FIRST,
+        "strict": replace(
+            _ESD_FIRST,
+            num_steps=200,
+            learning_rate=5e-5,
+            rollout_model="original",
+            trainable="kv",
+        ),
+    },
+    "esd-u": {
+        "eta-3": replace(_ESD, trainable="noxattn"),
+        "eta-1": replace(_ESD_FIRST, trainable="noxattn"),
+    },
 }
+"""By method, then by name; a method's first preset is its default."""
 
 
-def resolve(preset: str, options: Mapping[str, Any]) -> SddParams:
-    """The preset with the policy's overrides.
+def check_together(params: DistilParams) -> None:
+    """Knobs that fit one by one must fit together.
 
     Raises:
-        UsageError: an unknown preset or knob, or a value of the wrong type or range.
+        UsageError: they do not.
     """
-    if preset not in PRESETS:
-        raise UsageError(f"erase.preset: unknown preset {preset!r}", f"use {', '.join(PRESETS)}")
-    types = get_type_hints(SddParams)
-    known = {f.name for f in fields(SddParams)}
-    for name, value in options.items():
-        if name not in known:
-            raise UsageError(
-                f"erase.options: unknown knob {name!r} of sdd", f"known: {', '.join(sorted(known))}"
-            )
-        _check_type(name, value, types[name])
-    params = replace(PRESETS[preset], **options)
-    _check_range(params)
-    return params
-
-
-def _check_type(name: str, value: Any, kind: Any) -> None:
-    if get_origin(kind) is Literal:
-        good = value in get_args(kind)
-        expected = " or ".join(map(str, get_args(kind)))
-    elif kind is float:
-        good, expected = isinstance(value, int | float) and not isinstance(value, bool), "a number"
-    else:
-        good, expected = type(value) is kind, kind.__name__
-    if not good:
-        raise UsageError(f"erase.options.{name}: {value!r} is not {expected}")
-
-
-def _check_range(params: SddParams) -> None:
-    for name in ("num_steps", "num_inference_steps", "batch_size", "reuse", "save_every"):
-        if getattr(params, name) < 1:
-            raise UsageError(f"erase.options.{name}: must be at least 1")
     if params.reuse > params.num_inference_steps:
         raise UsageError("erase.options.reuse: must not exceed num_inference_steps")
-    for name in ("keep_share", "ema_decay"):
-        if not 0 <= getattr(params, name) < 1:
-            raise UsageError(f"erase.options.{name}: must be in [0, 1)")
+    if params.timesteps == "early" and params.reuse > early_steps(params.num_inference_steps):
+        raise UsageError(
+            "erase.options.reuse: must not exceed half of num_inference_steps with timesteps: early"
+        )
+    if num_kept(params) == params.batch_size:
+        raise UsageError(
+            "erase.options.keep_share: leaves no row of a batch for what is erased",
+            "lower it or raise batch_size",
+        )
+    if params.eta and params.target != "frozen":
+        raise UsageError(
+            "erase.options.eta: pushes away from the original's answer", "set target: frozen"
+        )
     if params.null_space and params.trainable != "kv":
         raise UsageError(
             "erase.options.null_space: works on keys and values only", "set trainable: kv"
+        )
+    if params.lora_rank and params.trainable in ("noxattn", "full"):
+        raise UsageError(
+            "erase.options.lora_rank: works on attention matrices only",
+            "set trainable: kv, xattn or selfattn",
         )

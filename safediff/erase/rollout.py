@@ -1,4 +1,4 @@
-"""Rollouts: partly denoised latents, drawn with guidance from the teacher (SDD, steps 2 to 4)."""
+"""Rollouts: partly denoised latents, drawn with guidance (SDD, steps 2 to 4)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from torch import Tensor
 
-from safediff.erase.params import SddParams
+from safediff.erase.params import DistilParams, early_steps
 from safediff.models.backbone import Backbone, Condition, guided
 
 
@@ -20,14 +20,15 @@ class State:
     u: int
 
 
-def draw_steps(params: SddParams, generator: torch.Generator) -> list[int]:
+def draw_steps(params: DistilParams, generator: torch.Generator) -> list[int]:
     """``reuse`` distinct values of u in {0 .. N-1}, ascending."""
     n = params.num_inference_steps
-    if params.timesteps == "uniform":
-        weights = torch.ones(n)
-    else:
+    weights = torch.ones(n)
+    if params.timesteps == "beta":
         x = (torch.arange(n) + 0.5) / n
         weights = (x * (1 - x)) ** 2  # the density of Beta(3, 3), up to a factor
+    elif params.timesteps == "early":
+        weights[early_steps(n) :] = 0
     return sorted(torch.multinomial(weights, params.reuse, generator=generator).tolist())
 
 
@@ -39,11 +40,11 @@ def draw_timestep(u: int, num_inference_steps: int, count: int, g: torch.Generat
 
 @torch.no_grad()
 def rollout(
-    teacher: Backbone,
+    model: Backbone,
     c_0: Condition,
     c_p: Condition,
     steps: list[int],
-    params: SddParams,
+    params: DistilParams,
     generator: torch.Generator,
 ) -> Iterator[State]:
     """One guided DDIM trajectory per row of ``c_p``; yields the state at each u of ``steps``.
@@ -51,13 +52,13 @@ def rollout(
     u = 0 leaves z_T. ``c_0`` has one row for each of ``c_p``.
     """
     device, dtype = c_p.hidden.device, c_p.hidden.dtype
-    scheduler = DDIMScheduler.from_config(teacher.scheduler.config)
+    scheduler = DDIMScheduler.from_config(model.scheduler.config)
     scheduler.set_timesteps(params.num_inference_steps, device=device)
-    z = torch.randn(len(c_p), *teacher.latent_shape, generator=generator).to(device, dtype)
+    z = torch.randn(len(c_p), *model.latent_shape, generator=generator).to(device, dtype)
     done = 0
     for u in steps:
         for t in scheduler.timesteps[done:u]:
-            eps = guided(teacher, z, t, c_0, c_p, params.guidance_scale)
+            eps = guided(model, z, t, c_0, c_p, params.guidance_scale)
             z = scheduler.step(eps, t, z, return_dict=False)[0]
         done = u
         t = draw_timestep(u, params.num_inference_steps, len(z), generator)

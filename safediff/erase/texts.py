@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from safediff.erase.params import SddParams
+from safediff.erase.params import DistilParams, num_kept
 from safediff.models.backbone import Backbone, Condition
 from safediff.policy.plan import ConceptPlan
 
@@ -17,6 +17,9 @@ class Batch:
     c_p: Condition
     c_s: Condition
     """Loss texts: concepts to erase, then kept texts."""
+    c_t: Condition
+    """What each text to erase is to be answered like, one row each: the empty prompt, unless the
+    policy says what is drawn instead."""
     num_erase: int
 
 
@@ -34,43 +37,49 @@ class TextBank:
         self.null = backbone.encode([""])
         self.joined = backbone.encode([joined])
         self.each = backbone.encode([text for text, _ in self.units])
-        self.phrasings = [
-            backbone.encode(_phrasings_of(text, concept)) for text, concept in self.units
-        ]
+        spoken = [_phrasings_of(text, concept) for text, concept in self.units]
+        self.phrasings = [backbone.encode([phrasing for phrasing, _ in bank]) for bank in spoken]
+        self.toward = [backbone.encode([instead for _, instead in bank]) for bank in spoken]
         self.keep = backbone.encode(keep) if keep else None
 
     def kept_tokens(self) -> Condition:
         """The kept texts and the empty prompt."""
         return self.null if self.keep is None else Condition.cat([self.keep, self.null])
 
-    def draw(self, index: int, params: SddParams, generator: torch.Generator) -> Batch:
+    def draw(self, index: int, params: DistilParams, generator: torch.Generator) -> Batch:
         """The texts of rollout number ``index``."""
-        num_keep = round(params.keep_share * params.batch_size) if self.keep is not None else 0
+        num_keep = num_kept(params) if self.keep is not None else 0
         num_erase = params.batch_size - num_keep
         if params.order == "cyclic":
             units = (torch.arange(num_erase) + index * num_erase) % len(self.units)
         else:
             units = torch.randint(len(self.units), (num_erase,), generator=generator)
-        c_p = self._rows(params.rollout_text, units, generator)
-        c_s = self._rows(params.loss_text, units, generator)
+        c_p, _ = self._rows(params.rollout_text, units, generator)
+        c_s, c_t = self._rows(params.loss_text, units, generator)
         if num_keep and self.keep is not None:
             kept = self.keep.rows(torch.randint(len(self.keep), (num_keep,), generator=generator))
             c_p, c_s = Condition.cat([c_p, kept]), Condition.cat([c_s, kept])
-        return Batch(c_p, c_s, num_erase)
+        return Batch(c_p, c_s, c_t, num_erase)
 
-    def _rows(self, role: str, units: Tensor, generator: torch.Generator) -> Condition:
+    def _rows(
+        self, role: str, units: Tensor, generator: torch.Generator
+    ) -> tuple[Condition, Condition]:
+        """Texts of a role, and what each is to be answered like."""
+        null = self.null.repeat(len(units))
         if role == "joined":
-            return self.joined.repeat(len(units))
+            return self.joined.repeat(len(units)), null
         if role == "each":
-            return self.each.rows(units)
-        parts = []
+            return self.each.rows(units), null
+        texts, instead = [], []
         for unit in units.tolist():
-            bank = self.phrasings[unit]
-            row = int(torch.randint(len(bank), (), generator=generator))
-            parts.append(bank.rows(slice(row, row + 1)))
-        return Condition.cat(parts)
+            row = int(torch.randint(len(self.phrasings[unit]), (), generator=generator))
+            texts.append(self.phrasings[unit].rows(slice(row, row + 1)))
+            instead.append(self.toward[unit].rows(slice(row, row + 1)))
+        return Condition.cat(texts), Condition.cat(instead)
 
 
-def _phrasings_of(text: str, concept: ConceptPlan) -> list[str]:
-    """The concept's phrasings that hold this erase text; all of them if none names it."""
-    return [p for p in concept.phrasings if text in p] or list(concept.phrasings) or [text]
+def _phrasings_of(text: str, concept: ConceptPlan) -> list[tuple[str, str]]:
+    """The concept's phrasings that hold this erase text (all if none does), with their targets."""
+    toward = concept.toward or ("",) * len(concept.phrasings)
+    pairs = list(zip(concept.phrasings, toward, strict=True))
+    return [pair for pair in pairs if text in pair[0]] or pairs or [(text, "")]

@@ -1,4 +1,4 @@
-"""The SDD trainer: rollout with the teacher, loss, step, EMA (arXiv:2307.05977, algorithm 1)."""
+"""The trainer of SDD and ESD: rollout, loss, step, EMA (arXiv:2307.05977, algorithm 1)."""
 
 import hashlib
 import math
@@ -12,13 +12,14 @@ from torch import Tensor
 
 from safediff import __version__
 from safediff.erase.checkpoint import Progress, load_checkpoint, save_checkpoint
+from safediff.erase.losses import Losses, distil_losses, null_drift
 from safediff.erase.null_space import second_moment, soft_projector
-from safediff.erase.params import SddParams
+from safediff.erase.params import DistilParams
 from safediff.erase.rollout import State, draw_steps, rollout
-from safediff.erase.sdd import Losses, null_drift, sdd_losses
 from safediff.erase.texts import Batch, TextBank
 from safediff.erase.weights import PatchedUNet, Student, trainable_names
 from safediff.errors import Inconclusive
+from safediff.models.adapter import Adapter
 from safediff.models.backbone import Backbone
 from safediff.models.patch import Patch, unet_sha256
 from safediff.policy.plan import ConceptPlan
@@ -49,26 +50,36 @@ class Erased:
     """Both results of a run."""
 
     teacher: Patch
-    student: Patch
+    student: Patch | None
+    """None without a moving average: then the teacher is the student."""
+    adapter: Adapter | None
+    """The teacher's factors, where a rank was asked for."""
     num_passes: int
 
 
-class SddTrainer:
-    """One SDD run. State that changes: the student, the teacher, the optimiser, the step."""
+class DistilTrainer:
+    """One run. State that changes: the student, the teacher, the optimiser, the step."""
 
     def __init__(
         self,
         backbone: Backbone,
         concepts: tuple[ConceptPlan, ...],
         keep: tuple[str, ...],
-        params: SddParams,
+        params: DistilParams,
         seed: int,
+        method: str = "sdd",
     ) -> None:
+        """``method`` names the patch; what is done stands in ``params``."""
         self.original, self.params, self.seed, self.keep = backbone, params, seed, keep
+        self.method = method
         self.base_sha256 = unet_sha256(backbone.unet)
         self.texts = TextBank(backbone, concepts, keep)
         self.student = Student(
-            backbone.unet, trainable_names(backbone.unet, params.trainable), self._projector()
+            backbone.unet,
+            trainable_names(backbone.unet, params.trainable),
+            self._projector(),
+            rank=params.lora_rank,
+            seed=seed,
         )
         self.accelerator = Accelerator()
         optimizer = torch.optim.AdamW(
@@ -128,7 +139,8 @@ class SddTrainer:
                 )
         return Erased(
             teacher=self._patch(self.teacher, "teacher"),
-            student=self._patch([v.detach() for v in self.student.values], "student"),
+            student=self._student_patch(),
+            adapter=self._adapter(),
             num_passes=self.progress.num_passes,
         )
 
@@ -141,15 +153,23 @@ class SddTrainer:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + index)
         batch = self.texts.draw(index, params, generator)
         steps = draw_steps(params, generator)
-        teacher = self.seen(self.student.weights(self.teacher))
         null = self.texts.null.repeat(len(batch.c_p))
         done = 0
-        for state in rollout(teacher, null, batch.c_p, steps, params, generator):
+        for state in rollout(self._rollout_model(), null, batch.c_p, steps, params, generator):
             self._count(passes=2 * len(state.z) * (state.u - done))
             done = state.u
             if self.progress.step < params.num_steps:
                 self._one_step(self.progress.step, state, batch, on_step)
         self._count(rollouts=1)
+
+    @torch.no_grad()
+    def _rollout_model(self) -> Backbone:
+        """Who rolls out, as it is now: steps on the way do not bend the trajectory."""
+        if self.params.rollout_model == "original":
+            return self.original
+        of_teacher = self.params.rollout_model == "teacher"
+        values = self.teacher if of_teacher else self.student.values
+        return self.seen(self.student.weights([value.detach().clone() for value in values]))
 
     def _count(self, rollouts: int = 0, steps: int = 0, passes: int = 0) -> None:
         now = self.progress
@@ -160,9 +180,7 @@ class SddTrainer:
     def _one_step(self, step: int, state: State, batch: Batch, on_step: OnStep) -> None:
         params = self.params
         student = self.seen(self.student.weights())
-        losses = sdd_losses(
-            student, self.original, state, self.texts.null, batch.c_s, batch.num_erase, params
-        )
+        losses = distil_losses(student, self.original, state, self.texts.null, batch, params)
         self.accelerator.backward(losses.total)
         norm = self.accelerator.clip_grad_norm_(self.student.parameters(), params.max_grad_norm)
         grad_norm = float(norm)
@@ -172,6 +190,8 @@ class SddTrainer:
                 "lower erase.options.learning_rate or use float32",
             )
         self.last_loss = losses.total.item()
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(step, params)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self._update_teacher(step)
@@ -208,12 +228,30 @@ class SddTrainer:
         dtype = next(self.original.unet.parameters()).dtype
         tensors = {n: w.detach().to(dtype) for n, w in self.student.weights(values).items()}
         return Patch(
-            tensors=tensors, base_sha256=self.base_sha256, metadata={"method": "sdd", "role": role}
+            tensors=tensors,
+            base_sha256=self.base_sha256,
+            metadata={"method": self.method, "role": role},
         )
 
+    def _student_patch(self) -> Patch | None:
+        if not self.params.ema_decay:
+            return None
+        return self._patch([value.detach() for value in self.student.values], "student")
 
-def _passes(num_rows: int, num_erase: int, params: SddParams) -> int:
-    """UNet sample passes of one loss: the target, and the student's forward and backward."""
-    targets = num_rows
+    @torch.no_grad()
+    def _adapter(self) -> Adapter | None:
+        return self.student.factors(self.teacher) if self.params.lora_rank else None
+
+
+def learning_rate(step: int, params: DistilParams) -> float:
+    """The rate of one step under ``rate_schedule``."""
+    if params.rate_schedule == "constant":
+        return params.learning_rate
+    return params.learning_rate * 0.5 * (1 + math.cos(math.pi * step / params.num_steps))
+
+
+def _passes(num_rows: int, num_erase: int, params: DistilParams) -> int:
+    """UNet sample passes of one loss: the targets, and the student's forward and backward."""
+    push = num_erase if params.eta else 0
     anchors = 4 * num_erase if params.anchor_weight else 0
-    return targets + 3 * num_rows + anchors
+    return 4 * num_rows + push + anchors

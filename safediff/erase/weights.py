@@ -3,7 +3,8 @@
 The frozen rest exists once; student, teacher and original differ in these tensors only.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -54,25 +55,53 @@ class PatchedUNet:
 
 
 class Student(nn.Module):
-    """The trained tensors: W itself, or D in W = W_0 + D P where a projector P is given."""
+    """The trained values, and the UNet tensors that they stand for.
 
-    def __init__(self, unet: nn.Module, names: list[str], projector: Tensor | None = None) -> None:
+    Plain: the tensors W themselves. With a projector P: D in W = W_0 + D P. With a rank r:
+    A (r, in) and B (out, r) in W = W_0 + B A, or W_0 + B A P (LoRA, arXiv:2106.09685, alpha = r).
+    """
+
+    def __init__(
+        self,
+        unet: nn.Module,
+        names: list[str],
+        projector: Tensor | None = None,
+        rank: int = 0,
+        seed: int = 0,
+    ) -> None:
         super().__init__()
         state = dict(unet.named_parameters())
-        self.names = names
-        self.base = {name: state[name].detach().clone().float() for name in names}
-        self.projector = projector
-        self.values = nn.ParameterList(
-            torch.zeros_like(self.base[n]) if projector is not None else self.base[n].clone()
-            for n in names
-        )
+        self.rank, self.projector = rank, projector
+        self.names = [name for name in names if not rank or state[name].ndim == 2]
+        self.base = {name: state[name].detach().clone().float() for name in self.names}
+        self.values = nn.ParameterList(self._start(torch.Generator().manual_seed(seed)))
 
-    def weights(self, values: list[Tensor] | None = None) -> dict[str, Tensor]:
+    def _start(self, generator: torch.Generator) -> Iterator[Tensor]:
+        """Values under which every tensor is the base's."""
+        for w in self.base.values():
+            if self.rank:
+                rows, columns = w.shape
+                a = torch.randn(self.rank, columns, generator=generator) / math.sqrt(columns)
+                yield a.to(w)
+                yield torch.zeros(rows, self.rank).to(w)
+            else:
+                yield w.clone() if self.projector is None else torch.zeros_like(w)
+
+    def weights(self, values: Sequence[Tensor] | None = None) -> dict[str, Tensor]:
         """The UNet tensors for the student's own values, or for others (the teacher's)."""
-        chosen = list(self.values) if values is None else values
+        chosen = list(self.values) if values is None else list(values)
+        if self.rank:
+            adapters = self.factors(chosen)
+            return {n: w + adapters[n][1] @ adapters[n][0] for n, w in self.base.items()}
         if self.projector is None:
             return dict(zip(self.names, chosen, strict=True))
         return {
             name: self.base[name] + value @ self.projector
             for name, value in zip(self.names, chosen, strict=True)
         }
+
+    def factors(self, values: Sequence[Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+        """A (r, in) and B (out, r) of every tensor, the projector multiplied into A."""
+        pairs = zip(self.names, values[::2], values[1::2], strict=True)
+        p = self.projector
+        return {name: (a if p is None else a @ p, b) for name, a, b in pairs}

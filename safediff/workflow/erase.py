@@ -35,16 +35,19 @@ class Outcome:
 
 
 class Pictures:
-    """Shows one task per subject while its pictures are drawn."""
+    """Shows one task per subject, and per attack on it, while its pictures are drawn."""
 
-    def __init__(self, ui: Ui, total: int) -> None:
-        self.ui, self.total = ui, total
+    def __init__(self, ui: Ui, plan: Plan) -> None:
+        self.ui, self.total = ui, plan.verify.num_images(len(plan.concepts))
+        self.num_attempts = plan.verify.num_attempts
         self.tasks: dict[str, Task] = {}
 
     def __call__(self, subject: str, count: int) -> None:
         """``count`` more pictures of ``subject`` are there."""
         if subject not in self.tasks:
-            self.tasks[subject] = self.ui.task(f"draw {subject}", self.total)
+            how = subject.rpartition(" under ")[2]
+            total = self.num_attempts.get(how, self.total)
+            self.tasks[subject] = self.ui.task(f"draw {subject}", total)
         self.tasks[subject].advance(count, "pictures")
 
 
@@ -54,13 +57,13 @@ def erase(plan: Plan, run: RunFolder, ui: Ui, *, compare_student: bool = True) -
     training = train(plan, base, run, ui)
     outcome = Outcome(run)
     teacher = patched(base, training.teacher)
-    pictures = Pictures(ui, plan.verify.num_images(len(plan.concepts)))
+    pictures = Pictures(ui, plan)
     with Verification(plan, base, training.teacher.base_sha256, run.path, pictures) as verification:
         hashes = {"base": training.teacher.base_sha256, "unet": unet_sha256(teacher.unet)}
         report, album = verification.measure(TEACHER, teacher, hashes)
         outcome.reports.append(report)
         albums = [verification.base_album, album]
-        if compare_student:
+        if compare_student and training.student is not None:
             student = patched(base, training.student)
             report, album = verification.measure(
                 STUDENT, student, {"unet": unet_sha256(student.unet)}, decides=False
@@ -115,6 +118,7 @@ def _export(
         extra_files={
             "patch.safetensors": run.patch,
             "journal.jsonl": run.path / "journal.jsonl",
-        },
+        }
+        | ({run.adapter.name: run.adapter} if run.adapter.exists() else {}),
     )
     outcome.released = True

@@ -35,6 +35,11 @@ class RunFolder:
         return self.path / "patch.student.safetensors"
 
     @property
+    def adapter(self) -> Path:
+        """The teacher as a low-rank adapter for diffusers; only where a rank was asked for."""
+        return self.path / "adapter.safetensors"
+
+    @property
     def checkpoint(self) -> Path:
         """Where an interrupted training goes on."""
         return self.path / "checkpoint.safetensors"

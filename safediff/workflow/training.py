@@ -6,8 +6,11 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from safediff.erase.params import SddParams, resolve
-from safediff.erase.trainer import SddTrainer, StepInfo
+from safediff.erase.closed_form.solve import solve
+from safediff.erase.methods import METHODS, EraserParams, resolve
+from safediff.erase.params import DistilParams
+from safediff.erase.trainer import DistilTrainer, Erased, StepInfo
+from safediff.models.adapter import save_adapter
 from safediff.models.backbone import Backbone
 from safediff.models.patch import Patch, load_patch, save_patch
 from safediff.policy.plan import Plan
@@ -17,48 +20,63 @@ from safediff.workflow.ui import Task, Ui
 
 @dataclass(frozen=True, kw_only=True)
 class Training:
-    """Both patches and how they came about."""
+    """The patches and how they came about."""
 
     teacher: Patch
-    student: Patch
-    params: SddParams
+    """What is released: SDD's moving average, or the only result of other methods."""
+    student: Patch | None
+    params: EraserParams
     facts: dict[str, str]
     """For the report: method, steps, seconds, passes."""
     steps: list[dict[str, Any]]
-    """``StepInfo`` as plain data, one a step."""
+    """``StepInfo`` as plain data, one a step; none of the closed-form methods."""
 
 
 def train(plan: Plan, backbone: Backbone, run: RunFolder, ui: Ui) -> Training:
     """Erase the plan's concepts, or read the patches if the run already has them."""
-    params = resolve(plan.erase.preset, plan.erase.options)
-    if not (run.patch.exists() and run.student_patch.exists()):
-        _train(plan, params, backbone, run, ui)
-    teacher, student = load_patch(run.patch), load_patch(run.student_patch)
+    params = resolve(plan.erase.method, plan.erase.preset, plan.erase.options)
+    if not run.patch.exists():  # written last
+        _erase(plan, params, backbone, run, ui)
+    teacher = load_patch(run.patch)
     return Training(
         teacher=teacher,
-        student=student,
+        student=load_patch(run.student_patch) if run.student_patch.exists() else None,
         params=params,
         facts=_facts(plan, params, teacher),
         steps=read_training(run.training),
     )
 
 
-def _train(plan: Plan, params: SddParams, backbone: Backbone, run: RunFolder, ui: Ui) -> None:
-    trainer = SddTrainer(backbone, plan.concepts, plan.erase.keep, params, plan.erase.seed)
-    resumed = run.checkpoint.exists()
-    if resumed:
+def _erase(plan: Plan, params: EraserParams, backbone: Backbone, run: RunFolder, ui: Ui) -> None:
+    began, resumed, passes = time.monotonic(), run.checkpoint.exists(), 0
+    if isinstance(params, DistilParams):
+        erased = _distil(plan, params, backbone, run, ui)
+        teacher, passes = erased.teacher, erased.num_passes
+        if erased.adapter is not None:
+            save_adapter(erased.adapter, run.adapter)
+        if erased.student is not None:
+            save_patch(erased.student, run.student_patch)
+    else:
+        task = ui.task("erase", 1)
+        teacher = solve(backbone, plan.concepts, plan.erase.keep, params)
+        task.advance(1, "solved")
+    seconds = f"{time.monotonic() - began:.1f}"
+    cost = {"seconds": seconds, "resumed": str(resumed).lower(), "passes": passes}
+    run.write_text("training.json", json.dumps(cost) + "\n")
+    save_patch(teacher, run.patch)
+
+
+def _distil(plan: Plan, params: DistilParams, backbone: Backbone, run: RunFolder, ui: Ui) -> Erased:
+    entry = plan.erase
+    trainer = DistilTrainer(backbone, plan.concepts, entry.keep, params, entry.seed, entry.method)
+    if run.checkpoint.exists():
         trainer.restore(run.checkpoint)
     _cut_log(run, trainer.progress.step)
     task = ui.task("erase", params.num_steps)
     task.advance(trainer.progress.step)
-    began = time.monotonic()
     erased = trainer.run(_on_step(run, task, params.batch_size), run.checkpoint)
-    seconds = time.monotonic() - began
-    metadata = {"seconds": f"{seconds:.1f}", "resumed": str(resumed).lower()}
-    run.write_text("training.json", json.dumps(metadata | {"passes": erased.num_passes}) + "\n")
-    save_patch(erased.student, run.student_patch)
-    save_patch(erased.teacher, run.patch)
     task.done(f"loss {trainer.last_loss:.4f}")
+    return erased
 
 
 def _on_step(run: RunFolder, task: Task, batch_size: int) -> Callable[[StepInfo], None]:
@@ -76,12 +94,17 @@ def _cut_log(run: RunFolder, step: int) -> None:
     run.write_text(run.training.name, text)
 
 
-def _facts(plan: Plan, params: SddParams, teacher: Patch) -> dict[str, str]:
+def _facts(plan: Plan, params: EraserParams, teacher: Patch) -> dict[str, str]:
+    method = METHODS[plan.erase.method]
     changed = sum(tensor.numel() for tensor in teacher.tensors.values())
-    return {
-        "method": f"SDD (arXiv:2307.05977), preset {plan.erase.preset}",
-        "steps": f"{params.num_steps} of {params.batch_size} latents, learning rate "
-        f"{params.learning_rate:g}",
-        "trained": f"{params.trainable}, {changed:,} parameters",
-        "seed": str(plan.erase.seed),
-    }
+    facts = {"method": f"{method.title} ({method.paper}), preset {plan.erase.preset}"}
+    if isinstance(params, DistilParams):
+        facts["steps"] = (
+            f"{params.num_steps} of {params.batch_size} latents, learning rate "
+            f"{params.learning_rate:g}"
+        )
+        facts["seed"] = str(plan.erase.seed)
+        facts["trained"] = f"{params.trainable}, {changed:,} parameters"
+    else:
+        facts["changed"] = f"{params.matrices}, {changed:,} parameters, solved in closed form"
+    return facts

@@ -1,0 +1,128 @@
+"""Keys and values of cross-attention, and the token embeddings that they read.
+
+W (out, d) is a key or value matrix of attn2, c (d,) one token of E(text); rows are tokens.
+Everything is float64: a second moment squares the condition number of its tokens.
+"""
+
+import functools
+import operator
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from safediff.erase.closed_form.params import Matrices, Texts, Tokens
+from safediff.errors import UsageError
+from safediff.models.backbone import Backbone
+from safediff.models.patch import Patch, unet_sha256
+from safediff.policy.plan import ConceptPlan
+
+_ENDINGS: Mapping[Matrices, tuple[str, ...]] = {
+    "kv": (".attn2.to_k.weight", ".attn2.to_v.weight"),
+    "k": (".attn2.to_k.weight",),
+    "v": (".attn2.to_v.weight",),
+}
+_CHUNK = 64
+"""Texts that are encoded at a time; a long keep list need not fit into memory as a whole."""
+
+
+def kv_weights(unet: nn.Module, matrices: Matrices = "kv") -> dict[str, Tensor]:
+    """The matrices of every layer by parameter name, each (out, d) in float64.
+
+    Raises:
+        UsageError: the UNet has no cross-attention.
+    """
+    endings = _ENDINGS[matrices]
+    found = {
+        name: parameter.detach().double()
+        for name, parameter in unet.named_parameters()
+        if name.endswith(endings)
+    }
+    if not found:
+        raise UsageError(
+            "this UNet has no keys and values of cross-attention (attn2.to_k, attn2.to_v)",
+            "choose an eraser that trains other weights",
+        )
+    return found
+
+
+def kv_patch(backbone: Backbone, weights: Mapping[str, Tensor], method: str) -> Patch:
+    """The changed matrices, in the types that the UNet stores them in."""
+    stored = dict(backbone.unet.named_parameters())
+    return Patch(
+        tensors={name: w.to(stored[name].dtype).contiguous() for name, w in weights.items()},
+        base_sha256=unet_sha256(backbone.unet),
+        metadata={"method": method},
+    )
+
+
+def erased_texts(concepts: Sequence[ConceptPlan], texts: Texts) -> tuple[str, ...]:
+    """What is erased: every concept's erase texts, or their phrasings, each once."""
+    return tuple(
+        dict.fromkeys(
+            text
+            for concept in concepts
+            for text in (concept.erase if texts == "erase" else concept.phrasings)
+        )
+    )
+
+
+def token_mask(backbone: Backbone, texts: Sequence[str], tokens: Tokens) -> Tensor:
+    """Which positions of each text are read, (n, window), True where they are."""
+    attended = torch.tensor(
+        backbone.tokenizer(list(texts), padding="max_length", truncation=False)["attention_mask"]
+    )
+    position = torch.arange(attended.shape[1])
+    last = attended.sum(1, keepdim=True) - 2  # the end token is attended too
+    if tokens == "last":
+        return position == last
+    if tokens == "content":
+        return (position >= 1) & (position <= last)
+    return (position >= int(tokens == "after_start")).expand_as(attended)
+
+
+def token_rows(backbone: Backbone, texts: Sequence[str], tokens: Tokens) -> Tensor:
+    """The chosen tokens of all texts, in order, (num, d)."""
+    return torch.cat(list(_row_chunks(backbone, texts, tokens)))
+
+
+def token_moment(backbone: Backbone, texts: Sequence[str], tokens: Tokens) -> Tensor:
+    """Sum of c c^T over the chosen tokens of all texts, (d, d)."""
+    return functools.reduce(operator.add, (c.T @ c for c in _row_chunks(backbone, texts, tokens)))
+
+
+def _row_chunks(backbone: Backbone, texts: Sequence[str], tokens: Tokens) -> Iterator[Tensor]:
+    for start in range(0, len(texts), _CHUNK):
+        part = texts[start : start + _CHUNK]
+        hidden = backbone.encode(part).hidden
+        yield hidden[token_mask(backbone, part, tokens).to(hidden.device)].double()
+
+
+class Pairs(NamedTuple):
+    """Tokens and what stands for them."""
+
+    erased: Tensor
+    """c of the erased texts, (num, d)."""
+    guides: Tensor
+    """c_guide for each of them, (num, d)."""
+
+    def own_moment(self) -> Tensor:
+        """T = sum of c c^T, (d, d)."""
+        return self.erased.T @ self.erased
+
+    def guide_moment(self) -> Tensor:
+        """A = sum of c_guide c^T, (d, d)."""
+        return self.guides.T @ self.erased
+
+
+def token_pairs(backbone: Backbone, texts: Sequence[str], guide: str, tokens: Tokens) -> Pairs:
+    """The chosen tokens of ``texts``, each with the guide's token at the same position.
+
+    With ``last`` the guide's own last subject token stands for all: its position differs.
+    """
+    erased = token_rows(backbone, texts, tokens)
+    if tokens == "last":
+        return Pairs(erased, token_rows(backbone, [guide], tokens).expand_as(erased))
+    positions = token_mask(backbone, texts, tokens).nonzero()[:, 1].to(erased.device)
+    return Pairs(erased, token_rows(backbone, [guide], "all")[positions])
