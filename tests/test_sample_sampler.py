@@ -9,8 +9,18 @@ import torch
 from tiny import tiny_backbone, tiny_pipeline
 from torch import Tensor
 
-from safediff.models.backbone import Backbone
-from safediff.sample.sampler import Draw, Picture, Sampling, initial_latents, sample, seed_of
+from safediff.guard.base import Guard
+from safediff.guard.load import make_guard
+from safediff.models.backbone import Backbone, guided
+from safediff.sample.sampler import (
+    Draw,
+    Picture,
+    Sampling,
+    denoise_all,
+    initial_latents,
+    sample,
+    seed_of,
+)
 
 DRAWS = [Draw("axe"), Draw("axe", 1), Draw("bomb"), Draw("a hammer"), Draw("bomb", 1)]
 SAMPLING = Sampling(num_steps=4, guidance_scale=5.0, seed=3, batch_size=5)
@@ -21,8 +31,11 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
     return tiny_backbone(tmp_path_factory.mktemp("tiny"))
 
 
-def pictures(backbone: Backbone, draws: list[Draw], sampling: Sampling) -> list[Picture]:
-    return [picture for batch in sample(backbone, draws, sampling) for picture in batch]
+def pictures(
+    backbone: Backbone, draws: list[Draw], sampling: Sampling, guard: Guard | None = None
+) -> list[Picture]:
+    batches = sample(backbone, draws, sampling, guard=guard)
+    return [picture for batch in batches for picture in batch]
 
 
 def stack(found: list[Picture]) -> Tensor:
@@ -75,6 +88,28 @@ def test_pictures_equal_those_of_diffusers(tmp_path: Path, expected: Tensor) -> 
         output_type="pt",
     ).images
     assert ((images * 255).round().int() - expected).abs().max() <= 1
+
+
+@torch.no_grad()
+def test_without_a_guard_guidance_is_classifier_free_to_the_last_bit(backbone: Backbone) -> None:
+    c_0 = backbone.encode([""]).repeat(len(DRAWS))
+    c = backbone.encode([draw.prompt for draw in DRAWS])
+    scheduler = backbone.new_scheduler()
+    scheduler.set_timesteps(SAMPLING.num_steps)
+    z = initial_latents(DRAWS, backbone.latent_shape, SAMPLING.seed)
+    for t in scheduler.timesteps:
+        eps = guided(backbone, z, t, c_0, c, SAMPLING.guidance_scale)
+        z = scheduler.step(eps, t, z, return_dict=False)[0]
+    assert torch.equal(denoise_all(backbone, DRAWS, c_0, c, SAMPLING), z)
+
+
+@pytest.mark.parametrize("name", ["neg", "sld-max", "sega-max"])
+def test_guard_changes_pictures_one_by_one(backbone: Backbone, expected: Tensor, name: str) -> None:
+    guard = make_guard(name, ["sword", "rifle"])
+    found = stack(pictures(backbone, DRAWS, SAMPLING, guard))
+    assert ((found - expected).abs().flatten(1).max(1).values > 1).all()
+    again = stack(pictures(backbone, DRAWS[::-1], replace(SAMPLING, batch_size=2), guard)).flip(0)
+    assert (again - found).abs().max() <= 1
 
 
 @pytest.mark.parametrize("change", [{"seed": 4}, {"num_steps": 5}, {"guidance_scale": 2.0}])

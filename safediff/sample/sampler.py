@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from safediff.models.backbone import Backbone, Condition, guided
+from safediff.guard.base import ClassifierFree, Guard
+from safediff.models.backbone import Backbone, Condition
 
 
 @dataclass(frozen=True)
@@ -62,10 +63,15 @@ def sample(
     draws: Sequence[Draw],
     sampling: Sampling,
     on_batch: Callable[[int], None] = lambda count: None,
+    guard: Guard | None = None,
 ) -> Iterator[list[Picture]]:
     """Draw all pictures, batch by batch, in order; ``on_batch`` gets the size of each batch.
 
-    The model's own scheduler is used with classifier-free guidance (arXiv:2207.12598).
+    The model's own scheduler is used with the guidance of ``guard``, or without one with
+    classifier-free guidance (arXiv:2207.12598).
+
+    Raises:
+        UsageError: a prompt or the guard's texts are longer than the text encoder's window.
     """
     null = backbone.encode([""])
     for start in range(0, len(draws), sampling.batch_size):
@@ -73,7 +79,7 @@ def sample(
         distinct = sorted({draw.prompt for draw in part})
         rows = torch.tensor([distinct.index(draw.prompt) for draw in part])
         c = backbone.encode(distinct).rows(rows)
-        z = denoise_all(backbone, part, null.repeat(len(part)), c, sampling)
+        z = denoise_all(backbone, part, null.repeat(len(part)), c, sampling, guard)
         finite = z.isfinite().flatten(1).all(1).tolist()
         images = backbone.decode(z.nan_to_num()).cpu()
         yield [
@@ -84,15 +90,22 @@ def sample(
 
 
 def denoise_all(
-    backbone: Backbone, draws: Sequence[Draw], c_0: Condition, c: Condition, sampling: Sampling
+    backbone: Backbone,
+    draws: Sequence[Draw],
+    c_0: Condition,
+    c: Condition,
+    sampling: Sampling,
+    guard: Guard | None = None,
 ) -> Tensor:
-    """Final latents (n, c, h, w) of one batch."""
+    """Final latents (n, c, h, w) of one batch; ``c_0`` and ``c`` have one row a draw."""
+    scale = sampling.guidance_scale
+    guidance = guard.start(backbone, c_0, c, scale) if guard else ClassifierFree([c_0, c], scale)
     scheduler = backbone.new_scheduler()
     scheduler.set_timesteps(sampling.num_steps, device=c.hidden.device)
     z: Tensor = initial_latents(draws, backbone.latent_shape, sampling.seed)
     z = z.to(c.hidden.device, c.hidden.dtype) * scheduler.init_noise_sigma
-    for t in scheduler.timesteps:
-        model_in = scheduler.scale_model_input(z, t)
-        eps = guided(backbone, model_in, t, c_0, c, sampling.guidance_scale)
+    for step, t in enumerate(scheduler.timesteps):
+        model_in = torch.cat([scheduler.scale_model_input(z, t)] * guidance.num_branches)
+        eps = guidance(step, backbone.denoise(model_in, t, guidance.condition))
         z = scheduler.step(eps, t, z, return_dict=False)[0]
     return z

@@ -1,0 +1,1 @@
+"""Guards: guidance at sampling that steers away from texts; no weights change."""

@@ -1,0 +1,75 @@
+"""What every guard gives, and guidance without one.
+
+Symbols: e_0, e_c, e_s noise predictions (b, c, h, w) for the empty prompt, the prompt and a text to
+steer away from, of the same latents; s_g the guidance scale.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from safediff.guard.params import GuardParams
+from safediff.models.backbone import Backbone, Condition
+
+
+class Guidance(ABC):
+    """Guidance along one batch of trajectories; holds what earlier steps left behind.
+
+    All branches go through one call of the denoiser: ``condition`` has the rows of the first
+    branch, then those of the second, and so on.
+    """
+
+    def __init__(self, branches: Sequence[Condition], scale: float) -> None:
+        self.condition = Condition.cat(branches)
+        self.num_branches = len(branches)
+        self.scale = scale
+
+    @abstractmethod
+    def __call__(self, step: int, stacked: Tensor) -> Tensor:
+        """The prediction (b, c, h, w) that the scheduler gets.
+
+        Args:
+            step: How many steps were done before this one. Steps come in order, each once.
+            stacked: Predictions (num_branches * b, c, h, w), in the order of ``condition``.
+        """
+
+
+class ClassifierFree(Guidance):
+    """e_0 + s_g (e_c - e_0) (arXiv:2207.12598); the first branch need not be the empty prompt."""
+
+    def __call__(self, step: int, stacked: Tensor) -> Tensor:
+        """See ``Guidance``."""
+        e_0, e_c = stacked.chunk(2)
+        return e_0 + self.scale * (e_c - e_0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guard(ABC):
+    """Changes guidance, not weights, so it works around any denoiser. Never changes itself."""
+
+    name: str
+    """For messages and records."""
+    texts: tuple[str, ...]
+    """What it steers away from."""
+    params: GuardParams
+
+    @property
+    def num_branches(self) -> int:
+        """UNet passes of one picture and step; plain guidance takes 2."""
+        return self.params.num_branches(len(self.texts))
+
+    @abstractmethod
+    def start(self, backbone: Backbone, c_0: Condition, c: Condition, scale: float) -> Guidance:
+        """Guidance from the first step on, for trajectories of their own.
+
+        Args:
+            backbone: Encodes the texts.
+            c_0: The empty prompt, one row a trajectory.
+            c: The prompts, likewise.
+            scale: s_g.
+
+        Raises:
+            UsageError: the texts are longer than the text encoder's window.
+        """

@@ -1,0 +1,48 @@
+"""The guard of a policy: which one, against which texts."""
+
+import math
+from collections.abc import Sequence
+
+from safediff.guard.params import GuardParams, find_preset
+from safediff.policy.concepts import MAX_TOKENS
+from safediff.policy.desk import Desk
+from safediff.policy.plan import ConceptPlan, GuardPlan
+from safediff.policy.problems import Loc
+
+_TOKENS_PER_WORD = 1.5
+"""The estimate that erase texts are held to as well."""
+
+
+def resolve_guard(desk: Desk, concepts: Sequence[ConceptPlan]) -> GuardPlan | None:
+    """The guard with its texts; None when the policy has none.
+
+    A note tells what it costs and that the verdict depends on it.
+    """
+    entry = desk.policy.guard
+    if entry is None:
+        return None
+    params = find_preset(entry.name)
+    if entry.texts is None:
+        texts = tuple(text for concept in concepts for text in concept.erase)
+    else:
+        texts = desk.texts(entry.texts, ("guard", "texts"))
+        _check_window(desk, params, texts)
+    desk.notes.append(
+        f"guard '{entry.name}' steers every model but the base: "
+        f"{params.num_branches(len(texts))} UNet passes a picture and step instead of 2; "
+        "the verdict holds only where the model is sampled with it"
+    )
+    return GuardPlan(name=entry.name, texts=texts)
+
+
+def _check_window(desk: Desk, params: GuardParams, texts: Sequence[str]) -> None:
+    loc: Loc = ("guard", "texts")
+    for branch in params.branch_texts(texts):
+        num_words = len(branch.split())
+        estimate = math.ceil(num_words * _TOKENS_PER_WORD)
+        if estimate > MAX_TOKENS:
+            message = (
+                f"a branch of the guard has {num_words} words, about {estimate} tokens; the text "
+                f"encoder reads {MAX_TOKENS} and would drop the rest without a word"
+            )
+            desk.source.refuse(loc, message)

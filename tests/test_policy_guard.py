@@ -1,0 +1,83 @@
+"""The guard of a policy: names, texts, cost, and what is refused."""
+
+from pathlib import Path
+
+import pytest
+from policy_examples import findings, plan_of
+
+from safediff.policy.plan import GuardPlan
+
+NAMES = (
+    "'neg', 'sld-weak', 'sld-weak-200', 'sld-medium', 'sld-strong', 'sld-max', 'sega', "
+    "'sega-medium', 'sega-strong' or 'sega-max'"
+)
+
+
+def with_guard(text: str) -> tuple[str, str]:
+    """The example's line 12, after its concepts."""
+    return "keep:", f"guard: {text}\nkeep:"
+
+
+def test_no_guard_by_default(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path)
+    assert plan.guard is None
+    assert "guard" not in plan.to_json()
+    assert not any("guard" in note for note in plan.notes)
+
+
+def test_texts_default_to_all_erase_texts(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, with_guard("{name: sld-medium}"))
+    assert plan.guard == GuardPlan(name="sld-medium", texts=("kitchen knife", "dagger", "axe"))
+    assert plan.to_json()["guard"]["name"] == "sld-medium"
+    hashes = {plan_of(tmp_path, with_guard(f"{{name: {n}}}")).sha256 for n in ("neg", "sega")}
+    assert len({plan.sha256, plan_of(tmp_path).sha256, *hashes}) == 4
+
+
+def test_texts_of_its_own(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, with_guard("{name: sega, texts: [blade, sharp edge, blade]}"))
+    assert plan.guard == GuardPlan(name="sega", texts=("blade", "sharp edge"))
+
+
+@pytest.mark.parametrize(("name", "cost"), [("neg", 2), ("sld-max", 3), ("sega", 5)])
+def test_a_note_tells_the_cost_and_the_condition(tmp_path: Path, name: str, cost: int) -> None:
+    plan = plan_of(tmp_path, with_guard(f"{{name: {name}}}"))
+    assert (
+        f"guard '{name}' steers every model but the base: {cost} UNet passes a picture and step "
+        "instead of 2; the verdict holds only where the model is sampled with it"
+    ) in plan.notes
+
+
+LONG = "[" + ", ".join(f"long word number {i}" for i in range(13)) + "]"
+
+
+@pytest.mark.parametrize(
+    ("guard", "expected"),
+    [
+        (
+            "{name: sld-medum}",
+            f"12:9: error: guard.name: expected {NAMES}, got text 'sld-medum'; "
+            "did you mean 'sld-medium'?",
+        ),
+        ("{nam: neg}", "12:9: error: guard.nam: unknown key 'nam'; did you mean 'name'?"),
+        ("{texts: [blade]}", "12:1: error: guard.name: missing key 'name'"),
+        ("neg", "12:1: error: guard: expected keys, got text 'neg'"),
+        ("{name: neg, texts: []}", "12:20: error: guard.texts: must not be empty"),
+        (
+            "{name: neg, texts: [blade, a boy]}",
+            "12:35: error: guard.texts.1: 'boy' can denote a minor; texts about minors are refused",
+        ),
+        (
+            f"{{name: sld-weak, texts: {LONG}}}",
+            "12:25: error: guard.texts: a branch of the guard has 52 words, about 78 tokens; the "
+            "text encoder reads 75 and would drop the rest without a word",
+        ),
+    ],
+)
+def test_refusals(tmp_path: Path, guard: str, expected: str) -> None:
+    assert expected in findings(tmp_path, with_guard(guard))
+
+
+def test_sega_reads_every_text_on_its_own(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, with_guard(f"{{name: sega, texts: {LONG}}}"))
+    assert plan.guard is not None
+    assert len(plan.guard.texts) == 13
