@@ -1,15 +1,19 @@
-# make demo   erase eight weapons from the embedded model, verify, export, verify the engine
-# make test   run the tests
-# make lint   ruff and mypy
-# Everything happens in $(VENV), which is set up on first use.
+# make demo           erase eight weapons from the embedded model, verify, export, verify the engine
+# make test           run the tests
+# make test-metrics   run the tests of the metrics extra, in $(VENV_METRICS): 6 GB, so apart
+# make lint           ruff and mypy
+# Everything else happens in $(VENV). Environments are set up on first use.
 
 PYTHON ?= python3
 VENV ?= .venv
+VENV_METRICS ?= .venv-metrics
 # What is installed; a wheel's path tests that wheel instead of this checkout.
 PACKAGE ?= -e .
 READY = $(VENV)/.ready
+READY_METRICS = $(VENV_METRICS)/.ready
+PINS_METRICS = $(VENV_METRICS)/constraints.txt
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-metrics lint clean
 
 demo: $(READY)
 	$(VENV)/bin/safediff erase policies/demo-weapons.yaml
@@ -17,17 +21,28 @@ demo: $(READY)
 test: $(READY)
 	$(VENV)/bin/pytest
 
+test-metrics: $(READY_METRICS)
+	$(VENV_METRICS)/bin/pytest tests_metrics
+
 lint: $(READY)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) $(VENV_METRICS) build dist *.egg-info
 
 # torch comes first and pinned, so that what is found for it is not replaced by another build.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet -c constraints.txt torch
 	$(VENV)/bin/python -m pip install --quiet -c constraints.txt $(PACKAGE)[dev]
+	touch $@
+
+# The pins of the first environment hold here, too, but for torch.
+$(READY_METRICS): pyproject.toml constraints.txt constraints-metrics.txt
+	$(PYTHON) -m venv $(VENV_METRICS)
+	sed '/^torch==/d' constraints.txt | cat - constraints-metrics.txt > $(PINS_METRICS)
+	$(VENV_METRICS)/bin/python -m pip install --quiet -c $(PINS_METRICS) torch torchvision
+	$(VENV_METRICS)/bin/python -m pip install --quiet -c $(PINS_METRICS) $(PACKAGE)[dev,metrics]
 	touch $@

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 from scipy.linalg import sqrtm
-from torch import Tensor
+from torch import Tensor, nn
+from torchmetrics.image.fid import FrechetInceptionDistance
 
 from safediff.metrics.distribution import fid, kid
 
@@ -34,6 +35,29 @@ def test_fid_is_the_formula() -> None:
 
 def test_fid_of_a_shift_is_its_square() -> None:
     assert fid(REAL, REAL + 2.0) == pytest.approx(6 * 2.0**2, rel=1e-5)
+
+
+@pytest.mark.parametrize("count", [8, 200], ids=["fewer pictures than features", "more"])
+@pytest.mark.parametrize("scale", [0.5, 3.0])
+def test_fid_of_a_scaled_set_is_exact(count: int, scale: float) -> None:
+    """Fits of x and s x are (s - 1)^2 (|mean|^2 + tr S) apart, whatever the rank of S."""
+    x = gaussian(count, 0.5, 1.0, 4, width=64).double()
+    expected = (scale - 1) ** 2 * float(x.mean(0).square().sum() + x.var(0).sum())
+    assert fid(x, scale * x) == pytest.approx(expected, rel=1e-12)
+
+
+class Given(nn.Module):
+    num_features = 6
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features
+
+
+def test_fid_is_that_of_torchmetrics() -> None:
+    theirs = FrechetInceptionDistance(feature=Given(), normalize=False).set_dtype(torch.float64)
+    theirs.update(REAL, real=True)
+    theirs.update(FAKE, real=False)
+    assert fid(REAL, FAKE) == pytest.approx(float(theirs.compute()), rel=1e-6)
 
 
 def direct_mmd(x: Tensor, y: Tensor) -> float:

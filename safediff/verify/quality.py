@@ -1,72 +1,179 @@
 """Quality of kept pictures, base against subject, on the same prompts and latents."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from pathlib import Path
+from typing import NamedTuple, TypeVar
 
 import torch
+from torch import Tensor
 
+from safediff.errors import Inconclusive
+from safediff.gate import checks
+from safediff.gate.verdict import CheckResult
 from safediff.judge.base import Judge
-from safediff.metrics.distribution import Kid, fid, kid
+from safediff.metrics.distribution import fid, kid
+from safediff.metrics.inception import InceptionFeatures
+from safediff.metrics.perceptual import LpipsDistance
+from safediff.metrics.sources import DistanceSource, FeatureSource
+from safediff.policy.plan import QualityCheck, QualitySource
 from safediff.sample.sampler import Draw
 from safediff.verify.album import Album
 
 MIN_PAIRS = 4
 """Of which KID needs two halves of two."""
 
+S = TypeVar("S")
+Choice = tuple[QualitySource, Path | None]
+"""What to compare pictures on, and a file of its weights."""
+FeaturesOf = Callable[[Choice], tuple[Tensor, Tensor]]
+"""Of the base's and the subject's pictures."""
+
+
+class Found(NamedTuple):
+    """A metric and its standard deviation over ``num_samples`` pictures; for KID, subsets."""
+
+    value: float
+    std: float | None
+    num_samples: int
+
 
 @dataclass(frozen=True, kw_only=True)
-class Quality:
-    """Distances between the base's and the subject's pictures of kept prompts."""
+class Pairs:
+    """Base and subject pictures of the same prompts and latents."""
 
-    fid: float
-    kid: Kid
-    clip_change: float
-    """Mean over pictures of cos(image, text) of the subject minus that of the base."""
-    clip_change_std: float
-    lpips: float
-    lpips_std: float
-    num_pictures: int
-    num_failures: int
+    good: Tensor
+    """bool (number of draws,): where both pictures were drawn and judged."""
+    prompts: list[str]
+    base: Tensor
+    """uint8 (n, 3, H, W)."""
+    subject: Tensor
+    """uint8 (n, 3, H, W)."""
 
-
-def measure_quality(judge: Judge, base: Album, subject: Album, draws: Sequence[Draw]) -> Quality:
-    """All metrics on the judge's features; pairs are pictures of the same prompt and latents."""
-    where = {draw: i for i, draw in enumerate(base.draws)}
-    rows = [where[draw] for draw in draws]
-    good = (base.good & subject.good)[rows]
-    pairs = [draw for draw, ok in zip(draws, good.tolist(), strict=True) if ok]
-    if len(pairs) < MIN_PAIRS:
-        return _unmeasured(len(pairs), len(rows) - len(pairs))
-    a, b = base.of(pairs), subject.of(pairs)
-    texts = judge.embed_texts([draw.prompt for draw in pairs])
-    change = ((judge.embed_images(b) - judge.embed_images(a)) * texts).sum(1)
-    distance = torch.cat(
-        [judge.distance(x, y) for x, y in zip(a.split(64), b.split(64), strict=True)]
-    )
-    real, fake = judge.features(a), judge.features(b)
-    return Quality(
-        fid=fid(real, fake),
-        kid=kid(real, fake),
-        clip_change=float(change.mean()),
-        clip_change_std=float(change.std()),
-        lpips=float(distance.mean()),
-        lpips_std=float(distance.std()),
-        num_pictures=len(pairs),
-        num_failures=len(rows) - len(pairs),
-    )
+    @property
+    def num_failures(self) -> int:
+        """Draws without a pair."""
+        return len(self.good) - len(self.prompts)
 
 
-def _unmeasured(num_pictures: int, num_failures: int) -> Quality:
-    """No numbers, which the gate reads as inconclusive."""
-    nan = math.nan
-    return Quality(
-        fid=nan,
-        kid=Kid(nan, nan, 0, 0),
-        clip_change=nan,
-        clip_change_std=nan,
-        lpips=nan,
-        lpips_std=nan,
-        num_pictures=num_pictures,
-        num_failures=num_failures,
-    )
+class QualityMeter:
+    """Decides a plan's checks of picture quality for one subject after another.
+
+    What they are measured on is loaded once. Where it cannot be had, the checks that need it are
+    inconclusive and say what to do; the others are decided.
+    """
+
+    def __init__(
+        self, quality: Sequence[QualityCheck], judge: Judge, base: Album, draws: Sequence[Draw]
+    ) -> None:
+        self.checks = [check for check in quality if check.metric != "null_drift"]
+        self.judge, self.base, self.draws = judge, base, list(draws)
+        self._feature_source = cache(partial(_feature_source, judge))
+        self._distance_source = cache(partial(_distance_source, judge))
+        self._base_features = cache(self._features_of_base)
+
+    def results(self, subject: Album) -> list[CheckResult]:
+        """One result per check; its details say on which features it was measured."""
+        pairs = self._pairs(subject)
+        features = cache(partial(self._features, pairs))
+        return [self._result(check, pairs, features) for check in self.checks]
+
+    def _result(self, check: QualityCheck, pairs: Pairs, features: FeaturesOf) -> CheckResult:
+        try:
+            source = self._source(check)
+            found = self._measure(check, pairs, features)
+        except Inconclusive as error:
+            lacking = checks.quality(check, math.nan, None, 0, num_failures=pairs.num_failures)
+            message = f"{check.metric} could not be measured: {error}; next: {error.next_step}"
+            return replace(lacking, message=message)
+        result = checks.quality(check, *found, num_failures=pairs.num_failures)
+        facts = {
+            "features": f"{check.features}: {source.name}",
+            "weights_sha256": source.weights_sha256,
+        }
+        return replace(result, details={**result.details, **facts})
+
+    def _source(self, check: QualityCheck) -> FeatureSource | DistanceSource:
+        if check.metric == "clip":
+            return self.judge
+        if check.metric == "lpips":
+            return _given(self._distance_source(_choice(check)))
+        return _given(self._feature_source(_choice(check)))
+
+    def _measure(self, check: QualityCheck, pairs: Pairs, features: FeaturesOf) -> Found:
+        n = len(pairs.prompts)
+        if n < MIN_PAIRS:
+            return Found(math.nan, None if check.metric == "fid" else math.nan, n)
+        if check.metric == "fid":
+            return Found(fid(*features(_choice(check))), None, n)
+        if check.metric == "kid":
+            mean, std, _, num_subsets = kid(*features(_choice(check)))
+            return Found(mean, std, num_subsets)
+        if check.metric == "clip":
+            values = self._clip_change(pairs)
+        else:
+            values = self._distances(pairs, _choice(check))
+        return Found(float(values.mean()), float(values.std()), n)
+
+    def _features(self, pairs: Pairs, choice: Choice) -> tuple[Tensor, Tensor]:
+        subject = _given(self._feature_source(choice)).features(pairs.subject)
+        return self._base_features(choice)[pairs.good], subject
+
+    def _features_of_base(self, choice: Choice) -> Tensor:
+        return _given(self._feature_source(choice)).features(self.base.of(self.draws))
+
+    def _distances(self, pairs: Pairs, choice: Choice) -> Tensor:
+        source = _given(self._distance_source(choice))
+        parts = zip(pairs.base.split(64), pairs.subject.split(64), strict=True)
+        return torch.cat([source.distance(a, b) for a, b in parts])
+
+    def _clip_change(self, pairs: Pairs) -> Tensor:
+        """cos(image, text) of each subject picture minus that of its base picture."""
+        texts = self.judge.embed_texts(pairs.prompts)
+        base, subject = map(self.judge.embed_images, (pairs.base, pairs.subject))
+        return ((subject - base) * texts).sum(1)
+
+    def _pairs(self, subject: Album) -> Pairs:
+        good = _good(self.base, self.draws) & _good(subject, self.draws)
+        paired = [draw for draw, ok in zip(self.draws, good.tolist(), strict=True) if ok]
+        return Pairs(
+            good=good,
+            prompts=[draw.prompt for draw in paired],
+            base=self.base.of(paired),
+            subject=subject.of(paired),
+        )
+
+
+def _good(album: Album, draws: Sequence[Draw]) -> Tensor:
+    where = {draw: i for i, draw in enumerate(album.draws)}
+    return album.good[[where[draw] for draw in draws]]
+
+
+def _choice(check: QualityCheck) -> Choice:
+    return check.features, None if check.weights is None else Path(check.weights)
+
+
+def _feature_source(judge: Judge, choice: Choice) -> FeatureSource | Inconclusive:
+    """The source, or why it is not to be had: it is not tried again for the next subject."""
+    name, weights = choice
+    try:
+        return InceptionFeatures(weights) if name == "inception" else judge
+    except Inconclusive as error:
+        return error
+
+
+def _distance_source(judge: Judge, choice: Choice) -> DistanceSource | Inconclusive:
+    """The source, or why it is not to be had: it is not tried again for the next subject."""
+    name, weights = choice
+    try:
+        return LpipsDistance(name, weights) if name == "alex" or name == "vgg" else judge
+    except Inconclusive as error:
+        return error
+
+
+def _given(source: S | Inconclusive) -> S:
+    if isinstance(source, Inconclusive):
+        raise source
+    return source
