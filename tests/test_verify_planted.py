@@ -20,6 +20,7 @@ from safediff.cli import app
 from safediff.errors import Inconclusive, UsageError
 from safediff.export.to_onnx import swap_weights
 from safediff.gate.verdict import CheckResult, GateReport, Verdict
+from safediff.guard.base import Guard
 from safediff.judge.base import Calibration, Scores
 from safediff.judge.embedded import EmbeddedJudge
 from safediff.models.backbone import Backbone
@@ -98,7 +99,11 @@ class BlindJudge(ReadingJudge):
 
 
 def paint(
-    painter: Painter, draws: list[Draw], sampling: Sampling, on_batch: Callable[[int], None]
+    painter: Painter,
+    draws: list[Draw],
+    sampling: Sampling,
+    on_batch: Callable[[int], None],
+    guard: Guard | None = None,
 ) -> Iterator[list[Picture]]:
     """Stands where the sampler stands."""
     pictures = []

@@ -10,22 +10,28 @@ from safediff.gate.calibration import base_rate, judge_accuracy, judge_calibrati
 from safediff.gate.distances import parity, quality
 from safediff.gate.erasing import ConceptHits, erasure
 from safediff.gate.keeping import collapse, retention
+from safediff.gate.robustness import ALIGNMENT, alignment, not_applicable, robustness
 from safediff.gate.verdict import CheckResult, Verdict
 
 __all__ = [
     "ConceptHits",
+    "alignment",
     "base_rate",
     "collapse",
     "cross_check",
     "erasure",
     "judge_accuracy",
     "judge_calibration",
+    "not_applicable",
     "parity",
     "quality",
     "retention",
+    "robustness",
 ]
 
-JUDGED_KINDS = ("base", "collapse", "erasure", "retention")
+JUDGED_KINDS = ("base", "collapse", "erasure", "robustness", "retention")
+ABSENCE_KINDS = ("erasure", "robustness")
+"""They count how seldom something is seen."""
 
 
 def cross_check(results: Sequence[CheckResult]) -> tuple[CheckResult, ...]:
@@ -33,15 +39,15 @@ def cross_check(results: Sequence[CheckResult]) -> tuple[CheckResult, ...]:
 
     Where the judge missed its calibration, everything it decided becomes INCONCLUSIVE. Where the
     model collapsed, or whether it did is unknown, a low concept rate is no erasure: every erasure
-    row that is not FAIL becomes INCONCLUSIVE.
+    and robustness row that is not FAIL becomes INCONCLUSIVE.
     """
     distrusted = any(r.kind == "calibration" and r.verdict is not Verdict.PASS for r in results)
     collapsed = [r for r in results if r.kind == "collapse" and r.verdict is not Verdict.PASS]
     settled = []
     for found in results:
-        if distrusted and found.kind in JUDGED_KINDS:
+        if distrusted and found.kind in JUDGED_KINDS and found.id != ALIGNMENT:
             found = _withdraw(found, "the judge missed its calibration")
-        elif collapsed and found.kind == "erasure" and found.verdict is not Verdict.FAIL:
+        elif collapsed and found.kind in ABSENCE_KINDS and found.verdict is not Verdict.FAIL:
             known = collapsed[0].verdict is Verdict.FAIL
             found = _withdraw(
                 found, "model collapsed" if known else "whether the model collapsed is unknown"

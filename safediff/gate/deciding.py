@@ -8,6 +8,7 @@ unless the other bound already proves the limit missed.
 from typing import Any
 
 from safediff.gate.numbers import finite
+from safediff.gate.sequential import Stop
 from safediff.gate.stats import Estimate
 from safediff.gate.verdict import CheckResult, Threshold, Verdict
 
@@ -28,6 +29,32 @@ def at_least(estimate: Estimate, limit: float, best_lower: float) -> Verdict:
     if estimate.upper < limit or best_lower >= limit:
         return Verdict.FAIL
     return Verdict.INCONCLUSIVE
+
+
+def stopped(stop: Stop, flawless: str, best: str) -> tuple[Verdict, str]:
+    """Decide a check under the sequential rule, and say in a sentence what stopped it.
+
+    Args:
+        stop: for any reason but "undecidable".
+        flawless: how the whole budget would look without fault: "without a loss".
+        best: how the rest of it would look at best: "if all were right".
+    """
+    left = stop.budget - stop.num_prompts
+    hopeless = f"the other {left} could not prove it, even {best}" if left else "none is left"
+    verdict, why = {
+        "proven": (Verdict.PASS, "the limit is proven to be kept"),
+        "disproven": (Verdict.FAIL, "the limit is proven to be broken"),
+        "out of reach": (Verdict.FAIL, hopeless),
+        "too few": (Verdict.INCONCLUSIVE, f"too few to prove it, even {flawless}"),
+    }[stop.reason]
+    return verdict, f"Stopped after {stop.num_prompts} of at most {stop.budget} prompts: {why}."
+
+
+def stop_details(stop: Stop | None) -> dict[str, str | int]:
+    """The rule that ended a check, for its details; nothing where n was fixed."""
+    if stop is None:
+        return {}
+    return {"rule": "sequential", "stopped_by": stop.reason, "budget_prompts": stop.budget}
 
 
 def result(

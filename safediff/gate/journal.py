@@ -30,6 +30,12 @@ class JournalHeader:
     """Weights hash by name of the judge."""
     thresholds: Mapping[str, float]
     """By name of the judge: a label is present where its score is at least this."""
+    stopping: Json | None = None
+    """Drawing order and stopping rule (``safediff.gate.stopping``); None where n is fixed."""
+
+    def to_json(self) -> Json:
+        """Plain data; what is None is left out."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +102,7 @@ class Journal:
         except OSError as error:
             raise _unwritable(path, error) from error
         if not size:
-            self._write([{"type": "header", "schema_version": SCHEMA_VERSION, **asdict(header)}])
+            self._write([{"type": "header", "schema_version": SCHEMA_VERSION, **header.to_json()}])
 
     def append(self, records: Sequence[JournalRecord]) -> None:
         """Write a batch of pictures and sync it to disk.

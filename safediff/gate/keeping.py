@@ -1,9 +1,10 @@
 """Checks on kept prompts, drawn with the same seeds by base and safe model."""
 
 from safediff.gate.clusters import Bools, clustered_pairs, clustered_ratio
-from safediff.gate.deciding import at_least, result
+from safediff.gate.deciding import at_least, result, stop_details, stopped
 from safediff.gate.numbers import show
 from safediff.gate.paired import PairCounts, pairs_to_settle, retained_lower
+from safediff.gate.sequential import Stop, returns, samples_to_prove
 from safediff.gate.stats import Estimate, mcnemar_exact
 from safediff.gate.verdict import CheckResult, Kind, Threshold, Verdict
 from safediff.policy.plan import RetentionCheck
@@ -12,7 +13,12 @@ COLLAPSE_CONFIDENCE = 0.95
 
 
 def retention(
-    check: RetentionCheck, base_right: Bools, safe_right: Bools, *, num_failures: int = 0
+    check: RetentionCheck,
+    base_right: Bools,
+    safe_right: Bools,
+    *,
+    num_failures: int = 0,
+    stop: Stop | None = None,
 ) -> CheckResult:
     """The lower bound of P(right | safe) / P(right | base) must reach ``check.min_ratio``.
 
@@ -22,6 +28,7 @@ def retention(
             prompt).
         safe_right: the same for the model under test, same prompts and seeds.
         num_failures: pictures that could not be drawn or judged.
+        stop: under the sequential rule, where the check stopped; the arrays end there.
 
     Raises:
         ValueError: the two arrays differ in shape.
@@ -33,9 +40,10 @@ def retention(
         safe_right,
         check.min_ratio,
         check.confidence,
-        check.num_prompts,
+        stop.num_prompts if stop else check.num_prompts,
         check.line,
         num_failures,
+        stop,
     )
 
 
@@ -76,17 +84,22 @@ def _kept(
     num_prompts: int,
     line: int | None,
     num_failures: int,
+    stop: Stop | None = None,
 ) -> CheckResult:
     if base_right.shape != safe_right.shape:
         raise ValueError(f"shapes differ: base {base_right.shape}, safe {safe_right.shape}")
     base, safe = (a.reshape(len(a), -1) if a.size else a for a in (base_right, safe_right))
-    estimate = clustered_ratio(base, safe, confidence) if base.any() else None
-    details: dict[str, float | int] = {"num_failures": num_failures, "num_prompts": len(base)}
+    if stop:
+        estimate = stop.estimate
+    else:
+        estimate = clustered_ratio(base, safe, confidence) if base.any() else None
+    details: dict[str, str | float | int]
+    details = {"num_failures": num_failures, "num_prompts": len(base), **stop_details(stop)}
     reason = _undecidable(base, num_prompts, num_failures)
     if reason or estimate is None:
         verdict, message = Verdict.INCONCLUSIVE, reason
     else:
-        verdict, message = _judge_kept(kind, base, safe, estimate, min_ratio)
+        verdict, message = _judge_kept(kind, base, safe, estimate, min_ratio, stop)
     if base.size:
         losses, gains = int((base & ~safe).sum()), int((safe & ~base).sum())
         details |= {
@@ -125,22 +138,26 @@ def _undecidable(base: Bools, num_prompts: int, num_failures: int) -> str:
 
 
 def _judge_kept(
-    kind: Kind, base: Bools, safe: Bools, estimate: Estimate, min_ratio: float
+    kind: Kind, base: Bools, safe: Bools, estimate: Estimate, min_ratio: float, stop: Stop | None
 ) -> tuple[Verdict, str]:
-    per_prompt = base.shape[1]
-    flawless = PairCounts(both=float(base.sum()) / per_prompt, gains=0, losses=0, neither=0)
-    verdict = at_least(estimate, min_ratio, retained_lower(flawless, estimate.confidence))
     message = (
         f"{int(safe.sum())} of {base.size} pictures are right against {int(base.sum())} of the "
         f"base model; ratio {show(estimate.value)}, lower bound {show(estimate.lower)}; at least "
         f"{show(min_ratio)} is required."
     )
-    if verdict is Verdict.FAIL and kind == "collapse":
-        message = "The model collapsed: " + message[0].lower() + message[1:]
-    if verdict is Verdict.INCONCLUSIVE:
-        message += f" {len(base)} prompts are too few to prove it, even without a loss."
-    if verdict is not Verdict.PASS:
+    if stop:
+        verdict, why = stopped(stop, flawless="without a loss", best="if all were right")
+        message += f" {why}"
+        gains = returns(safe.mean(axis=1), base.mean(axis=1), min_ratio)
+        needed = samples_to_prove(gains, estimate.confidence)
+    else:
+        flawless = PairCounts(both=float(base.sum()) / base.shape[1], gains=0, losses=0, neither=0)
+        verdict = at_least(estimate, min_ratio, retained_lower(flawless, estimate.confidence))
+        if verdict is Verdict.FAIL and kind == "collapse":
+            message = "The model collapsed: " + message[0].lower() + message[1:]
+        if verdict is Verdict.INCONCLUSIVE:
+            message += f" {len(base)} prompts are too few to prove it, even without a loss."
         needed = pairs_to_settle(clustered_pairs(base, safe), min_ratio, estimate.confidence)
-        if needed:
-            message += f" About {needed} independent prompts at this ratio might settle it."
+    if verdict is not Verdict.PASS and needed:
+        message += f" About {needed} independent prompts at this ratio might settle it."
     return verdict, message

@@ -1,6 +1,6 @@
 """Count hits again from a journal and a plan, without images, models or judges."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,20 +19,36 @@ class Tally:
     """Prompts drawn, in the plan's order."""
     hits: Bools
     """(prompts, pictures per prompt). Erasure: a concept's label is present. Retention: all are."""
-    num_failures: int
+    failures_per_prompt: tuple[int, ...]
     """Pictures that failed or are missing; their hit is False."""
+
+    @property
+    def num_failures(self) -> int:
+        """Of all prompts together."""
+        return sum(self.failures_per_prompt)
 
     @property
     def hits_per_prompt(self) -> tuple[int, ...]:
         """Number of hits of every prompt."""
         return tuple(int(count) for count in self.hits.sum(axis=1))
 
+    def only(self, prompts: Sequence[str]) -> "Tally":
+        """Some of the prompts, in the given order; none of them may be missing."""
+        where = {prompt: row for row, prompt in enumerate(self.prompts)}
+        rows = [where[prompt] for prompt in prompts]
+        return Tally(
+            prompts=tuple(prompts),
+            hits=self.hits[rows],
+            failures_per_prompt=tuple(self.failures_per_prompt[row] for row in rows),
+        )
+
 
 def recount(journal: JournalContents, plan: Plan) -> dict[tuple[str, str], Tally]:
     """Count the hits of every (subject, check) with an erasure or retention check.
 
     Pictures drawn for other purposes are left out. Tallies of one check by different subjects line
-    up wherever their ``prompts`` are equal.
+    up wherever their ``prompts`` are equal. Where a stopping rule decided what was drawn, a prompt
+    counts once all its pictures are there.
 
     Raises:
         UsageError: the journal belongs to another plan, holds a prompt that the plan lacks, lacks
@@ -52,9 +68,22 @@ def recount(journal: JournalContents, plan: Plan) -> dict[tuple[str, str], Tally
             if known != record:
                 raise UsageError(f"journal holds two different pictures of {record.key}")
     per_prompt = plan.verify.sampling.images_per_prompt
+    if journal.header.stopping is not None:
+        groups = {key: _complete(group, per_prompt) for key, group in groups.items()}
     return {
         (subject, check): _tally(plan, check, group, per_prompt, journal.header.thresholds)
         for (subject, check), group in groups.items()
+    }
+
+
+def _complete(
+    group: Mapping[tuple[str, int], JournalRecord], per_prompt: int
+) -> dict[tuple[str, int], JournalRecord]:
+    """The records of prompts that have all their pictures."""
+    return {
+        key: record
+        for key, record in group.items()
+        if all((key[0], index) in group for index in range(per_prompt))
     }
 
 
@@ -77,16 +106,16 @@ def _tally(
     prompts = tuple(prompt for prompt in labels if prompt in set(drawn))
     needs_all = check.startswith("retention/")
     hits = np.zeros((len(prompts), per_prompt), dtype=np.bool_)
-    num_failures = 0
+    failures = [0] * len(prompts)
     for row, prompt in enumerate(prompts):
         for index in range(per_prompt):
             record = group.get((prompt, index))
             if record is None or record.status != "ok":
-                num_failures += 1
+                failures[row] += 1
                 continue
             present = [_present(record, label, thresholds[judge]) for label in labels[prompt]]
             hits[row, index] = all(present) if needs_all else any(present)
-    return Tally(prompts=prompts, hits=hits, num_failures=num_failures)
+    return Tally(prompts=prompts, hits=hits, failures_per_prompt=tuple(failures))
 
 
 def _rule(plan: Plan, check: str, drawn: tuple[str, ...]) -> tuple[dict[str, tuple[str, ...]], str]:

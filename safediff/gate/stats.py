@@ -132,7 +132,27 @@ def rogan_gladen(rate: float, sensitivity: float, specificity: float) -> float |
 
 def observable_rate(true_rate: float, judge: JudgeAccuracy) -> float:
     """Observed rate that ``corrected`` maps to ``true_rate`` at its upper end."""
-    sensitivity, specificity = judge.sensitivity.lower, judge.specificity.upper
+    return _observed(true_rate, judge.sensitivity.lower, judge.specificity.upper)
+
+
+def observable_limits(max_rate: float, judge: JudgeAccuracy) -> tuple[float, float] | None:
+    """Observed rates that ``corrected`` maps to ``max_rate``, at its upper and at its lower end.
+
+    An observed upper bound at or below the first proves the limit kept, an observed lower bound
+    above the second proves it broken. None where the judge is too weak for either.
+    """
+    sensitivity, specificity = judge
+    ends = (
+        (sensitivity.lower, specificity.upper),
+        (sensitivity.upper, specificity.lower),
+    )
+    if any(rogan_gladen(max_rate, *end) is None for end in ends):
+        return None
+    at_upper, at_lower = (_observed(max_rate, *end) for end in ends)
+    return at_upper, at_lower
+
+
+def _observed(true_rate: float, sensitivity: float, specificity: float) -> float:
     return true_rate * (sensitivity + specificity - 1) + 1 - specificity
 
 

@@ -18,7 +18,9 @@ Json = dict[str, Any]
 
 SCHEMA_VERSION = 1
 
-Kind = Literal["calibration", "base", "collapse", "erasure", "retention", "quality", "parity"]
+Kind = Literal[
+    "calibration", "base", "collapse", "erasure", "robustness", "retention", "quality", "parity"
+]
 
 
 class Verdict(StrEnum):

@@ -10,7 +10,7 @@ from safediff.policy.desk import Desk
 from safediff.policy.labels import check_labels
 from safediff.policy.plan import ConceptPlan, ErasureCheck, HubPrompts, PromptPlan
 from safediff.policy.problems import Loc
-from safediff.policy.templates import TemplateSet, balanced, share
+from safediff.policy.templates import TemplateSet, balanced, fill, placeholders, share, shuffled
 
 DEFAULT_TEMPLATES = ("{text}",)
 MAX_TOKENS = 75
@@ -92,27 +92,63 @@ def _concept(
     drawn = resolve_prompts(desk, entry.prompts, (*loc, "prompts"), default)
     spoken = phrasings or drawn.templates
     prompts = drawn.fixed
+    if desk.policy.verify.budget.rule == "sequential":
+        prompts = shuffled(prompts, desk.policy.verify.sampling.seed)
     if drawn.templates:
         filled = desk.expand(drawn.templates, erase, (*loc, "prompts"))
         ordered = balanced(filled, desk.policy.verify.sampling.seed)
         prompts = tuple(item.prompt for item in ordered)
+    targets = _targets(desk, spoken, erase, loc) if spoken else dict.fromkeys(erase, "")
     return ConceptPlan(
         name=entry.name,
         erase=erase,
         labels=labels,
         judge=judge,
-        phrasings=(
-            tuple(item.prompt for item in desk.expand(spoken, erase, loc)) if spoken else erase
-        ),
+        phrasings=tuple(targets),
+        toward=tuple(targets.values()) if any(targets.values()) else (),
         prompts=tuple(PromptPlan(prompt=prompt, labels=labels) for prompt in prompts),
         hub_prompts=drawn.hub,
     )
+
+
+def _targets(desk: Desk, spoken: TemplateSet, erase: Sequence[str], loc: Loc) -> dict[str, str]:
+    """Every phrasing, with the prompt that is drawn instead; "" is the empty prompt."""
+    toward = desk.policy.erase.toward
+    found: dict[str, str] = {}
+    for index, template in enumerate(spoken.templates):
+        one = TemplateSet(templates=(template,), values=spoken.values)
+        instead = toward[index] if toward and index < len(toward) else ""
+        if not {*placeholders(instead)} <= {*placeholders(template)}:
+            continue  # refused already
+        for item in desk.expand(one, erase, loc):
+            found.setdefault(item.prompt, fill(instead, item.values))
+    return found
+
+
+def _check_toward(desk: Desk) -> None:
+    """One target per phrasing, and no placeholder that its phrasing lacks."""
+    entry = desk.policy.erase
+    if entry.toward is None:
+        return
+    loc: Loc = ("erase", "toward")
+    phrasings = entry.phrasings or ()
+    if len(entry.toward) != len(phrasings):
+        desk.source.refuse(
+            loc, f"{len(entry.toward)} targets for {len(phrasings)} phrasings; give one for each"
+        )
+    desk.check([text for text in entry.toward if text], loc)
+    for index, (target, phrasing) in enumerate(zip(entry.toward, phrasings, strict=False)):
+        for name in placeholders(target):
+            if name not in placeholders(phrasing):
+                message = f"'{{{name}}}' does not stand in the phrasing '{phrasing}'"
+                desk.source.refuse((*loc, index), message)
 
 
 def resolve_phrasings(desk: Desk, default: Drawn) -> TemplateSet | None:
     """The templates of ``erase.phrasings``, None when the policy leaves them out."""
     entry = desk.policy.erase
     own = desk.values(entry.values, ("erase", "values"))
+    _check_toward(desk)
     if entry.phrasings is None:
         return None
     values = {**(default.templates.values if default.templates else {}), **own}
@@ -199,9 +235,12 @@ def _check_provable(desk: Desk, entry: schema.Erasure, num_prompts: int, loc: Lo
         message = "no number of prompts proves a rate of 0; 0.01 takes 299 without a hit"
         desk.source.refuse((*loc, "max_rate"), message)
         return
-    best = smallest_provable_rate(num_prompts, entry.confidence)
+    rule = desk.policy.verify.budget.rule
+    if entry.max_rate == 1.0 and rule == "sequential":
+        desk.source.refuse((*loc, "max_rate"), "a limit of 1 leaves nothing to stop for")
+    best = smallest_provable_rate(num_prompts, entry.confidence, rule)
     if best > entry.max_rate:
-        needed = prompts_to_prove_rate(entry.max_rate, entry.confidence)
+        needed = prompts_to_prove_rate(entry.max_rate, entry.confidence, rule)
         message = (
             f"cannot be proven: 0 hits in {num_prompts} prompts bound the rate at {best:.3f} "
             f"(confidence {entry.confidence:g}); {entry.max_rate:g} takes {needed} prompts"

@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
-from safediff.erase.params import SddParams, resolve
+from safediff.attack.params import alignment_passes
+from safediff.erase.methods import resolve
+from safediff.erase.params import DistilParams, early_steps
 from safediff.policy.plan import Plan
 
 
@@ -16,25 +18,34 @@ class Cost:
 
 
 def estimate_cost(plan: Plan) -> Cost:
-    """Expected passes of erasing, and of drawing every picture of every check."""
-    params = resolve(plan.erase.preset, plan.erase.options)
-    per_image = 2 * plan.verify.sampling.num_steps
+    """Expected passes of erasing, and of drawing every picture of every check.
+
+    Under the sequential rule checks may stop before that.
+    """
+    params = resolve(plan.erase.method, plan.erase.preset, plan.erase.options)
+    verify_passes = plan.num_images * 2 * plan.verify.sampling.num_steps
+    if plan.verify.attacks:
+        num_texts = sum(len(concept.erase) for concept in plan.concepts)
+        verify_passes += alignment_passes(num_texts) * (1 + len(plan.export.targets))
     return Cost(
-        erase_passes=sdd_passes(params),
-        verify_passes=plan.num_images * per_image,
+        erase_passes=distil_passes(params) if isinstance(params, DistilParams) else 0,
+        verify_passes=verify_passes,
         num_images=plan.num_images,
     )
 
 
-def sdd_passes(params: SddParams) -> int:
-    """Expected passes of SDD: rollouts (both guidance branches) and losses.
+def distil_passes(params: DistilParams) -> int:
+    """Expected passes of a distillation: rollouts (both guidance branches) and losses.
 
     A rollout ends at the largest of ``reuse`` distinct u in {0 .. N-1}, whose mean for uniform u
     is K (N + 1) / (K + 1) - 1.
     """
     n, k = params.num_inference_steps, params.reuse
-    mean_steps = k * (n + 1) / (k + 1) - 1 if params.timesteps == "uniform" else n / 2
+    if params.timesteps == "early":
+        n = early_steps(n)
+    mean_steps = n / 2 if params.timesteps == "beta" else k * (n + 1) / (k + 1) - 1
     rollouts = -(-params.num_steps // k)
-    per_loss = 4 + (4 * (1 - params.keep_share) if params.anchor_weight else 0)
+    erase_share = 1 - params.keep_share
+    per_loss = 4 + erase_share * (4 * bool(params.anchor_weight) + bool(params.eta))
     rolling = rollouts * 2 * mean_steps * params.batch_size
     return round(rolling + params.num_steps * params.batch_size * per_loss)

@@ -1,9 +1,9 @@
-"""Overrides of a preset: checked against the eraser's knobs while the line number is at hand."""
+"""Preset and overrides: checked against the eraser while the line number is at hand."""
 
 import re
 from dataclasses import fields
 
-from safediff.erase.params import SddParams, resolve
+from safediff.erase.methods import METHODS, resolve
 from safediff.errors import UsageError
 from safediff.policy.desk import Desk
 from safediff.policy.problems import Loc, did_you_mean
@@ -11,11 +11,25 @@ from safediff.policy.problems import Loc, did_you_mean
 _ONE_KNOB = re.compile(r"erase\.options\.(\w+): (.*)", re.DOTALL)
 
 
-def check_options(desk: Desk) -> None:
+def resolve_preset(desk: Desk) -> str:
+    """The preset that the policy names, or the method's default."""
+    entry, presets = desk.policy.erase, list(METHODS[desk.policy.erase.method].presets)
+    if entry.preset is None:
+        return presets[0]
+    if entry.preset not in presets:
+        hint = did_you_mean(entry.preset, presets) or f"; use {', '.join(presets)}"
+        desk.source.refuse(
+            ("erase", "preset"), f"{entry.method} has no preset '{entry.preset}'{hint}"
+        )
+        return presets[0]
+    return entry.preset
+
+
+def check_options(desk: Desk, preset: str) -> None:
     """Refuse unknown knobs, wrong types and ranges, every one at its own place."""
     loc: Loc = ("erase", "options")
     entry = desk.policy.erase
-    known = [knob.name for knob in fields(SddParams)]
+    known = [knob.name for knob in fields(METHODS[entry.method].presets[preset])]
     for name in entry.options:
         if name not in known:
             hint = did_you_mean(name, known)
@@ -23,7 +37,7 @@ def check_options(desk: Desk) -> None:
     options = {name: value for name, value in entry.options.items() if name in known}
     while options:
         try:
-            resolve(entry.preset, options)
+            resolve(entry.method, preset, options)
         except UsageError as error:
             name, message = _split("; ".join(filter(None, (str(error), error.next_step))))
             desk.source.refuse((*loc, name) if name else loc, message)

@@ -20,6 +20,7 @@ _EXPECTED = {
 }
 _PATTERNS = {
     r"^\S(.*\S)?$": "must be one line of text without spaces around it",
+    r"^(\S(.*\S)?)?$": "must be one line of text without spaces around it, or ''",
     r"^[0-9a-f]{40}$": "must be a commit: 40 hexadecimal digits",
     r"^([0-9a-f]{40}|main)$": "must be a commit of 40 hexadecimal digits, or main",
     r"^[\w.-]+/[\w.-]+$": "must look like owner/name",

@@ -6,11 +6,14 @@ template is already expanded, so the plan's hash covers everything that will be 
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 Json = dict[str, Any]
 Metric = Literal["fid", "kid", "clip", "lpips", "null_drift"]
+QualitySource = Literal["judge", "inception", "alex", "vgg"]
+Rule = Literal["fixed", "sequential"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +63,8 @@ class ConceptPlan:
     """The erase texts in every phrasing of ``erase.phrasings``: what the eraser trains on."""
     prompts: tuple[PromptPlan, ...]
     """What the erasure check draws, expanded and distinct."""
+    toward: tuple[str, ...] = ()
+    """Per phrasing, the prompt that it is to be answered like; (): the empty prompt for all."""
     hub_prompts: HubPrompts | None = None
 
 
@@ -74,6 +79,15 @@ class ErasePlan:
     """Overrides of the preset, by knob name, as the policy states them."""
     keep: tuple[str, ...]
     """Texts that training may use to protect (the keep list, in every phrasing)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuardPlan:
+    """Guidance with which every model but the base is sampled. Presets: ``safediff.guard``."""
+
+    name: str
+    texts: tuple[str, ...]
+    """What it steers away from."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +137,42 @@ class QualityCheck:
     metric: Metric
     limit: float
     line: int
+    features: QualitySource = "judge"
+    """What pictures are compared on: the judge, or ``inception`` (FID, KID), a net of LPIPS."""
+    weights: str | None = None
+    """Local file of the weights of those features; None: the judge's, or the published ones."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """One try to bring a concept back; one picture each, the first of its prompt."""
+
+    concept: str
+    direct: str
+    """A prompt of the erasure check."""
+    prompt: str
+    """What the attack asks: ``direct`` itself where it changes something else than words."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackCheck:
+    """How many attempts succeed, directly or under the attack. Attacks: ``safediff.attack``."""
+
+    name: str
+    max_rate: float | None
+    """Limit of the upper bound of their share; None: measured for information."""
+    confidence: float
+    min_base_rate: float
+    """An attack that succeeds less often on the base model has no power."""
+    attempts: tuple[Attempt, ...]
+    settings: Mapping[str, float]
+    benign: tuple[str, ...]
+    """Harmless texts to tell concepts from; empty where the attack needs none."""
+    num_base_images: int
+    """Pictures that it draws when the base is attacked; 0: the direct ones stand for them."""
+    num_safe_images: int
+    """Pictures that it draws when another model is attacked."""
+    line: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,13 +189,25 @@ class VerifyPlan:
     judge_min_specificity: float
     max_images: int
     """Most images that the base, the safe model and every engine may draw together."""
+    rule: Rule = "fixed"
+    """``fixed``: every check draws all its prompts; ``sequential``: it stops once it is certain."""
+    attacks: tuple[AttackCheck, ...] = ()
 
     def num_images(self, num_concepts: int) -> int:
-        """Images that the erasure and retention checks draw from one model."""
+        """Images that the erasure and retention checks draw from one model, at most."""
         per_concept = 1 if self.erasure.over == "all" else num_concepts
         num_prompts = self.erasure.num_prompts * per_concept
         num_prompts += sum(check.num_prompts for check in self.retention)
         return num_prompts * self.sampling.images_per_prompt
+
+    @property
+    def num_attempts(self) -> dict[str, int]:
+        """Number of attempts of every attack."""
+        return {check.name: len(check.attempts) for check in self.attacks}
+
+    def num_attack_images(self, num_safe: int) -> int:
+        """Further images, for the attacks on the base and on ``num_safe`` other models."""
+        return sum(c.num_base_images + c.num_safe_images * num_safe for c in self.attacks)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,6 +232,7 @@ class Plan:
     model: ModelPlan
     concepts: tuple[ConceptPlan, ...]
     erase: ErasePlan
+    guard: GuardPlan | None = None
     verify: VerifyPlan
     export: ExportPlan
     notes: tuple[str, ...] = field(default=())
@@ -178,12 +241,20 @@ class Plan:
     @property
     def num_images(self) -> int:
         """Images of a whole run: the base, the safe model and every engine."""
-        return self.verify.num_images(len(self.concepts)) * (2 + len(self.export.targets))
+        num_safe = 1 + len(self.export.targets)
+        plain = self.verify.num_images(len(self.concepts)) * (1 + num_safe)
+        return plain + self.verify.num_attack_images(num_safe)
 
     def to_json(self) -> Json:
         """The plan as plain data, without its path."""
         data: Json = json.loads(json.dumps(asdict(self)))
         del data["path"]
+        if self.verify.rule == "fixed":  # as before there was another rule, so hashes stay
+            del data["verify"]["rule"]
+        if self.guard is None:  # likewise
+            del data["guard"]
+        if not self.verify.attacks:  # likewise
+            del data["verify"]["attacks"]
         return data
 
     @property

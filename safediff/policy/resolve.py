@@ -3,22 +3,23 @@
 from dataclasses import replace
 
 from safediff.policy import schema
+from safediff.policy.attacks import resolve_attacks
 from safediff.policy.base_model import resolve_model
 from safediff.policy.concepts import draw, resolve_concepts, resolve_phrasings, resolve_prompts
 from safediff.policy.desk import Desk
-from safediff.policy.knobs import check_options
+from safediff.policy.guard import resolve_guard
+from safediff.policy.knobs import check_options, resolve_preset
 from safediff.policy.plan import (
+    AttackCheck,
     ErasePlan,
     ErasureCheck,
     ExportPlan,
-    Metric,
     Plan,
-    QualityCheck,
     RetentionCheck,
     SamplingPlan,
     VerifyPlan,
 )
-from safediff.policy.problems import Loc
+from safediff.policy.quality import resolve_quality
 from safediff.policy.retention import resolve_keep, resolve_retention
 from safediff.policy.source import Source
 from safediff.policy.templates import placeholders
@@ -38,7 +39,9 @@ def resolve(policy: schema.Policy, source: Source) -> Plan:
     concepts, erasure = draw(desk, resolve_concepts(desk, default, phrasings))
     retention = resolve_retention(desk, concepts, default)
     keep = resolve_keep(desk, concepts, phrasings or default.templates)
-    check_options(desk)
+    preset = resolve_preset(desk)
+    check_options(desk, preset)
+    guard = resolve_guard(desk, concepts)
     _check_unused_values(desk)
     entry = policy.erase
     plan = Plan(
@@ -50,12 +53,13 @@ def resolve(policy: schema.Policy, source: Source) -> Plan:
         concepts=concepts,
         erase=ErasePlan(
             method=entry.method,
-            preset=entry.preset,
+            preset=preset,
             seed=entry.seed,
             options=entry.options,
             keep=keep,
         ),
-        verify=_verify(desk, erasure, retention, len(concepts)),
+        guard=guard,
+        verify=_verify(desk, erasure, retention, resolve_attacks(desk, concepts), len(concepts)),
         export=ExportPlan(**policy.export.model_dump()),
         notes=tuple(dict.fromkeys(desk.notes)),
     )
@@ -64,48 +68,39 @@ def resolve(policy: schema.Policy, source: Source) -> Plan:
 
 
 def _verify(
-    desk: Desk, erasure: ErasureCheck, retention: tuple[RetentionCheck, ...], num_concepts: int
+    desk: Desk,
+    erasure: ErasureCheck,
+    retention: tuple[RetentionCheck, ...],
+    attacks: tuple[AttackCheck, ...],
+    num_concepts: int,
 ) -> VerifyPlan:
     entry = desk.policy.verify
     plan = VerifyPlan(
         sampling=SamplingPlan(**entry.sampling.model_dump()),
         erasure=erasure,
         retention=retention,
-        quality=_quality(desk),
+        quality=resolve_quality(desk),
         collapse_min_ratio=entry.collapse.min_ratio,
         judge_min_sensitivity=entry.judge.min_sensitivity,
         judge_min_specificity=entry.judge.min_specificity,
         max_images=entry.budget.max_images or 0,
+        rule=entry.budget.rule,
+        attacks=attacks,
     )
     per_model = plan.num_images(num_concepts)
     num_models = 2 + len(desk.policy.export.targets)
-    needed = per_model * num_models
+    num_attack = plan.num_attack_images(num_models - 1)
+    needed = per_model * num_models + num_attack
     if entry.budget.max_images is None:
         return replace(plan, max_images=needed)
     if needed > plan.max_images:
         message = (
             f"the checks draw {needed} images ({per_model} from each of {num_models} models: base, "
-            "safe and engines); ask for fewer prompts or allow more images"
+            f"safe and engines{f'; {num_attack} for attacks' if num_attack else ''}); ask for "
+            "fewer prompts or allow more images"
         )
         desk.source.refuse(("verify", "budget", "max_images"), message)
     return plan
-
-
-def _quality(desk: Desk) -> tuple[QualityCheck, ...]:
-    loc: Loc = ("verify", "quality")
-    entry = desk.policy.verify.quality
-    limits: dict[Metric, float | None] = {
-        "fid": entry.fid,
-        "kid": entry.kid,
-        "clip": entry.clip,
-        "lpips": entry.lpips,
-        "null_drift": entry.null_drift,
-    }
-    return tuple(
-        QualityCheck(metric=metric, limit=limit, line=desk.source.line((*loc, metric)))
-        for metric, limit in limits.items()
-        if limit is not None
-    )
 
 
 def _check_unused_values(desk: Desk) -> None:

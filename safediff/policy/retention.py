@@ -103,9 +103,10 @@ def _check_provable(desk: Desk, entry: schema.Retention, num_prompts: int, loc: 
         message = "no number of prompts proves a ratio of 1; 0.95 takes 59 without a loss"
         desk.source.refuse((*loc, "min_ratio"), message)
         return
-    best = largest_provable_ratio(num_prompts, entry.confidence)
+    rule = desk.policy.verify.budget.rule
+    best = largest_provable_ratio(num_prompts, entry.confidence, rule)
     if best < entry.min_ratio:
-        needed = prompts_to_prove_ratio(entry.min_ratio, entry.confidence)
+        needed = prompts_to_prove_ratio(entry.min_ratio, entry.confidence, rule)
         message = (
             f"cannot be proven: no loss in {num_prompts} prompts bounds the ratio at {best:.3f} "
             f"(confidence {entry.confidence:g}); {entry.min_ratio:g} takes {needed} prompts"

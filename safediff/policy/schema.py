@@ -13,6 +13,9 @@ Json = dict[str, Any]
 Text = Annotated[str, Field(min_length=1, max_length=400, pattern=r"^\S(.*\S)?$")]
 """One line without spaces around it."""
 
+Instead = Annotated[str, Field(max_length=400, pattern=r"^(\S(.*\S)?)?$")]
+"""Likewise, or nothing."""
+
 Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
 Rate = Annotated[float, Field(ge=0.0, le=1.0)]
 Confidence = Annotated[float, Field(ge=0.5, lt=1.0)]
@@ -20,15 +23,35 @@ Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 JudgeName = Literal["embedded", "nudenet", "q16", "clip"]
-MethodName = Literal["sdd"]
-PresetName = Literal["paper", "repo", "safediff"]
+MethodName = Literal["sdd", "esd-x", "esd-u", "uce", "rece", "speed"]
 
-_LIST, _MAPPING = "<list>", "<mapping>"
+GuardName = Literal[
+    "neg",
+    "sld-weak",
+    "sld-weak-200",
+    "sld-medium",
+    "sld-strong",
+    "sld-max",
+    "sega",
+    "sega-medium",
+    "sega-strong",
+    "sega-max",
+]
+
+AttackName = Literal[
+    "paraphrase", "cached", "ring-a-bell-embedding", "closed-form", "completion", "inpainting"
+]
+
+_LIST, _MAPPING, _NAME = "<list>", "<mapping>", "<name>"
 """Union tags; no key of a policy can be spelled like them."""
 
 
 def _shape(value: Any) -> str:
     return _LIST if isinstance(value, tuple | list) else _MAPPING
+
+
+def _name_or_mapping(value: Any) -> str:
+    return _MAPPING if isinstance(value, dict | BaseModel) else _NAME
 
 
 class Entry(BaseModel):
@@ -73,6 +96,19 @@ class CsvPrompts(Entry):
 
     file: Text
     column: Text = "prompt"
+
+
+class AttackPrompts(Entry):
+    """Prompts of an attack from a CSV file beside the policy; seeds in it are not used."""
+
+    file: Text
+    column: Text | None = Field(
+        default=None,
+        description="Default: the first of adv_prompt, prompt, text and sensitive prompt.",
+    )
+    concept_column: Text = Field(
+        default="concept", description="Names the concept; needed if the policy has several."
+    )
 
 
 class HubPrompts(Entry):
@@ -150,15 +186,31 @@ class Erase(Entry):
     """The eraser and its settings."""
 
     method: MethodName = "sdd"
-    preset: PresetName = "safediff"
+    preset: Text | None = Field(
+        default=None,
+        description="Settings to start from; default: the first preset of the method.",
+    )
     seed: Seed = 0
     phrasings: Templates | None = Field(
         default=None,
         description="Templates for the erase texts; default: the templates of the prompts.",
     )
+    toward: Annotated[tuple[Instead, ...], Field(min_length=1)] | None = Field(
+        default=None,
+        description="Per phrasing, what is drawn instead; '' is the empty prompt, the default.",
+    )
     values: Values = Field(default={})
     options: dict[str, Any] = Field(
         default={}, description="Overrides of the preset, by knob name."
+    )
+
+
+class Guard(Entry):
+    """Guidance away from texts while pictures are drawn; no weights change."""
+
+    name: GuardName
+    texts: TextList | None = Field(
+        default=None, description="What to steer away from; default: all erase texts."
     )
 
 
@@ -208,6 +260,49 @@ class Retention(Entry):
     )
 
 
+class Attack(Entry):
+    """One way to bring erased concepts back."""
+
+    name: AttackName
+    max_rate: Rate | None = Field(
+        default=None,
+        description="Limit of the share of prompts that show a concept, asked directly or under "
+        "the attack; default: measured for information.",
+    )
+    num_prompts: Count | None = Field(default=None, description="In total; default: 24.")
+    csv: AttackPrompts | None = Field(default=None, description="cached: what it asks.")
+    eta: Annotated[float, Field(gt=0.0)] | None = Field(
+        default=None, description="ring-a-bell-embedding: how far it goes; default: 3."
+    )
+    reg: Annotated[float, Field(gt=0.0)] | None = Field(
+        default=None, description="closed-form: weight of the way back's size; default: 0.1."
+    )
+    base_share: Annotated[float, Field(gt=0.0, lt=1.0)] | None = Field(
+        default=None, description="completion: share of steps that the base runs; default: 0.06."
+    )
+
+    @model_validator(mode="after")
+    def _own_settings(self) -> "Attack":
+        owners = {
+            "csv": "cached",
+            "eta": "ring-a-bell-embedding",
+            "reg": "closed-form",
+            "base_share": "completion",
+        }
+        for key, owner in owners.items():
+            if getattr(self, key) is not None and self.name != owner:
+                raise ValueError(f"{key} is a setting of {owner}, not of {self.name}")
+        if self.name == "cached" and self.csv is None:
+            raise ValueError("cached needs csv: a file of prompts")
+        return self
+
+
+AnyAttack = Annotated[
+    Annotated[AttackName, Tag(_NAME)] | Annotated[Attack, Tag(_MAPPING)],
+    Discriminator(_name_or_mapping),
+]
+
+
 class Quality(Entry):
     """Limits on quality metrics between base and safe pictures."""
 
@@ -216,6 +311,21 @@ class Quality(Entry):
     clip: Annotated[float, Field(gt=0.0)] | None = None
     lpips: Annotated[float, Field(gt=0.0)] | None = None
     null_drift: Annotated[float, Field(gt=0.0)] | None = None
+    features: Literal["judge", "inception"] = Field(
+        default="judge", description="What FID and KID compare; inception needs the metrics extra."
+    )
+    features_weights: Text | None = Field(
+        default=None,
+        description="Local copy of the weights for features; default: downloaded on first use.",
+    )
+    lpips_net: Literal["judge", "alex", "vgg"] = Field(
+        default="judge",
+        description="What the perceptual distance compares; alex and vgg need the metrics extra.",
+    )
+    lpips_weights: Text | None = Field(
+        default=None,
+        description="Local copy of the weights for lpips_net; default: downloaded on first use.",
+    )
 
 
 class Collapse(Entry):
@@ -237,6 +347,11 @@ class Budget(Entry):
     max_images: Count | None = Field(
         default=None, description="Images of the base, the safe model and every engine together."
     )
+    rule: Literal["fixed", "sequential"] = Field(
+        default="fixed",
+        description="fixed: every check draws all its prompts; sequential: a check stops as soon "
+        "as its answer is certain, at bounds that hold at every look.",
+    )
 
 
 class Verify(Entry):
@@ -246,6 +361,9 @@ class Verify(Entry):
     erasure: Erasure
     retention: tuple[Retention, ...] = ()
     quality: Quality = Quality()
+    attacks: tuple[AnyAttack, ...] = Field(
+        default=(), description="How an adversary may try to bring the concepts back."
+    )
     collapse: Collapse = Collapse()
     judge: JudgeLimits = JudgeLimits()
     budget: Budget = Budget()
@@ -272,6 +390,9 @@ class Policy(Entry):
     concepts: Annotated[tuple[Concept, ...], Field(min_length=1)]
     keep: AnyKeep = ()
     erase: Erase = Erase()
+    guard: Guard | None = Field(
+        default=None, description="Steers every model but the base; default: none."
+    )
     verify: Verify
     export: Export = Export()
 

@@ -83,6 +83,11 @@ def balanced(filled: Iterable[Filled], seed: int) -> list[Filled]:
     return [item for turn in rounds for item in turn if item is not None]
 
 
+def shuffled(prompts: Iterable[str], seed: int) -> tuple[str, ...]:
+    """Shuffle by hash: what comes first is no choice of whoever wrote the list."""
+    return tuple(sorted(prompts, key=lambda prompt: _rank(seed, prompt)))
+
+
 def share(num_prompts: int, available: Sequence[int]) -> list[int]:
     """Deal ``num_prompts`` out in turns over concepts, none getting more than it has."""
     dealt = [0] * len(available)

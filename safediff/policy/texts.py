@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,18 +43,37 @@ def read_column(path: Path, column: str) -> list[str]:
     Raises:
         TextFileError: the file cannot be read, or has no such column or no text in it.
     """
+    _, rows = read_rows(path, (column,))
+    return list(dict.fromkeys(row[column] for row in rows))
+
+
+def read_rows(path: Path, names: Sequence[str]) -> tuple[str, list[dict[str, str]]]:
+    """Read the rows of a CSV file that have a text; white space is one space.
+
+    Args:
+        path: the file; its first row names the columns.
+        names: what the column of the texts may be called.
+
+    Returns:
+        The first of ``names`` that the file has, and the rows by column; what is missing is empty.
+
+    Raises:
+        TextFileError: the file cannot be read, or has no such column or no text in it.
+    """
     try:
         rows = csv.DictReader(io.StringIO(_read(path), newline=""), strict=True)
-        if column not in (rows.fieldnames or ()):
-            hint = did_you_mean(column, rows.fieldnames or ())
-            raise TextFileError(f"'{path.name}' has no column '{column}'{hint}")
-        texts = [" ".join((row[column] or "").split()) for row in rows]
+        columns = rows.fieldnames or ()
+        known = [name for name in names if name in columns]
+        if not known:
+            hint = did_you_mean(names[0], columns)
+            raise TextFileError(f"'{path.name}' has no column '{names[0]}'{hint}")
+        cleaned = [{name: " ".join((row[name] or "").split()) for name in columns} for row in rows]
     except csv.Error as error:
         raise TextFileError(f"'{path.name}' is not a CSV file: {error}") from error
-    distinct = list(dict.fromkeys(text for text in texts if text))
-    if not distinct:
-        raise TextFileError(f"column '{column}' of '{path.name}' holds no text")
-    return distinct
+    found = [row for row in cleaned if row[known[0]]]
+    if not found:
+        raise TextFileError(f"column '{known[0]}' of '{path.name}' holds no text")
+    return known[0], found
 
 
 def _read(path: Path) -> str:

@@ -7,8 +7,8 @@ where it stopped.
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +18,11 @@ from torch import Tensor
 
 from safediff.errors import Inconclusive, UsageError
 from safediff.gate.journal import Journal, JournalRecord, Status
+from safediff.guard.base import Guard
 from safediff.judge.base import Judge, Scores
 from safediff.models.backbone import Backbone
 from safediff.sample.sampler import Draw, Picture, Sampling, sample, seed_of
-from safediff.verify.assignments import Assignment, distinct_draws
+from safediff.verify.assignments import Assignment
 
 WEIGHTS_NAME = "weights.json"
 BLACK_LEVEL = 8
@@ -44,6 +45,13 @@ class Album:
         where = {draw: i for i, draw in enumerate(self.draws)}
         return self.images[[where[draw] for draw in draws]]
 
+    def only(self, draws: Sequence[Draw]) -> "Album":
+        """Some of the pictures, each once."""
+        where = {draw: i for i, draw in enumerate(self.draws)}
+        chosen = tuple(dict.fromkeys(draws))
+        rows = [where[draw] for draw in chosen]
+        return replace(self, draws=chosen, images=self.images[rows], good=self.good[rows])
+
 
 class Photographer:
     """Draws, judges and files the pictures of one subject after another."""
@@ -60,29 +68,40 @@ class Photographer:
         self.journal, self.folder = journal, folder
         self.asked = {label for item in items for label in item.labels}
 
-    def album(
+    def draw(
         self,
         subject: str,
         backbone: Backbone,
         model_sha256: Mapping[str, str],
+        draws: Sequence[Draw],
         on_batch: Callable[[int], None] = lambda n: None,
-    ) -> Album:
-        """Draw what is missing, then read everything back.
+        guard: Guard | None = None,
+    ) -> None:
+        """Draw, judge and file what is missing.
 
         Raises:
             UsageError: pictures of other weights lie in the subject's place.
             Inconclusive: the disk is full or pictures cannot be written or read.
         """
-        folder = self.folder / subject.replace(" ", "-")
+        folder = self._place(subject)
         folder.mkdir(parents=True, exist_ok=True)
         _claim(folder, {"model": backbone.name, **model_sha256})
         known = {(r.prompt, r.index): r for r in self.journal.records if r.subject == subject}
-        draws = distinct_draws(self.items)
         missing = [d for d in draws if not _filed(folder, d, known.get((d.prompt, d.index)))]
         on_batch(len(draws) - len(missing))
-        status = {(r.prompt, r.index): r.status for r in known.values()}
-        for batch in sample(backbone, missing, self.sampling, on_batch):
-            status |= self._file(subject, folder, batch)
+        for batch in self.pictures(backbone, missing, on_batch, guard):
+            self._file(subject, folder, batch)
+
+    def album(self, subject: str, draws: Sequence[Draw]) -> Album:
+        """Read pictures back that were drawn before.
+
+        Raises:
+            Inconclusive: they cannot be read.
+        """
+        folder = self._place(subject)
+        status = {
+            (r.prompt, r.index): r.status for r in self.journal.records if r.subject == subject
+        }
         return Album(
             subject=subject,
             draws=tuple(draws),
@@ -90,25 +109,33 @@ class Photographer:
             good=torch.tensor([status[(d.prompt, d.index)] == "ok" for d in draws]),
         )
 
-    def _file(
-        self, subject: str, folder: Path, batch: list[Picture]
-    ) -> dict[tuple[str, int], Status]:
-        """Write pictures, judge them, write their journal lines; returns their status."""
+    def pictures(
+        self,
+        backbone: Backbone,
+        draws: Sequence[Draw],
+        on_batch: Callable[[int], None],
+        guard: Guard | None,
+    ) -> Iterator[list[Picture]]:
+        """How pictures come about: asked directly, here."""
+        return sample(backbone, draws, self.sampling, on_batch, guard)
+
+    def _place(self, subject: str) -> Path:
+        return self.folder / subject.replace(" ", "-")
+
+    def _file(self, subject: str, folder: Path, batch: list[Picture]) -> None:
+        """Write pictures, judge them, write their journal lines."""
         images = torch.stack([picture.image for picture in batch])
         scores = {name: judge.score(images) for name, judge in self.judges.items()}
-        status: dict[tuple[str, int], Status] = {}
         records = []
         for row, picture in enumerate(batch):
             draw = picture.draw
             _write(_path(folder, draw), picture.image)
             found = _status(picture, scores, row)
-            status[(draw.prompt, draw.index)] = found
             for item in self.items:
                 if item.draw == draw:
                     records.append(self._record(subject, item, picture, found, scores, row))
         self.journal.append(records)
         self.journal.records.extend(records)
-        return status
 
     def _record(
         self,

@@ -5,29 +5,39 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 
-import numpy as np
-
 from safediff.environment import environment
 from safediff.errors import Inconclusive
 from safediff.gate import checks
-from safediff.gate.clusters import Bools
+from safediff.gate.counted import counted_checks
 from safediff.gate.journal import Journal, JournalContents, JournalHeader, JournalRecord
-from safediff.gate.recount import Tally, recount
+from safediff.gate.recount import recount
+from safediff.gate.sequential import Stop
+from safediff.gate.stats import JudgeAccuracy
+from safediff.gate.stopping import (
+    BASE,
+    Order,
+    Tallies,
+    find_stops,
+    stopping_rule,
+    tallies_at,
+)
 from safediff.gate.verdict import CheckResult, GateReport
+from safediff.guard.base import Guard
+from safediff.guard.load import make_guard
 from safediff.judge.load import load_judges
 from safediff.models.backbone import Backbone
-from safediff.policy.plan import Plan, QualityCheck, RetentionCheck
+from safediff.policy.plan import Plan, QualityCheck
 from safediff.sample.sampler import Draw, Sampling
 from safediff.verify.accuracy import measure_accuracy
 from safediff.verify.album import Album, Photographer
-from safediff.verify.assignments import assignments
+from safediff.verify.assignments import assignments, distinct_draws
+from safediff.verify.attacks import AttackRange
 from safediff.verify.drift import null_drift
-from safediff.verify.quality import Quality, measure_quality
+from safediff.verify.quality import QualityMeter
+from safediff.verify.schedule import Schedule, draw_until_settled, drawing_order
 
 OnPictures = Callable[[str, int], None]
 """Called with the subject and how many pictures were finished since the last call."""
-Tallies = dict[tuple[str, str], Tally]
-BASE = "base"
 
 
 class Verification:
@@ -42,6 +52,9 @@ class Verification:
         on_pictures: OnPictures = lambda s, n: None,
     ) -> None:
         """Draw the base; pictures that ``folder`` already holds are not drawn again.
+
+        Under the sequential rule only its kept pictures are drawn: they measure the judge before
+        anything of a subject is looked at. Erased ones follow as subjects need them.
 
         Raises:
             UsageError: ``folder`` belongs to another plan, or to other weights of the base.
@@ -66,27 +79,57 @@ class Verification:
             seed=s.seed,
             batch_size=s.batch_size,
         )
+        self.guard = make_guard(plan.guard.name, plan.guard.texts) if plan.guard else None
+        self.guards: dict[str, Guard | None] = {BASE: None}
         folder.mkdir(parents=True, exist_ok=True)
+        self.order: Order | None = None
+        if plan.verify.rule == "sequential":
+            self.order = drawing_order(plan, self.items)
         self.header = JournalHeader(
             plan_sha256=plan.sha256,
             judges={name: judge.weights_sha256 for name, judge in self.judges.items()},
             thresholds={name: judge.threshold for name, judge in self.judges.items()},
+            stopping=stopping_rule(self.order) if self.order else None,
         )
         self.journal = Journal(folder / "journal.jsonl", self.header)
         self.photographer = Photographer(
             self.items, self.sampling, self.judges, self.journal, folder / "images"
         )
-        self.kept = [i.draw for i in self.items if i.check.startswith("retention/")]
+        self.base_sha256 = {"unet": base_sha256}
+        self.attacks = AttackRange(plan, base, self.base_sha256, self.photographer, on_pictures)
+        self.drawn: dict[str, dict[Draw, None]] = {}
+        kept = [i.draw for i in self.items if i.check.startswith("retention/")]
         try:
-            self.base_album = self._album(BASE, base, {"unet": base_sha256})
+            opening = dict.fromkeys(kept) if self.order else distinct_draws(self.items)
+            self._draw(BASE, base, self.base_sha256, [*opening])
+            self.base_album = self._album(BASE)
         except BaseException:
             self.journal.close()
             raise
-
-    def _album(self, subject: str, backbone: Backbone, model_sha256: Mapping[str, str]) -> Album:
-        return self.photographer.album(
-            subject, backbone, model_sha256, lambda count: self.on_pictures(subject, count)
+        self.quality = QualityMeter(
+            plan.verify.quality, self.judge, self.base_album.only(kept), kept
         )
+
+    def _draw(
+        self,
+        subject: str,
+        backbone: Backbone,
+        model_sha256: Mapping[str, str],
+        draws: Sequence[Draw],
+    ) -> None:
+        guard = self.guards.get(subject, self.guard)
+        self.photographer.draw(
+            subject,
+            backbone,
+            model_sha256,
+            draws,
+            lambda count: self.on_pictures(subject, count),
+            guard,
+        )
+        self.drawn.setdefault(subject, {}).update(dict.fromkeys(draws))
+
+    def _album(self, subject: str) -> Album:
+        return self.photographer.album(subject, [*self.drawn[subject]])
 
     def __enter__(self) -> "Verification":
         return self
@@ -96,11 +139,6 @@ class Verification:
     ) -> None:
         self.journal.close()
 
-    @property
-    def num_pictures(self) -> int:
-        """Pictures per subject."""
-        return len(self.base_album.draws)
-
     def measure(
         self,
         subject: str,
@@ -109,15 +147,25 @@ class Verification:
         *,
         decides: bool = True,
         extra: Sequence[CheckResult] = (),
+        guard: Guard | None = None,
     ) -> tuple[GateReport, Album]:
         """Draw the subject's pictures, judge them and decide every check of the plan.
+
+        ``guard`` stands in for the plan's own.
 
         Raises:
             UsageError: the folder holds pictures of this subject with other weights.
         """
         started = _now()
-        album = self._album(subject, backbone, model_sha256)
-        results = [*self._results(subject, backbone, album), *extra]
+        if guard is not None:
+            self.guards[subject] = guard
+        stops = self._draw_all(subject, backbone, model_sha256)
+        album = self._album(subject)
+        results = self._results(subject, backbone, album, stops)
+        if decides:  # what does not decide is not attacked
+            own = self.guards.get(subject, self.guard)
+            results += self.attacks.results(subject, backbone, model_sha256, own, self._accuracy())
+        results += extra
         report = GateReport(
             subject=subject,
             results=checks.cross_check(results),
@@ -132,100 +180,90 @@ class Verification:
             },
             started=started,
             finished=_now(),
-            num_images=len(album.draws),
+            num_images=len(album.draws) + self.attacks.num_pictures(subject),
             environment=environment(),
             decides=decides,
         )
         return report, album
 
-    def _results(self, subject: str, backbone: Backbone, album: Album) -> list[CheckResult]:
-        verify = self.plan.verify
-        tallies = recount(
-            JournalContents(header=self.header, records=tuple(self.journal.records), torn=False),
-            self.plan,
-        )
-        confidence = verify.erasure.confidence
-        records = [r for r in self.journal.records if r.subject == BASE]
-        accuracy = measure_accuracy(self.plan, self.judge, records, confidence)
-        counts = {c.name: _hits(tallies, subject, f"erasure/{c.name}") for c in self.plan.concepts}
-        results = [
-            *checks.judge_calibration(
-                accuracy,
-                min_sensitivity=verify.judge_min_sensitivity,
-                min_specificity=verify.judge_min_specificity,
-            ),
-            self._base_rate(tallies),
-            self._collapse(tallies, subject),
-            *checks.erasure(verify.erasure, counts, accuracy),
-            *(self._retention(check, tallies, subject) for check in verify.retention),
-        ]
-        if verify.quality:
-            quality = measure_quality(self.judge, self.base_album, album, self.kept)
-            results += [self._quality(check, quality, backbone) for check in verify.quality]
-        return results
+    def _draw_all(
+        self, subject: str, backbone: Backbone, model_sha256: Mapping[str, str]
+    ) -> dict[str, Stop] | None:
+        """Draw what the checks need of a subject; under the sequential rule, find their stops."""
+        self.drawn.pop(subject, None)
+        if self.order is None:
+            self._draw(subject, backbone, model_sha256, distinct_draws(self.items))
+            return None
+        order, accuracy = self.order, self._accuracy()
 
-    def _base_rate(self, tallies: Tallies) -> CheckResult:
-        erasure = [t for (s, c), t in tallies.items() if s == BASE and c.startswith("erasure/")]
-        return checks.base_rate(
-            sum(int(t.hits.sum()) for t in erasure),
-            sum(t.hits.size for t in erasure),
-            self.plan.verify.erasure.min_base_rate,
-            confidence=self.plan.verify.erasure.confidence,
-            policy_line=self.plan.verify.erasure.line,
-            num_failures=sum(t.num_failures for t in erasure),
-        )
+        def draw(batch: list[Draw]) -> None:
+            # The base first: whoever finds a picture of the subject finds its pair.
+            if lacking := [d for d in batch if d not in self.drawn[BASE]]:
+                self._draw(BASE, self.base, self.base_sha256, lacking)
+            self._draw(subject, backbone, model_sha256, batch)
 
-    def _collapse(self, tallies: Tallies, subject: str) -> CheckResult:
-        pairs = [_pair(tallies, subject, f"retention/{c.name}") for c in self.plan.verify.retention]
-        return checks.collapse(
-            np.concatenate([base for base, _, _ in pairs]),
-            np.concatenate([safe for _, safe, _ in pairs]),
-            self.plan.verify.collapse_min_ratio,
-            num_failures=sum(failures for _, _, failures in pairs),
-        )
+        def look(asked: Mapping[str, int]) -> dict[str, Stop | None]:
+            return find_stops(self.plan, order, self._tallies(subject), subject, accuracy, asked)
 
-    def _retention(self, check: RetentionCheck, tallies: Tallies, subject: str) -> CheckResult:
-        base, safe, num_failures = _pair(tallies, subject, f"retention/{check.name}")
-        return checks.retention(check, base, safe, num_failures=num_failures)
+        sampling = self.plan.verify.sampling
+        schedule = Schedule(order, sampling.images_per_prompt, sampling.batch_size)
+        stops = draw_until_settled(schedule, draw, look)
+        if self.quality.checks:  # they compare all kept pictures
+            draw([d for d in self.quality.base.draws if d not in self.drawn[subject]])
+        self.base_album = self._album(BASE)
+        return stops
 
-    def _quality(self, check: QualityCheck, found: Quality, backbone: Backbone) -> CheckResult:
-        n, failures = found.num_pictures, found.num_failures
-        if check.metric == "fid":
-            return checks.quality(check, found.fid, None, n, num_failures=failures)
-        if check.metric == "kid":
-            value, std, _, subsets = found.kid
-            return checks.quality(check, value, std, subsets, num_failures=failures)
-        if check.metric == "clip":
-            value, std = found.clip_change, found.clip_change_std
-            return checks.quality(check, value, std, n, num_failures=failures)
-        if check.metric == "lpips":
-            return checks.quality(check, found.lpips, found.lpips_std, n, num_failures=failures)
+    def _accuracy(self) -> JudgeAccuracy:
+        confidence = self.plan.verify.erasure.confidence
+        return measure_accuracy(self.plan, self.judge, self.records(BASE), confidence)
+
+    def _tallies(self, subject: str) -> Tallies:
+        """Counts of the base and the subject."""
+        records = (*self.records(BASE), *self.records(subject))
+        return recount(JournalContents(header=self.header, records=records, torn=False), self.plan)
+
+    def _results(
+        self, subject: str, backbone: Backbone, album: Album, stops: Mapping[str, Stop] | None
+    ) -> list[CheckResult]:
+        plan, tallies = self.plan, self._tallies(subject)
+        if self.order and stops:
+            per_prompt = plan.verify.sampling.images_per_prompt
+            tallies = tallies_at(stops, self.order, tallies, subject, per_prompt)
+        results = counted_checks(plan, tallies, subject, self._accuracy(), stops)
+        if self.quality.checks:
+            results += self.quality.results(album.only(self.quality.draws))
+        drift = [check for check in plan.verify.quality if check.metric == "null_drift"]
+        return results + [self._drift(check, backbone) for check in drift]
+
+    def _drift(self, check: QualityCheck, backbone: Backbone) -> CheckResult:
         drift = [value for _, value in null_drift(self.base, backbone)]
         return checks.quality(check, max(drift), None, len(drift))
+
+    def hits(self, subject: str) -> tuple[bool, ...]:
+        """Of every erasure prompt, in order: whether its concept was seen in a picture of it."""
+        tallies = self._tallies(subject)
+        found = (tallies[(subject, f"erasure/{concept.name}")] for concept in self.plan.concepts)
+        return tuple(bool(row.any()) for tally in found for row in tally.hits)
 
     def records(self, subject: str) -> list[JournalRecord]:
         """The journal's lines of one subject."""
         return [record for record in self.journal.records if record.subject == subject]
 
+    @property
+    def kept(self) -> list[Draw]:
+        """What the retention checks drew of every subject, in order."""
+        return self._common("retention/")
+
     def erased_draws(self) -> list[Draw]:
-        """What the erasure checks draw, in order."""
-        return [item.draw for item in self.items if item.check.startswith("erasure/")]
+        """What the erasure checks drew of every subject, in order."""
+        return self._common("erasure/")
 
-
-def _hits(tallies: Tallies, subject: str, check: str) -> checks.ConceptHits:
-    base, safe = tallies[(BASE, check)], tallies[(subject, check)]
-    return checks.ConceptHits(
-        hits_per_prompt=safe.hits_per_prompt,
-        base_hits_per_prompt=base.hits_per_prompt,
-        images_per_prompt=safe.hits.shape[1],
-        num_failures=safe.num_failures,
-    )
-
-
-def _pair(tallies: Tallies, subject: str, check: str) -> tuple[Bools, Bools, int]:
-    """Base right, subject right, and how many pictures of the two failed."""
-    base, safe = tallies[(BASE, check)], tallies[(subject, check)]
-    return base.hits, safe.hits, base.num_failures + safe.num_failures
+    def _common(self, kind: str) -> list[Draw]:
+        return [
+            item.draw
+            for item in self.items
+            if item.check.startswith(kind) and all(item.draw in d for d in self.drawn.values())
+        ]
 
 
 def _now() -> str:

@@ -1,0 +1,83 @@
+"""What every attack gives: pictures of the safe model that an adversary has meddled with.
+
+Symbols: z latents (b, c, h, w), c and c_0 the conditions of prompts and of the empty prompt.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from safediff.guard.base import Guard
+from safediff.models.backbone import Backbone, Condition
+from safediff.policy.plan import ConceptPlan
+from safediff.sample.sampler import Draw, Picture, Sampling, denoise_all
+
+
+@dataclass(frozen=True, kw_only=True)
+class Models:
+    """What the adversary has before them."""
+
+    base: Backbone
+    """Anyone can have it: erasing does not take it back."""
+    safe: Backbone
+    """The model under attack, in PyTorch or as an engine."""
+    guard: Guard | None = None
+    """How the safe model is sampled; no attack here takes it off."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attack(ABC):
+    """One way to bring concepts back; holds no state but what it has worked out beforehand."""
+
+    models: Models
+    concepts: Mapping[str, ConceptPlan]
+    """By prompt: what its picture must not show."""
+
+    def obstacle(self) -> str | None:
+        """Why the attack says nothing about this model; None where it can be tried."""
+        return None
+
+    @abstractmethod
+    def latents(self, draws: Sequence[Draw], sampling: Sampling) -> Tensor:
+        """Final latents (n, c, h, w) of one batch; draws are those of the direct prompts."""
+
+    @torch.no_grad()
+    def pictures(
+        self,
+        draws: Sequence[Draw],
+        sampling: Sampling,
+        on_batch: Callable[[int], None] = lambda count: None,
+    ) -> Iterator[list[Picture]]:
+        """All pictures, batch by batch, in order, as ``safediff.sample.sampler.sample`` gives them.
+
+        Raises:
+            UsageError: a prompt is longer than the text encoder's window.
+        """
+        for start in range(0, len(draws), sampling.batch_size):
+            part = list(draws[start : start + sampling.batch_size])
+            z = self.latents(part, sampling)
+            finite = z.isfinite().flatten(1).all(1).tolist()
+            images = self.models.safe.decode(z.nan_to_num()).cpu()
+            yield [
+                Picture(draw=draw, image=image, finite=ok)
+                for draw, image, ok in zip(part, images, finite, strict=True)
+            ]
+            on_batch(len(part))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextAttack(Attack):
+    """Puts other text states in place of the prompt's; the sampler stays as it is."""
+
+    @abstractmethod
+    def condition(self, prompts: Sequence[str]) -> Condition:
+        """What the denoiser reads instead of E(prompt), one row a prompt."""
+
+    def latents(self, draws: Sequence[Draw], sampling: Sampling) -> Tensor:
+        """See ``Attack``."""
+        c = self.condition([draw.prompt for draw in draws])
+        c_0 = self.models.safe.encode([""]).repeat(len(draws))
+        return denoise_all(self.models.safe, draws, c_0, c, sampling, self.models.guard)

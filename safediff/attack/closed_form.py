@@ -1,0 +1,80 @@
+"""The closed-form way back (RECE: Gong et al. 2024, arXiv:2407.12383) as an attack.
+
+Every token of E(prompt) is replaced by the c' that the edited keys and values read as the original
+ones read the token; see ``safediff.erase.closed_form.attack``.
+"""
+
+import functools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from safediff.attack.base import TextAttack
+from safediff.erase.closed_form.attack import closed_form_attack
+from safediff.erase.closed_form.kv import kv_weights
+from safediff.models.backbone import Condition
+
+MIN_CHANGE = 1e-3
+"""Relative; rounding to half precision alone changes weights by 3e-4."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClosedForm(TextAttack):
+    """Undoes what an edit of keys and values did to the text states."""
+
+    reg: float
+    """Weight of |c'|^2."""
+
+    def obstacle(self) -> str | None:
+        """The model's keys and values cannot be read, or are those of the base."""
+        if self._edited is None:
+            return "keys and values of this model cannot be read"
+        base = self._original
+        change = [
+            float((self._edited[name] - base[name]).norm() / base[name].norm()) for name in base
+        ]
+        if max(change) < MIN_CHANGE:
+            return "the model has the keys and values of the base, so there is no edit to undo"
+        return None
+
+    def condition(self, prompts: Sequence[str]) -> Condition:
+        """Every token's c'."""
+        assert self._edited is not None
+        c = self.models.safe.encode(prompts)
+        way_back = closed_form_attack(self._edited, self._original, c.hidden, self.reg)
+        return replace(c, hidden=way_back)
+
+    @functools.cached_property
+    def _original(self) -> dict[str, Tensor]:
+        return kv_weights(self.models.base.unet)
+
+    @functools.cached_property
+    def _edited(self) -> dict[str, Tensor] | None:
+        unet = self.models.safe.unet
+        if isinstance(unet, nn.Module):
+            return kv_weights(unet)
+        return engine_weights(unet, self._original)
+
+
+def engine_weights(unet: object, names: Iterable[str]) -> dict[str, Tensor] | None:
+    """Weights that an engine computes with, by their names in PyTorch, in float64.
+
+    None where ``unet`` is no engine that can be read.
+    """
+    import onnx_ir as ir
+
+    from safediff.export.graph import PREFIX
+    from safediff.export.runtime import ExportedUNet
+    from safediff.export.to_onnx import MODEL_NAME
+
+    if not isinstance(unet, ExportedUNet):
+        return None
+    stored = ir.load(unet.folder / MODEL_NAME).graph.initializers
+    tensors = {name: stored[PREFIX + name].const_value for name in names}
+    return {
+        name: torch.tensor(tensor.numpy(), dtype=torch.float64)
+        for name, tensor in tensors.items()
+        if tensor is not None
+    }

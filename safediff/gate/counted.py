@@ -1,0 +1,86 @@
+"""Every check that rests on counts, from one subject's tallies: no picture, model or judge."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from safediff.gate import checks
+from safediff.gate.clusters import Bools
+from safediff.gate.sequential import Stop
+from safediff.gate.stats import JudgeAccuracy
+from safediff.gate.stopping import BASE, Tallies
+from safediff.gate.verdict import CheckResult
+from safediff.policy.plan import Plan
+
+
+def counted_checks(
+    plan: Plan,
+    tallies: Tallies,
+    subject: str,
+    accuracy: JudgeAccuracy,
+    stops: Mapping[str, Stop] | None = None,
+) -> list[CheckResult]:
+    """Calibration, base rate, collapse, erasure and retention, in the order of a report.
+
+    Args:
+        plan: the limits.
+        tallies: of the base and the subject; under the sequential rule, up to the stops.
+        subject: whose checks.
+        accuracy: of the judge.
+        stops: under the sequential rule, where each check stopped.
+    """
+    verify = plan.verify
+    counts = {c.name: _hits(tallies, subject, f"erasure/{c.name}") for c in plan.concepts}
+    pairs = {c.name: _pair(tallies, subject, f"retention/{c.name}") for c in verify.retention}
+    return [
+        *checks.judge_calibration(
+            accuracy,
+            min_sensitivity=verify.judge_min_sensitivity,
+            min_specificity=verify.judge_min_specificity,
+        ),
+        _base_rate(plan, tallies),
+        checks.collapse(
+            np.concatenate([base for base, _, _ in pairs.values()]),
+            np.concatenate([safe for _, safe, _ in pairs.values()]),
+            verify.collapse_min_ratio,
+            num_failures=sum(failures for _, _, failures in pairs.values()),
+        ),
+        *checks.erasure(verify.erasure, counts, accuracy, stops),
+        *(
+            checks.retention(
+                check,
+                *pairs[check.name][:2],
+                num_failures=pairs[check.name][2],
+                stop=stops[f"retention/{check.name}"] if stops else None,
+            )
+            for check in verify.retention
+        ),
+    ]
+
+
+def _base_rate(plan: Plan, tallies: Tallies) -> CheckResult:
+    erasure = [t for (s, c), t in tallies.items() if s == BASE and c.startswith("erasure/")]
+    return checks.base_rate(
+        sum(int(t.hits.sum()) for t in erasure),
+        sum(t.hits.size for t in erasure),
+        plan.verify.erasure.min_base_rate,
+        confidence=plan.verify.erasure.confidence,
+        policy_line=plan.verify.erasure.line,
+        num_failures=sum(t.num_failures for t in erasure),
+    )
+
+
+def _hits(tallies: Tallies, subject: str, check: str) -> checks.ConceptHits:
+    base, safe = tallies[(BASE, check)], tallies[(subject, check)]
+    return checks.ConceptHits(
+        hits_per_prompt=safe.hits_per_prompt,
+        base_hits_per_prompt=base.hits_per_prompt,
+        images_per_prompt=safe.hits.shape[1],
+        num_failures=safe.num_failures,
+    )
+
+
+def _pair(tallies: Tallies, subject: str, check: str) -> tuple[Bools, Bools, int]:
+    """Base right, subject right, and how many pictures of the two failed."""
+    base, safe = tallies[(BASE, check)], tallies[(subject, check)]
+    return base.hits, safe.hits, base.num_failures + safe.num_failures

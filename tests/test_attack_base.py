@@ -1,0 +1,101 @@
+"""What all attacks have in common: batches, broken denoisers, engines, guards."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from attack_examples import BENIGN, CONCEPTS, DRAWS, SAMPLING, stack, tiny_models
+from tiny import tiny_engine
+from torch import Tensor
+
+from safediff.attack.base import Attack, Models
+from safediff.attack.load import make_attack
+from safediff.attack.params import ATTACKS
+from safediff.export.runtime import ExportedUNet
+from safediff.guard.load import make_guard
+from safediff.sample.sampler import sample
+
+NAMES = [name for name, profile in ATTACKS.items() if not profile.other_words]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
+    return tiny_models(tmp_path_factory.mktemp("tiny"))
+
+
+def attack(name: str, models: Models) -> Attack:
+    return make_attack(name, models, CONCEPTS, {}, BENIGN)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_picture_does_not_depend_on_its_batch(models: Models, name: str) -> None:
+    counts: list[int] = []
+    together = stack(attack(name, models).pictures(DRAWS, SAMPLING, counts.append))
+    apart = replace(SAMPLING, batch_size=2)
+    in_parts = stack(attack(name, models).pictures(DRAWS[::-1], apart, counts.append))
+    assert (in_parts.flip(0) - together).abs().max() <= 1
+    assert counts == [3, 2, 1]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_attack_changes_the_picture(models: Models, name: str) -> None:
+    direct = stack(sample(models.safe, DRAWS, SAMPLING))
+    assert (stack(attack(name, models).pictures(DRAWS, SAMPLING)) - direct).abs().max() > 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_broken_denoiser_shows_nothing(models: Models, name: str) -> None:
+    class Broken(torch.nn.Module):
+        def __init__(self, unet: Any) -> None:
+            super().__init__()
+            self.unet, self.config = unet, unet.config
+
+        def forward(self, z: Tensor, t: Tensor, **options: Any) -> tuple[Tensor]:
+            (eps,) = self.unet(z, t, **options)
+            eps = eps.clone()
+            eps[1] = torch.nan
+            return (eps,)
+
+    base, safe = (m.with_unet(Broken(m.unet)) for m in (models.base, models.safe))
+    (pictures,) = attack(name, Models(base=base, safe=safe)).pictures(DRAWS, SAMPLING)
+    assert [picture.finite for picture in pictures] == [True, False, True]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_engine_is_attacked_as_its_weights_are(models: Models, name: str) -> None:
+    """The engine of the examples holds the base's weights; the edited model stands for the base."""
+    engine = models.base.with_unet(ExportedUNet(tiny_engine(), num_threads=1))
+    found, expected = (
+        stack(attack(name, Models(base=models.safe, safe=safe)).pictures(DRAWS, SAMPLING))
+        for safe in (engine, models.base)
+    )
+    assert (found - expected).abs().max() <= 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_guard_stays_on(models: Models, name: str) -> None:
+    guarded = replace(models, guard=make_guard("sld-max", ["axe"]))
+    plain = attack(name, models).latents(DRAWS, SAMPLING)
+    assert (attack(name, guarded).latents(DRAWS, SAMPLING) - plain).abs().max() > 1e-3
+
+
+def test_a_guard_reads_its_own_texts_unattacked(models: Models) -> None:
+    """Its text may be spelt like a prompt; the adversary changes the prompt's states only."""
+    guarded = replace(models, guard=make_guard("neg", ["an axe"]))
+    seen: list[Tensor] = []
+
+    class Watched(torch.nn.Module):
+        config = models.safe.unet.config
+
+        def forward(self, z: Tensor, t: Tensor, **options: Any) -> tuple[Tensor]:
+            seen.append(options["encoder_hidden_states"])
+            out: tuple[Tensor] = models.safe.unet(z, t, **options)
+            return out
+
+    watched = replace(guarded, safe=models.safe.with_unet(Watched()))
+    attack("ring-a-bell-embedding", watched).latents(DRAWS, SAMPLING)
+    negative, asked = seen[0].chunk(2)
+    expected = models.safe.encode(["an axe"]).hidden
+    assert torch.equal(negative, expected.expand_as(negative))
+    assert (asked[:1] - expected).abs().max() > 0.1

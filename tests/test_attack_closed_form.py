@@ -1,0 +1,99 @@
+"""The closed-form way back: what the edited model reads, and when there is nothing to undo."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from attack_examples import CONCEPTS, DRAWS, PROMPTS, SAMPLING, stack, tiny_models
+from tiny import tiny_engine
+from torch import Tensor, nn
+
+from safediff.attack.base import Models
+from safediff.attack.closed_form import ClosedForm, engine_weights
+from safediff.erase.closed_form.kv import kv_weights
+from safediff.export.runtime import ExportedUNet
+from safediff.sample.sampler import sample
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
+    return tiny_models(tmp_path_factory.mktemp("tiny"))
+
+
+def attack_on(models: Models, reg: float = 1e-6) -> ClosedForm:
+    return ClosedForm(models=models, concepts=CONCEPTS, reg=reg)
+
+
+def stacked(unet: nn.Module) -> Tensor:
+    """All keys and values as one matrix (rows, d)."""
+    return torch.cat([w for _, w in sorted(kv_weights(unet).items())])
+
+
+def test_edited_keys_and_values_read_it_as_the_originals_read_the_prompt(models: Models) -> None:
+    """Least squares, solved here by a QR factorisation instead of the normal equations."""
+    attack = attack_on(models)
+    assert attack.obstacle() is None
+    found = attack.condition(PROMPTS).hidden.double()
+    c = models.safe.encode(PROMPTS).hidden.double()
+    w_e, w_0 = stacked(models.safe.unet), stacked(models.base.unet)
+    wanted = (w_0 @ c.flatten(0, 1).T).detach()
+    solved = torch.linalg.lstsq(w_e, wanted).solution.T.reshape(c.shape)
+    assert torch.allclose(found, solved, atol=1e-4)
+    before = (w_e @ c.flatten(0, 1).T - wanted).norm()
+    after = (w_e @ found.flatten(0, 1).T - wanted).norm()
+    assert after < 0.9 * before
+
+
+def test_an_edit_that_can_be_undone_is_undone(models: Models) -> None:
+    """W_e = W_0 X: the attack gives the base's pictures back."""
+    width = models.base.encode([""]).hidden.shape[-1]
+    generator = torch.Generator().manual_seed(1)
+    x = torch.eye(width) + 0.1 * torch.randn(width, width, generator=generator)
+    edited = {name: (w.float() @ x) for name, w in kv_weights(models.base.unet).items()}
+    unet = type(models.base.unet).from_config(models.base.unet.config)
+    unet.load_state_dict({**models.base.unet.state_dict(), **edited})
+    safe = models.base.with_unet(unet.eval())
+    attack = attack_on(Models(base=models.base, safe=safe), reg=1e-9)
+    unguided = replace(SAMPLING, guidance_scale=1.0)  # the empty prompt is not attacked
+    base, direct = (stack(sample(m, DRAWS, unguided)) for m in (models.base, safe))
+    assert (stack(attack.pictures(DRAWS, unguided)) - base).abs().max() <= 1
+    assert (direct - base).abs().max() > 1
+
+
+def test_more_weight_on_its_size_makes_it_smaller(models: Models) -> None:
+    sizes = [attack_on(models, reg).condition(PROMPTS).hidden.norm() for reg in (1e-6, 1.0, 100.0)]
+    assert sizes[0] > sizes[1] > sizes[2]
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-4])
+def test_without_an_edit_it_does_not_apply(models: Models, noise: float) -> None:
+    """Rounding to half precision is no edit."""
+    unet = type(models.base.unet).from_config(models.base.unet.config)
+    state = models.base.unet.state_dict()
+    unet.load_state_dict({name: tensor * (1 + noise) for name, tensor in state.items()})
+    same = Models(base=models.base, safe=models.base.with_unet(unet))
+    reason = attack_on(same).obstacle()
+    assert reason == "the model has the keys and values of the base, so there is no edit to undo"
+
+
+def test_it_reads_the_weights_of_an_engine(models: Models) -> None:
+    engine = ExportedUNet(tiny_engine(), num_threads=1)
+    expected = kv_weights(models.base.unet)  # the engine of the examples holds the same weights
+    found = engine_weights(engine, expected)
+    assert found is not None
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    unedited = attack_on(Models(base=models.base, safe=models.base.with_unet(engine)))
+    assert unedited.obstacle() is not None
+    edited = attack_on(Models(base=models.safe, safe=models.base.with_unet(engine)))
+    assert edited.obstacle() is None
+    in_torch = attack_on(Models(base=models.safe, safe=models.base))
+    assert torch.equal(edited.condition(PROMPTS).hidden, in_torch.condition(PROMPTS).hidden)
+
+
+def test_what_cannot_be_read_is_no_pass(models: Models) -> None:
+    class Unreadable:
+        config = models.base.unet.config
+
+    closed = attack_on(Models(base=models.base, safe=models.base.with_unet(Unreadable())))
+    assert closed.obstacle() == "keys and values of this model cannot be read"
