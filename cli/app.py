@@ -18,14 +18,18 @@ if TYPE_CHECKING:
     from typer import Typer
 
 VERBS = (
+    "init",
     "validate",
     "schema",
     "plan",
     "erase",
     "verify",
+    "explain",
+    "compare",
+    "diff",
+    "report",
     "export",
     "generate",
-    "report",
     "doctor",
 )
 """Each is the function of that name in ``safediff.cli.<verb>``, which must import quickly: torch

@@ -1,5 +1,7 @@
-"""Prints what a gate found and ends with its exit code."""
+"""Shows what a gate found and ends with its exit code: all of it from the same reports."""
 
+import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,7 +9,11 @@ from rich.console import Console
 
 from safediff.errors import Inconclusive, PolicyViolated
 from safediff.gate.verdict import GateReport, Verdict
+from safediff.report.formats import HTML, RENDERERS, Format
+from safediff.report.github import append_summary
+from safediff.report.markdown import render_markdown
 from safediff.report.table import render_table
+from safediff.workflow.run_folder import write_text
 
 
 def conclude(
@@ -16,28 +22,114 @@ def conclude(
     *,
     folder: Path,
     released: bool | None = None,
-    exit_zero: bool = False,
 ) -> None:
     """Print the table to stdout, say where things are, raise the outcome.
 
     Raises:
-        PolicyViolated: a check failed (unless ``exit_zero``).
+        PolicyViolated: a check failed.
         Inconclusive: something could not be decided.
     """
-    console = Console()
-    console.print(render_table(reports))
-    console.print(f"report   {folder / 'report.html'}", highlight=False, soft_wrap=True)
+    show_table(reports, folder)
     if released:
-        console.print(f"release  {folder / 'release'}", highlight=False, soft_wrap=True)
-    if verdict is Verdict.FAIL and not exit_zero:
-        raise PolicyViolated(
-            f"policy {reports[0].policy_name} is not met; nothing was released"
-            if released is not None
-            else f"policy {reports[0].policy_name} is not met",
-            f"open {folder / 'report.html'}",
+        print(f"release  {folder / 'release'}")
+    end(reports, verdict, folder=folder, released=released)
+
+
+def show_table(reports: Sequence[GateReport], folder: Path) -> None:
+    """The table, then where the report lies, if there is one."""
+    Console().print(render_table(reports))
+    if (folder / "report.html").exists():
+        print(f"report   {folder / 'report.html'}")
+
+
+def publish(
+    reports: Sequence[GateReport],
+    policy: str,
+    *,
+    folder: Path,
+    format: Format,
+    files: dict[Path, str],
+    quiet: bool,
+) -> None:
+    """Result to stdout, files, job summary; what was written is said on stderr.
+
+    Args:
+        reports: of one verification.
+        policy: path of the policy from the root of the repository.
+        folder: of the verification, with its report.html.
+        format: of stdout.
+        files: format by path.
+        quiet: say nothing.
+
+    Raises:
+        Inconclusive: a file cannot be written.
+    """
+    if format is Format.RICH:
+        show_table(reports, folder)
+    else:
+        sys.stdout.write(RENDERERS[format](reports, policy))
+    for path, name in files.items():
+        write_text(
+            path,
+            (folder / "report.html").read_text(encoding="utf-8")
+            if name == HTML
+            else RENDERERS[name](reports, policy),
         )
+    if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
+        append_summary(Path(summary), f"{render_markdown(reports)}\n{_artifact(folder)}\n")
+    if not quiet:
+        told = [*files] if format is Format.RICH else [folder / "report.html", *files]
+        for path in told:
+            print(f"wrote {path}", file=sys.stderr)
+
+
+def _artifact(folder: Path) -> str:
+    """Where the HTML report is found from a job summary, which holds no pictures."""
+    run = [os.environ.get(f"GITHUB_{name}", "") for name in ("SERVER_URL", "REPOSITORY", "RUN_ID")]
+    artifacts = "{}/{}/actions/runs/{}#artifacts".format(*run)
+    where = f"[artifacts of this run]({artifacts})" if all(run) else "artifacts of this run"
+    return f"Pictures and intervals: `{folder / 'report.html'}`, if uploaded among the {where}."
+
+
+def end(
+    reports: Sequence[GateReport],
+    verdict: Verdict,
+    *,
+    folder: Path,
+    released: bool | None = None,
+    exit_zero: bool = False,
+    fail_on_warn: bool = False,
+) -> None:
+    """Raise the outcome of a verdict, if it is not 0.
+
+    Args:
+        reports: what the verdict is over.
+        verdict: over all that decide.
+        folder: where the report is.
+        released: whether there is a release; None where none was to be made.
+        exit_zero: hide exit code 1, and only that.
+        fail_on_warn: a warning is a violation. A waiver is none: somebody answers for it.
+
+    Raises:
+        PolicyViolated: a check failed.
+        Inconclusive: something could not be decided.
+    """
+    name, next_step = reports[0].policy_name, f"open {folder / 'report.html'}"
     if verdict is Verdict.INCONCLUSIVE:
-        raise Inconclusive(
-            f"whether policy {reports[0].policy_name} is met could not be decided",
-            f"open {folder / 'report.html'}",
-        )
+        raise Inconclusive(f"whether policy {name} is met could not be decided", next_step)
+    if exit_zero:
+        return
+    if verdict is Verdict.FAIL:
+        so = "; nothing was released" if released is not None else ""
+        raise PolicyViolated(f"policy {name} is not met{so}", next_step)
+    if fail_on_warn and _warned(reports):
+        raise PolicyViolated(f"policy {name} is met with warnings (--fail-on-warn)", next_step)
+
+
+def _warned(reports: Sequence[GateReport]) -> bool:
+    return any(
+        result.verdict is Verdict.WARN
+        for report in reports
+        if report.decides
+        for result in report.results
+    )

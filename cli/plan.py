@@ -38,6 +38,11 @@ def plan(
         table.add_row(f"check {kept.name}", f"ratio, lower bound >= {kept.min_ratio:g}")
     for quality in resolved.verify.quality:
         table.add_row(f"check {quality.metric}", f"limit {quality.limit:g}")
+    for attack in resolved.verify.attacks:
+        limit = "for information"
+        if attack.max_rate is not None:
+            limit = f"upper bound <= {attack.max_rate:g}"
+        table.add_row(f"attack {attack.name}", f"{limit}, {len(attack.attempts)} prompts")
     table.add_row("export", ", ".join(resolved.export.targets) + f" {resolved.export.precision}")
     table.add_row("pictures", f"{cost.num_images:,} over base, result and engines")
     table.add_row("UNet passes, erase", f"{cost.erase_passes:,} (one sample each)")

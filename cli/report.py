@@ -7,26 +7,18 @@ import typer
 
 
 def report(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of erase or verify.")],
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="Folder of erase or verify, or a verdict file.")
+    ],
     markdown: Annotated[bool, typer.Option("--markdown", help="Markdown on stdout.")] = False,
 ) -> None:
     """Show the checks of a finished run again; the HTML report lies in its folder."""
-    from rich.console import Console
-
-    from safediff.errors import UsageError
-    from safediff.gate.verdict import load_report
+    from safediff.cli.outcome import show_table
+    from safediff.report.load import load_reports
     from safediff.report.markdown import render_markdown
-    from safediff.report.table import render_table
 
-    files = sorted(
-        run.glob("verdict.*.json"), key=lambda p: (not p.stem.endswith("teacher"), p.name)
-    )
-    if not files:
-        raise UsageError(f"{run}: holds no verdict", "run safediff erase or safediff verify first")
-    reports = [load_report(file) for file in files]
+    reports = load_reports(run)
     if markdown:
         print(render_markdown(reports))
-        return
-    console = Console()
-    console.print(render_table(reports))
-    console.print(f"report   {run / 'report.html'}", highlight=False, soft_wrap=True)
+    else:
+        show_table(reports, run if run.is_dir() else run.parent)

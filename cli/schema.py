@@ -1,10 +1,19 @@
-"""``safediff schema``: the JSON schema of policies, for editors."""
+"""``safediff schema``: the JSON schemas of what safediff reads and writes."""
 
 import json
+from typing import Annotated
+
+import typer
 
 
-def schema() -> None:
-    """Print the JSON schema of policies."""
+def schema(
+    verdict: Annotated[
+        bool, typer.Option("--verdict", help="Of what verify --format json writes.")
+    ] = False,
+) -> None:
+    """Print the JSON schema of policies, for editors; or that of verdicts, for programs."""
     from safediff.policy.schema import policy_schema
+    from safediff.report.verdict_schema import verdict_schema
 
-    print(json.dumps(policy_schema(), indent=2, ensure_ascii=False))
+    chosen = verdict_schema() if verdict else policy_schema()
+    print(json.dumps(chosen, indent=2, ensure_ascii=False))

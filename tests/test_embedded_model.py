@@ -102,7 +102,9 @@ def test_a_sample_agrees_with_the_card(judge: EmbeddedJudge, quality: dict[str, 
     wanted = [(name, rng.choice(STYLES)) for name in rng.sample(sorted(NAMES), NUM_PICTURES)]
     draws = [Draw(f"{name}, {style} style", index=1) for name, style in wanted]
     backbone = load_backbone(ModelPlan(base="embedded"))
-    sampling = Sampling(num_steps=25, guidance_scale=GUIDANCE_SCALE, seed=1, batch_size=NUM_PICTURES)
+    sampling = Sampling(
+        num_steps=25, guidance_scale=GUIDANCE_SCALE, seed=1, batch_size=NUM_PICTURES
+    )
     (pictures,) = sample(backbone, draws, sampling)
     scores = judge.score(torch.stack([picture.image for picture in pictures]))
     objects = [bool(scores.of(name)[i] >= judge.threshold) for i, (name, _) in enumerate(wanted)]
@@ -111,4 +113,6 @@ def test_a_sample_agrees_with_the_card(judge: EmbeddedJudge, quality: dict[str, 
     for key, right in (("object", objects), ("style", styles)):
         stated = quality["generator"][key]["interval"][0]
         p_value = binomtest(sum(right), NUM_PICTURES, stated, alternative="less").pvalue
-        assert p_value > 1e-3, f"{key}: {sum(right)} of {NUM_PICTURES}, the card says at least {stated}"
+        assert p_value > 1e-3, (
+            f"{key}: {sum(right)} of {NUM_PICTURES}, the card says at least {stated}"
+        )

@@ -70,13 +70,14 @@ def test_demo_weapons(folder: Path) -> None:
     assert [len(concept.prompts) for concept in plan.concepts] == [16] * 8
     near, far = plan.verify.retention
     near_texts = {prompt.labels[0] for prompt in near.prompts}
-    assert len(near_texts) == 16
+    assert len(near_texts) == 8
     assert near_texts < set(NEIGHBOURS)
     far_texts = {prompt.labels[0] for prompt in far.prompts}
     assert len(far_texts) == 128
     assert not far_texts & (near_texts | set(WEAPONS))
-    kept = " | ".join(plan.erase.keep)
-    assert not [name for name in (*NEIGHBOURS, *WEAPONS) if f"| {name}," in kept]
+    # no weapon and none of the measured neighbours is kept, in any phrasing; as many others are
+    assert not [n for n in (*near_texts, *WEAPONS) for text in plan.erase.keep if n in text]
+    assert len([text for text in plan.erase.keep if text in NEIGHBOURS]) == 8
     assert len([text for text in plan.erase.keep if text in ORDINARY]) < 0.7 * len(ORDINARY)
     assert plan.verify.erasure.max_rate == 0.05
     assert (near.min_ratio, far.min_ratio) == (0.80, 0.90)
@@ -97,6 +98,10 @@ def test_demo_vices(folder: Path) -> None:
     ]
     assert plan.verify.erasure.over == "each"
     assert plan.verify.erasure.max_rate <= 0.10
+    near = {prompt.labels[0] for prompt in plan.verify.retention[0].prompts}
+    assert near < set(NEIGHBOURS)
+    erased = (*ALCOHOL_TOBACCO, *GAMBLING)
+    assert not [n for n in (*near, *erased) for text in plan.erase.keep if n in text]
     assert all(check.min_ratio >= 0.80 for check in plan.verify.retention)
 
 
@@ -106,6 +111,9 @@ def test_demo_style_keeps_objects_and_other_styles(folder: Path) -> None:
     assert concept.labels == ("fluent style",)
     assert all("fluent style" in prompt.prompt for prompt in concept.prompts)
     assert not any("fluent" in text for text in plan.erase.keep)
+    for phrasing, instead in zip(concept.phrasings, concept.toward, strict=True):
+        assert "fluent" in phrasing
+        assert "fluent" not in instead
     objects, styles = plan.verify.retention
     assert all(p.prompt == f"{p.labels[0]}, fluent style" for p in objects.prompts)
     assert {p.labels[0] for p in styles.prompts} == {"noto style", "twemoji style"}

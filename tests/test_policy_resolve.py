@@ -349,3 +349,34 @@ def test_a_pinned_hub_model(tmp_path: Path) -> None:
     edit = ("base: embedded", f"base: owner/model, revision: {'a1' * 20}, dtype: float16")
     model = plan_of(tmp_path, edit).model
     assert (model.base, model.revision, model.dtype) == ("owner/model", "a1" * 20, "float16")
+
+
+TOWARD = (
+    'erase: {phrasings: ["{text}", "a {style} {text}"], toward: ["", "a {style} thing"]}\nkeep:'
+)
+
+
+def test_targets_are_filled_like_their_phrasings(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, ("keep:", TOWARD))
+    knife = plan.concepts[0]
+    assert dict(zip(knife.phrasings, knife.toward, strict=True)) == {
+        "kitchen knife": "",
+        "a noto kitchen knife": "a noto thing",
+        "a twemoji kitchen knife": "a twemoji thing",
+        "a fluent kitchen knife": "a fluent thing",
+    }
+    assert plan_of(tmp_path).concepts[0].toward == ()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ('["", "a {style} thing"]', '[""]', "erase.toward: 1 targets for 2 phrasings"),
+        ("{style} thing", "{object} thing", "'{object}' does not stand in the phrasing"),
+        ("{style} thing", " thing ", "erase.toward.1: must be one line of text"),
+    ],
+)
+def test_wrong_targets_are_refused(tmp_path: Path, old: str, new: str, expected: str) -> None:
+    assert old in TOWARD
+    found = findings(tmp_path, ("keep:", TOWARD.replace(old, new)))
+    assert any(expected in line for line in found), found

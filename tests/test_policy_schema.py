@@ -10,8 +10,8 @@ import pytest
 import yaml
 from policy_examples import POLICY, findings, plan_of
 
-from safediff.erase.params import PRESETS
-from safediff.policy.schema import PresetName, policy_schema
+from safediff.erase.methods import METHODS
+from safediff.policy.schema import MethodName, policy_schema
 
 SHIPPED = sorted(p for p in files("safediff.policies").iterdir() if p.name.endswith(".yaml"))
 JUDGES = "'embedded', 'nudenet', 'q16' or 'clip'"
@@ -40,13 +40,13 @@ JUDGES = "'embedded', 'nudenet', 'q16' or 'clip'"
         (
             "keep:",
             "erase: {method: ssd}\nkeep:",
-            "12:9: error: erase.method: expected 'sdd', got t",
+            "12:9: error: erase.method: expected 'sdd', 'esd-x', 'esd-u', 'uce', 'rece' or "
+            "'speed', got text 'ssd'; did you mean 'sdd'?",
         ),
         (
             "keep:",
             "erase: {preset: papr}\nkeep:",
-            "12:9: error: erase.preset: expected 'paper', 'repo' or 'safediff', got text 'papr'; "
-            "did you mean 'paper'?",
+            "12:9: error: erase.preset: sdd has no preset 'papr'; did you mean 'paper'?",
         ),
         ("0.25", "1.5", "14:13: error: verify.erasure.max_rate: must be less than or equal to 1"),
         ("0.25", "'0.25'", "14:13: error: verify.erasure.max_rate: expected a number, got text"),
@@ -87,8 +87,21 @@ def test_no_concepts(tmp_path: Path) -> None:
     assert "7:1: error: concepts: must not be empty" in found
 
 
-def test_presets_are_those_of_the_eraser() -> None:
-    assert set(get_args(PresetName)) == set(PRESETS)
+def test_methods_are_those_that_exist() -> None:
+    assert set(get_args(MethodName)) == set(METHODS)
+
+
+@pytest.mark.parametrize("method", list(METHODS))
+def test_each_method_has_presets_of_its_own(tmp_path: Path, method: str) -> None:
+    for preset in METHODS[method].presets:
+        edit = ("keep:", f"erase: {{method: {method}, preset: {preset}}}\nkeep:")
+        assert plan_of(tmp_path, edit).erase.preset == preset
+    plan = plan_of(tmp_path, ("keep:", f"erase: {{method: {method}}}\nkeep:"))
+    assert plan.erase.preset == next(iter(METHODS[method].presets))
+    found = findings(tmp_path, ("keep:", f"erase: {{method: {method}, preset: none}}\nkeep:"))
+    known = ", ".join(METHODS[method].presets)
+    expected = f"error: erase.preset: {method} has no preset 'none'; use {known}"
+    assert any(expected in line for line in found)
 
 
 def test_defaults_are_filled_in(tmp_path: Path) -> None:

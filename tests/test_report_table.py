@@ -12,10 +12,10 @@ from safediff.report.scales import check_domain
 from safediff.report.table import render_table, strip
 
 
-def show(reports: tuple[GateReport, ...], *, color: bool = False) -> str:
+def show(reports: tuple[GateReport, ...], *, color: bool = False, width: int = 100) -> str:
     buffer = io.StringIO()
     Console(
-        file=buffer, width=100, force_terminal=color, color_system="standard" if color else None
+        file=buffer, width=width, force_terminal=color, color_system="standard" if color else None
     ).print(render_table(reports))
     return buffer.getvalue()
 
@@ -24,6 +24,20 @@ def test_it_fits_in_100_columns_without_losing_a_number() -> None:
     text = show(make_reports())
     assert max(map(len, text.splitlines())) <= 100
     assert "…" not in text
+
+
+def test_in_80_columns_the_strip_goes_and_the_numbers_stay() -> None:
+    text = show((make_report(make_results(Verdict.INCONCLUSIVE)),), width=80)
+    assert max(map(len, text.splitlines())) <= 80
+    assert "…" not in text
+    assert "●" not in text
+    assert "? INCONCLUSIVE" in text
+    assert "  CLIP-like score " in text
+    assert "\n  change " in text
+    wide = show((make_report(make_results(Verdict.INCONCLUSIVE)),))
+    assert "●" in wide
+    numbers = [[word for word in t.split() if word[0].isdigit()] for t in (text, wide)]
+    assert numbers[0] == numbers[1]
 
 
 def test_every_subject_check_and_verdict_is_there_in_words() -> None:

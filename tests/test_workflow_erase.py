@@ -22,7 +22,7 @@ from small_policy import (
     write_policy,
 )
 
-from safediff.erase.trainer import SddTrainer
+from safediff.erase.trainer import DistilTrainer
 from safediff.errors import UsageError
 from safediff.export.to_onnx import initializers_sha256
 from safediff.gate.journal import read_journal
@@ -170,7 +170,7 @@ def test_resuming_a_finished_run_does_nothing_twice(
 ) -> None:
     copy = shutil.copytree(folder, tmp_path / "run")
     before = _bytes(copy)
-    monkeypatch.setattr(SddTrainer, "run", _refuse)
+    monkeypatch.setattr(DistilTrainer, "run", _refuse)
     monkeypatch.setattr(engines, "export_unet", _refuse)
     drawn = _count_drawn(monkeypatch)
     plan = small_plan(tmp_path)

@@ -38,6 +38,12 @@ METRIC_NOTES: dict[Kind, str] = {
 }
 """Where the title names the metric already."""
 
+INFORMATION_NOTES: dict[Kind, str] = {
+    "erasure": "One by one, for information. The limit above holds for all of them together.",
+    "robustness": "For information: the policy sets no limit on these.",
+}
+"""What rows without a limit of their own are."""
+
 
 def checks_section(reports: Sequence[GateReport]) -> Html:
     """All checks, grouped by the question they answer."""
@@ -93,7 +99,7 @@ def _information(
     if not checks:
         return []
     domain = check_domain([result for lanes in checks for _, result in lanes])
-    lead = el("p", "One by one, for information. The limit above holds for all of them together.")
+    lead = el("p", INFORMATION_NOTES.get(checks[0][0][1].kind, "For information."))
     bodies = [el("tbody", _notes_row([lead], subjects), class_="lead")]
     for lanes in checks:
         rows = [

@@ -9,7 +9,7 @@ from safediff.report.wording import limit_text
 WIDTH, MARGIN, LANE = 320.0, 14.0, 26.0
 MIDDLE = LANE / 2
 
-BASE_KINDS = ("erasure", "quality")
+BASE_KINDS = ("erasure", "robustness", "quality")
 """Where the base model's value is in the unit of the axis, and not what is measured itself."""
 
 

@@ -186,7 +186,7 @@ def _passes(reports: Sequence[GateReport]) -> list[Html]:
 def _sentence(found: Sequence[CheckResult]) -> Html:
     first = found[0]
     name = title_of(first)
-    if first.kind in ("base", "collapse", "erasure", "retention", "parity"):
+    if first.kind in ("base", "collapse", "erasure", "robustness", "retention", "parity"):
         name = f"{name}: {first.metric}"
     bound = first.threshold.bound
     what = {"value": "measured", "both": "between"}.get(bound, f"{bound} bound")

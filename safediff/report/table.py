@@ -1,9 +1,12 @@
-"""The gate's results in a terminal, readable in 100 columns and without colour."""
+"""The gate's results in a terminal, readable in 80 columns and without colour.
+
+The strip that draws an interval is left out where there are fewer than 100.
+"""
 
 from collections.abc import Sequence
 from typing import Literal
 
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.padding import Padding
 from rich.rule import Rule
 from rich.table import Table
@@ -47,6 +50,12 @@ COLUMNS: tuple[tuple[str, int, Literal["left", "right"]], ...] = (
     ("", 14, "left"),
 )
 """Heading, width and alignment; with one space between them, 99 characters."""
+
+STRIP, WIDE = 1, 99
+"""Column of the strip, and the width from which on it is shown."""
+
+NARROW_NAME = 21
+"""Width of the first column without the strip: 80 characters in all."""
 
 
 def render_table(reports: Sequence[GateReport]) -> RenderableType:
@@ -102,22 +111,42 @@ def _tables(report: GateReport) -> list[RenderableType]:
         rows = [result for result in report.results if result.kind == kind]
         if not rows:
             continue
-        table = Table(box=None, show_header=not blocks, header_style="dim", padding=(0, 1, 0, 0))
-        for name, width, justify in COLUMNS:
-            table.add_column(name, width=width, justify=justify, no_wrap=True, overflow="ellipsis")
-        for result in rows:
-            table.add_row(*_cells(result))
-        blocks += [Text(question, "bold"), table, Text()]
+        blocks += [Text(question, "bold"), ChecksTable(rows, show_header=not blocks), Text()]
     return blocks
 
 
-def _cells(result: CheckResult) -> tuple[Text, ...]:
+class ChecksTable:
+    """One row per check, as wide as the terminal lets it be."""
+
+    def __init__(self, results: Sequence[CheckResult], *, show_header: bool) -> None:
+        self.results, self.show_header = results, show_header
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        wide = options.max_width >= WIDE
+        shown = [i for i in range(len(COLUMNS)) if wide or i != STRIP]
+        padding = (0, 1, 0, 0)
+        table = Table(box=None, show_header=self.show_header, header_style="dim", padding=padding)
+        for name, width, justify in (COLUMNS[i] for i in shown):
+            narrow_name = name == "Check" and not wide  # it may wrap, numbers may not
+            table.add_column(
+                name,
+                width=NARROW_NAME if narrow_name else width,
+                justify=justify,
+                no_wrap=not narrow_name,
+                overflow="ellipsis",
+            )
+        for result in self.results:
+            cells = _cells(result)
+            table.add_row(*(cells[i] for i in shown))
+        yield table
+
+
+def _cells(result: CheckResult) -> tuple[RenderableType, ...]:
     style = STYLES[result.verdict]
-    name = f"  {title_of(result)}" if result.gating else f"    {title_of(result)}"
     quiet = "" if result.gating else "dim"
     alone = "dim" if says_nothing_alone(result) else style
     return (
-        Text(name, quiet),
+        Padding(Text(title_of(result), quiet), (0, 0, 0, 2 if result.gating else 4)),
         Text(strip(result, check_domain([result])), alone),
         Text(show(result.estimate), quiet),
         Text(_deciding(result), quiet),

@@ -21,6 +21,7 @@ KIND_QUESTIONS: dict[Kind, str] = {
     "base": "Was there something to erase?",
     "collapse": "Does the model still draw?",
     "erasure": "Are the concepts gone?",
+    "robustness": "Do they stay away under attack?",
     "retention": "Did everything else stay?",
     "quality": "Did the pictures stay alike?",
     "parity": "Is the engine the same model?",
@@ -34,6 +35,9 @@ METRIC_NAMES = {
     "lpips": "Perceptual distance",
     "null_drift": "Null-prompt drift",
 }
+
+ATTACK_NAMES = {"ring-a-bell-embedding": "Ring-A-Bell"}
+"""Where the name in a policy is no title."""
 
 CLAIMS = {
     Verdict.PASS: "met policy",
@@ -91,6 +95,8 @@ def title_of(result: CheckResult) -> str:
     if result.kind == "calibration":
         return result.metric[:1].upper() + result.metric[1:]
     name = result.id.partition("/")[2] or result.id
+    if result.kind == "robustness":
+        name = ATTACK_NAMES.get(name, name)
     return "All concepts" if name == "all" else name[:1].upper() + name[1:]
 
 

@@ -1,0 +1,48 @@
+"""``safediff compare``: every system on one policy, in one table."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def compare(
+    policy: Annotated[Path, typer.Argument(metavar="POLICY", help="Policy file.")],
+    rows: Annotated[
+        list[str] | None, typer.Option("--rows", help="Row ids [the paper's, and ours].")
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Only rows that take minutes.")] = False,
+    output: Annotated[
+        list[Path] | None,
+        typer.Option("--output", "-o", help="table.json, table.md, pictures.png, tradeoff.svg."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder [runs/<policy>/compare-<id>].")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+) -> None:
+    """Measure every system on the same base, prompts, latents, sampler and judge.
+
+    What is measured already is kept: run it again to go on, or to add rows.
+    """
+    from safediff.compare.rows import DEFAULT, QUICK, choose
+    from safediff.policy.load import load_plan
+
+    plan = load_plan(policy)
+    chosen = choose(rows or (QUICK if quick else DEFAULT))
+    from safediff.workflow.comparison_files import check_outputs
+
+    check_outputs(output or [])
+    from safediff.cli.progress import RichUi
+    from safediff.cli.quiet_libraries import quiet_libraries
+
+    quiet_libraries()
+    from rich.console import Console
+
+    from safediff.compare.table import render
+    from safediff.workflow.compare import run_contest
+    from safediff.workflow.comparison_files import write_outputs
+
+    folder = out or Path("runs") / plan.name / f"compare-{plan.sha256[:8]}"
+    with RichUi(quiet) as ui:
+        comparison, albums = run_contest(plan, chosen, folder, ui)
+    write_outputs(comparison, albums, output or [])
+    Console(width=max(Console().width, 150)).print(render(comparison))

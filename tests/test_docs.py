@@ -1,0 +1,63 @@
+"""README and docs: commands exist with their options, files are there, the policy is valid."""
+
+import re
+from pathlib import Path
+
+import pytest
+import typer
+
+from safediff.cli.app import VERBS, build_app
+from safediff.policy.load import load_plan
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+SPAN = re.compile(r"`(safediff [^`]*)`|^\s*(?:run: |- run: )?(safediff .*)$", re.MULTILINE)
+
+
+def commands(page: Path) -> list[str]:
+    return [first or second for first, second in SPAN.findall(page.read_text(encoding="utf-8"))]
+
+
+def wrong(command: str) -> str | None:
+    """What a command names that the command line does not have."""
+    verb = command.split()[1].strip("[]")
+    if verb in ("--version", "--help"):
+        return None
+    if verb not in VERBS:
+        return f"verb {verb}"
+    group = typer.main.get_command(build_app())
+    parameters = group.commands[verb].params  # type: ignore[attr-defined]
+    known = {option for parameter in parameters for option in parameter.opts}
+    for option in re.findall(r"(?<![\w-])--?[a-z][\w-]*", command):
+        if option not in known | {"--help"}:
+            return f"option {option} of {verb}"
+    return None
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_exist(page: Path) -> None:
+    assert [(c, wrong(c)) for c in commands(page) if wrong(c)] == []
+
+
+def test_a_wrong_command_is_seen() -> None:
+    assert wrong("safediff erase POLICY --resume") is None
+    assert wrong("safediff erse POLICY") == "verb erse"
+    assert wrong("safediff erase POLICY --resum") == "option --resum of erase"
+    assert len(commands(ROOT / "README.md")) > 10
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_linked_files_exist(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8"))
+    local = [link for link in links if "://" not in link]
+    assert [link for link in local if not (page.parent / link).exists()] == []
+
+
+def test_the_readmes_policy_is_valid(tmp_path: Path) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    block = next(b for b in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if "version: 1" in b)
+    for name in ("embedded-keep.txt", "embedded-names.txt"):
+        (tmp_path / name).write_text((ROOT / "policies" / name).read_text(encoding="utf-8"))
+    path = tmp_path / "policy.yaml"
+    path.write_text(block, encoding="utf-8")
+    assert [concept.name for concept in load_plan(path).concepts] == ["kitchen knife", "bomb"]

@@ -1,0 +1,101 @@
+"""The comparison, end to end on a small policy: rows, resuming, files."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from small_policy import small_plan
+
+from safediff.compare.rows import POLICY, choose
+from safediff.compare.table import markdown, to_json
+from safediff.errors import UsageError
+from safediff.verify import album
+from safediff.workflow.compare import run_contest
+from safediff.workflow.comparison_files import check_outputs, write_outputs
+from safediff.workflow.ui import SilentUi
+
+ROWS = ("sd", "neg", "uce", POLICY)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("compare")
+
+
+@pytest.fixture(scope="module")
+def measured(folder: Path) -> Any:
+    return run_contest(small_plan(folder), choose(["neg", "uce"]), folder / "out", SilentUi())
+
+
+def test_rows_stand_in_the_registrys_order(measured: Any) -> None:
+    comparison, albums = measured
+    assert tuple(entry.id for entry in comparison.entries) == ROWS
+    assert tuple(albums) == ROWS
+
+
+def test_the_base_equals_itself(measured: Any) -> None:
+    comparison, _ = measured
+    base = comparison.entries[0]
+    assert base.checks["retention/ordinary"].estimate == 1
+    assert base.checks["quality/lpips"].estimate == 0
+    assert base.erase_passes == 0
+    # every metric is there, though the policy gates none of them
+    for metric in ("fid", "kid", "clip", "lpips", "null_drift"):
+        assert f"quality/{metric}" in base.checks
+
+
+def test_rows_differ_from_the_base_where_they_should(measured: Any) -> None:
+    comparison, albums = measured
+    base, neg, uce, own = comparison.entries
+    for entry in (neg, uce, own):
+        assert entry.checks["quality/lpips"].estimate > 0
+        assert not albums[entry.id].images.equal(albums["sd"].images)
+    # a guard changes no weights, so the empty prompt's answer stays
+    assert neg.checks["quality/null_drift"].estimate == 0
+    assert own.erase_passes > 0 == uce.erase_passes
+    assert len(base.hits) == len(own.hits) == 12
+    assert sum(base.hits) > 0
+
+
+def test_measured_rows_are_not_drawn_again(
+    measured: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw, counts = album.sample, []
+
+    def counted(backbone: Any, draws: Any, *rest: Any) -> Any:
+        counts.append(len(draws))
+        return draw(backbone, draws, *rest)
+
+    monkeypatch.setattr(album, "sample", counted)
+    rows = choose(["neg", "uce", "sld-max"])
+    comparison, _ = run_contest(small_plan(folder), rows, folder / "out", SilentUi())
+    assert sum(counts) == 32  # the new row alone
+    before = {entry.id: entry for entry in measured[0].entries}
+    for entry in comparison.entries:
+        if entry.id in before:
+            assert entry == before[entry.id]
+    assert next(e for e in comparison.entries if e.id == "sld-max").passes_per_step == 3
+
+
+def test_files(measured: Any, tmp_path: Path) -> None:
+    comparison, albums = measured
+    paths = [tmp_path / "new" / f"table{suffix}" for suffix in (".json", ".md", ".png", ".svg")]
+    write_outputs(comparison, albums, paths)
+    stored = json.loads(paths[0].read_text())
+    assert stored == json.loads(json.dumps(to_json(comparison)))
+    assert [row["id"] for row in stored["rows"]] == list(ROWS)
+    assert paths[1].read_text() == markdown(comparison)
+    for entry in comparison.entries:
+        assert f"| {entry.title} |" in paths[1].read_text()
+        assert entry.title in paths[3].read_text()
+    with Image.open(paths[2]) as picture:
+        assert picture.height > len(ROWS) * 96
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_unknown_formats_are_refused_before_anything_is_measured() -> None:
+    check_outputs([Path("a.json"), Path("b.svg")])
+    with pytest.raises(UsageError, match=r"-o table\.pdf: unknown format"):
+        check_outputs([Path("table.pdf")])
