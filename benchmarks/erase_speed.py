@@ -1,10 +1,12 @@
 """How much faster is the fast mode of erasing at equal erasure?
 
-Reference mode: one trajectory per rollout, one loss per rollout, 50 DDIM steps. Fast mode: the
-preset's batched trajectories, several losses per rollout, fewer steps. Both train the same tensors
-with the same loss and learning rate. A mode is done at the first checkpoint whose one-sided 95 %
-upper bound of the erasure rate is at most 0.05. Seconds are those of training alone; the pictures
-of the bound are drawn between checkpoints and not counted.
+Reference mode: one trajectory per rollout, one loss per rollout at a uniform one of 50 DDIM steps,
+as published. Fast mode: the policy's own settings, batched trajectories and several losses per
+rollout. Both train the same tensors with the same erasure loss and learning rate; the reference
+keeps nothing, as published, so every pass of it goes into erasing. A mode is done at the
+first checkpoint whose one-sided 95 % upper bound of the erasure rate is at most 0.05. Seconds are
+those of training alone; the pictures of the bound are drawn between checkpoints and not counted.
+Where the reference does not get there in ``--max-latents``, the ratios are lower bounds.
 
     python benchmarks/erase_speed.py --out benchmarks/erase_speed.json
 """
@@ -25,8 +27,9 @@ from safediff.cli.quiet_libraries import quiet_libraries
 quiet_libraries()
 
 from safediff.environment import environment  # noqa: E402
-from safediff.erase.params import SddParams, resolve  # noqa: E402
-from safediff.erase.trainer import SddTrainer, StepInfo  # noqa: E402
+from safediff.erase.methods import resolve  # noqa: E402
+from safediff.erase.params import DistilParams  # noqa: E402
+from safediff.erase.trainer import DistilTrainer, StepInfo  # noqa: E402
 from safediff.erase.weights import PatchedUNet  # noqa: E402
 from safediff.gate.stats import rate_upper  # noqa: E402
 from safediff.judge.load import load_judges  # noqa: E402
@@ -36,7 +39,13 @@ from safediff.sample.sampler import Sampling, sample  # noqa: E402
 from safediff.verify.assignments import assignments  # noqa: E402
 
 MAX_RATE = 0.05
-REFERENCE = {"batch_size": 1, "reuse": 1, "num_inference_steps": 50}
+REFERENCE: dict[str, Any] = {
+    "batch_size": 1,
+    "reuse": 1,
+    "num_inference_steps": 50,
+    "timesteps": "uniform",
+    "keep_share": 0.0,
+}
 
 
 class Reached(Exception):
@@ -49,15 +58,19 @@ def main() -> None:
     parser.add_argument("--policy", type=Path, default=Path("policies/demo-weapons.yaml"))
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--every", type=int, default=160, help="latents between checkpoints")
-    parser.add_argument("--max-latents", type=int, default=3000)
+    parser.add_argument("--max-latents", type=int, default=3000, help="of the reference mode")
     args = parser.parse_args()
     plan = load_plan(args.policy)
     options = plan.erase.options
-    fast = resolve(plan.erase.preset, options)
-    reference = resolve(plan.erase.preset, {**options, **REFERENCE})
+    fast = resolve(plan.erase.method, plan.erase.preset, options)
+    reference = resolve(plan.erase.method, plan.erase.preset, {**options, **REFERENCE})
     rows = {}
-    for name, params in (("fast", fast), ("reference", reference)):
-        rows[name] = run(plan, params, args.every, args.max_latents)
+    modes = {
+        "fast": (fast, fast.num_steps * fast.batch_size),
+        "reference": (reference, args.max_latents),
+    }
+    for name, (params, most) in modes.items():
+        rows[name] = run(plan, params, args.every, most)
         print(name, {k: v for k, v in rows[name].items() if k != "checkpoints"})
     result: dict[str, Any] = {
         "policy": plan.name,
@@ -67,18 +80,19 @@ def main() -> None:
         "modes": rows,
         "environment": environment(),
     }
-    if all(row["reached"] for row in rows.values()):
+    if rows["fast"]["reached"]:
+        result["ratios_are"] = "exact" if rows["reference"]["reached"] else "lower bounds"
         result["ratio_seconds"] = rows["reference"]["seconds"] / rows["fast"]["seconds"]
         result["ratio_passes"] = rows["reference"]["passes"] / rows["fast"]["passes"]
     args.out.write_text(json.dumps(result, indent=1) + "\n")
 
 
-def run(plan: Any, params: SddParams, latents_between: int, max_latents: int) -> dict[str, Any]:
+def run(plan: Any, params: DistilParams, latents_between: int, max_latents: int) -> dict[str, Any]:
     """Train until the bound is met or ``max_latents`` were used."""
     every = max(params.reuse, latents_between // params.batch_size)
     params = replace(params, num_steps=max_latents // params.batch_size)
     base = load_backbone(plan.model)
-    trainer = SddTrainer(base, plan.concepts, plan.erase.keep, params, plan.erase.seed)
+    trainer = DistilTrainer(base, plan.concepts, plan.erase.keep, params, plan.erase.seed)
     checkpoints: list[dict[str, Any]] = []
     clock = _Clock()
     bound = _bound(plan, base, trainer)
@@ -135,7 +149,7 @@ class _Clock:
         self._began = time.monotonic()
 
 
-def _bound(plan: Any, base: Any, trainer: SddTrainer) -> Callable[[], tuple[int, int]]:
+def _bound(plan: Any, base: Any, trainer: DistilTrainer) -> Callable[[], tuple[int, int]]:
     """Hits and number of pictures of the erasure check for the teacher as it is now."""
     items = [i for i in assignments(plan) if i.check.startswith("erasure/")]
     settings = plan.verify.sampling

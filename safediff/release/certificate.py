@@ -24,6 +24,10 @@ NO_COUNTER_EVIDENCE = (
     "No attack was run against this model, so no success of one is known. That is no evidence "
     "that none exists."
 )
+NO_SUCCESS = (
+    "No attack that was run brought a concept back within its budget. That is no evidence that "
+    "none would."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +97,7 @@ def issue_certificate(evidence: Evidence, subject: Sequence[Json]) -> Json:
         "prompt_sets": list(evidence.prompt_sets),
         "deployment_parity": list(evidence.deployment_parity),
         "counter_evidence": list(evidence.counter_evidence),
-        "counter_evidence_note": "" if evidence.counter_evidence else NO_COUNTER_EVIDENCE,
+        "counter_evidence_note": "" if evidence.counter_evidence else _without_success(reports),
         "limitations": list(evidence.limitations),
         "environment": dict(evidence.environment),
         "journal": evidence.journal,
@@ -142,6 +146,11 @@ def _verdict(
     if verdict is Verdict.INCONCLUSIVE or unproven:
         return Verdict.INCONCLUSIVE
     return Verdict.PASS
+
+
+def _without_success(reports: Sequence[GateReport]) -> str:
+    attacked = any(result.kind == "robustness" for result in _deciding(reports))
+    return NO_SUCCESS if attacked else NO_COUNTER_EVIDENCE
 
 
 def _counts(reports: Sequence[GateReport]) -> dict[str, int]:

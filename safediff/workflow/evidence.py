@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from safediff.environment import environment
+from safediff.erase.methods import METHODS
 from safediff.gate.verdict import GateReport, save_report
 from safediff.judge.base import Judge
 from safediff.models.patch import Patch
@@ -28,13 +29,25 @@ from safediff.workflow.training import Training
 
 ROWS_PER_GRID = 8
 THUMBNAIL_PX = 192
-LIMITATIONS = (
-    "Measured on the prompts, seeds, sampler and guidance of the policy; other languages, longer "
-    "prompts and other settings were not tested.",
+NOT_ATTACKED = (
     "No adversarial attack was run: whether an adversary can bring an erased concept back is not "
-    "known from this report.",
-    "The judge is a model and errs; its measured sensitivity and specificity enter the bounds.",
+    "known from this report."
 )
+ATTACKED = (
+    "Only the attacks in this report were run, each with the budget in its details; a longer "
+    "search, other attacks and further training were not tried."
+)
+
+
+def limitations(reports: Sequence[GateReport]) -> tuple[str, ...]:
+    """What the reports do not show."""
+    attacked = any(result.kind == "robustness" for r in reports for result in r.results)
+    return (
+        "Measured on the prompts, seeds, sampler and guidance of the policy; other languages, "
+        "longer prompts and other settings were not tested.",
+        ATTACKED if attacked else NOT_ATTACKED,
+        "The judge is a model and errs; its measured sensitivity and specificity enter the bounds.",
+    )
 
 
 def write_reports(run: RunFolder, reports: Sequence[GateReport], data: ReportData) -> None:
@@ -60,7 +73,7 @@ def report_data(
             _grid("Erased concepts", albums, erased, "The first prompts of the erasure check."),
             _grid("Kept prompts", albums, kept, "The first prompts of the retention checks."),
         ),
-        limitations=LIMITATIONS,
+        limitations=limitations(reports),
         training=training.facts if training else {},
     )
 
@@ -149,7 +162,8 @@ def certificate_evidence(
         ],
         prompt_sets=prompt_sets(plan),
         deployment_parity=parity,
-        limitations=LIMITATIONS,
+        counter_evidence=counter_evidence(reports),
+        limitations=limitations(reports),
         environment=environment(),
         journal={
             "path": "journal.jsonl",
@@ -158,12 +172,29 @@ def certificate_evidence(
     )
 
 
+def counter_evidence(reports: Sequence[GateReport]) -> list[dict[str, Any]]:
+    """Attacks that brought a concept back where the direct prompt did not."""
+    return [
+        {
+            "attack": result.id.partition("/")[2],
+            "subject": report.subject,
+            "access": result.details["access"],
+            "unet_passes_per_prompt": result.details["unet_passes_per_prompt"],
+            "successes": result.details["post_hits"],
+            "of_prompts": result.details["post_n"],
+        }
+        for report in reports
+        for result in report.results
+        if report.decides and result.details.get("post_hits")
+    ]
+
+
 def modification(plan: Plan, run: RunFolder, patch: Patch, training: Training) -> dict[str, Any]:
     """How the weights were changed, at what cost."""
     cost = json.loads((run.path / "training.json").read_text(encoding="utf-8"))
     return {
         "method": plan.erase.method,
-        "paper": "arXiv:2307.05977",
+        "paper": METHODS[plan.erase.method].paper,
         "preset": plan.erase.preset,
         "settings": asdict(training.params),
         "seed": plan.erase.seed,

@@ -32,7 +32,7 @@ def verify(plan: Plan, model: str, revision: str | None, out: Path, ui: Ui) -> l
     if subject.engine is not None:
         verify_identity(subject.engine / "model.onnx", torch_model.unet.state_dict())
     reports, run = [], RunFolder(out)
-    pictures = Pictures(ui, plan.verify.num_images(len(plan.concepts)))
+    pictures = Pictures(ui, plan)
     hashes = {"base": unet_sha256(base.unet), "unet": unet_sha256(torch_model.unet)}
     with Verification(plan, base, hashes["base"], out, pictures) as verification:
         report, album = verification.measure("model", torch_model, hashes)

@@ -1,0 +1,1 @@
+"""The comparison of systems on one policy: which rows, what each row holds, how it is shown."""

@@ -1,0 +1,159 @@
+"""``safediff compare``: every system on the same base, prompts, latents, sampler and judge."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from safediff import __version__
+from safediff.compare.entry import Entry, Measured
+from safediff.compare.rows import Row
+from safediff.compare.table import Comparison
+from safediff.environment import environment
+from safediff.gate.verdict import GateReport
+from safediff.guard.base import Guard
+from safediff.guard.load import make_guard
+from safediff.models.backbone import Backbone
+from safediff.models.load import load_backbone
+from safediff.models.patch import unet_sha256
+from safediff.policy.plan import Metric, Plan, QualityCheck
+from safediff.verify.album import Album
+from safediff.verify.verification import Verification
+from safediff.workflow.erase import Pictures
+from safediff.workflow.run_folder import RunFolder, write_text
+from safediff.workflow.safe_model import patched
+from safediff.workflow.training import train
+from safediff.workflow.ui import Ui
+
+METRICS: tuple[Metric, ...] = ("fid", "kid", "clip", "lpips", "null_drift")
+NO_LIMIT = 1e9
+"""Limit of a metric that the policy does not gate: it is measured for the table only."""
+
+
+class System(NamedTuple):
+    """A row, ready to draw."""
+
+    backbone: Backbone
+    guard: Guard | None
+    seconds: float
+    passes: int
+
+
+class Contest:
+    """Measures rows one after another; a row that is on disk is not measured again."""
+
+    def __init__(self, plan: Plan, folder: Path, ui: Ui) -> None:
+        self.plan, self.folder, self.ui = with_all_metrics(plan), folder, ui
+        self.base = load_backbone(plan.model)
+        self.base_sha256 = unet_sha256(self.base.unet)
+        pictures = Pictures(ui, self.plan)
+        folder.mkdir(parents=True, exist_ok=True)
+        self.verification = Verification(self.plan, self.base, self.base_sha256, folder, pictures)
+
+    def __enter__(self) -> "Contest":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.verification.journal.close()
+
+    def measure(self, row: Row) -> tuple[Entry, Album]:
+        """The row's numbers and pictures.
+
+        Raises:
+            Inconclusive: the row could not be erased or drawn.
+        """
+        system = self._system(row)
+        path, key = self.folder / "rows" / f"{row.id}.json", self._key(row)
+        hashes = {"unet": unet_sha256(system.backbone.unet), "guard": row.guard or ""}
+        report, album = self.verification.measure(
+            row.id, system.backbone, hashes, guard=system.guard
+        )
+        if path.exists():
+            known = Entry.from_json(json.loads(path.read_text(encoding="utf-8")))
+            if known.key == key:
+                return known, album
+        entry = self._entry(row, key, system, report)
+        path.parent.mkdir(exist_ok=True)
+        write_text(path, json.dumps(entry.to_json(), indent=1) + "\n")
+        return entry, album
+
+    def _system(self, row: Row) -> System:
+        if row.guard is not None:
+            texts = [text for concept in self.plan.concepts for text in concept.erase]
+            return System(self.base, make_guard(row.guard, texts), 0.0, 0)
+        erase = row.erase_plan(self.plan)
+        if erase is None:
+            return System(self.base, None, 0.0, 0)
+        name = hashlib.sha256(json.dumps(asdict(erase), sort_keys=True).encode()).hexdigest()[:12]
+        run = RunFolder(self.folder / "patches" / f"{erase.method}-{erase.preset}-{name}")
+        run.path.mkdir(parents=True, exist_ok=True)
+        training = train(replace(self.plan, erase=erase), self.base, run, self.ui)
+        patch = training.student if row.role == "student" else training.teacher
+        cost = json.loads((run.path / "training.json").read_text(encoding="utf-8"))
+        return System(
+            patched(self.base, patch or training.teacher),
+            None,
+            float(cost["seconds"]),
+            int(cost["passes"]),
+        )
+
+    def _key(self, row: Row) -> str:
+        erase = row.erase_plan(self.plan)
+        parts: Any = (
+            __version__,
+            self.base_sha256,
+            self.plan.sha256,
+            self.verification.header.judges,
+            row.guard,
+            row.role,
+            None if erase is None else asdict(erase),
+        )
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    def _entry(self, row: Row, key: str, system: System, report: GateReport) -> Entry:
+        return Entry(
+            id=row.id,
+            title=row.title,
+            key=key,
+            checks={result.id: Measured.of(result) for result in report.results},
+            verdict=str(report.verdict),
+            hits=self.verification.hits(row.id),
+            erase_seconds=system.seconds,
+            erase_passes=system.passes,
+            passes_per_step=system.guard.num_branches if system.guard else 2,
+        )
+
+
+def with_all_metrics(plan: Plan) -> Plan:
+    """The plan with every metric measured, gated or not, and the same prompts in every row."""
+    given = {check.metric: check for check in plan.verify.quality}
+    quality = tuple(
+        given.get(metric, QualityCheck(metric=metric, limit=NO_LIMIT, line=0)) for metric in METRICS
+    )
+    return replace(plan, verify=replace(plan.verify, quality=quality, rule="fixed"))
+
+
+def run_contest(
+    plan: Plan, rows: Sequence[Row], folder: Path, ui: Ui
+) -> tuple[Comparison, dict[str, Album]]:
+    """Measure all rows; what ``folder`` holds already is kept.
+
+    Raises:
+        UsageError: ``folder`` holds a comparison of another plan.
+        Inconclusive: a row could not be erased, drawn or judged.
+    """
+    entries, albums = [], {}
+    with Contest(plan, folder, ui) as contest:
+        for row in rows:
+            entry, albums[row.id] = contest.measure(row)
+            entries.append(entry)
+        facts = {
+            "base": f"{plan.model.base}, UNet {contest.base_sha256[:12]}",
+            "judge": f"{contest.verification.judge.name}, weights "
+            f"{contest.verification.judge.weights_sha256[:12]}",
+            "plan": plan.sha256[:12],
+            **environment(),
+        }
+    return Comparison(plan=plan, entries=tuple(entries), facts=facts), albums

@@ -1,0 +1,88 @@
+"""Files of a comparison, by their extension."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from safediff.compare.picture import compose
+from safediff.compare.rows import POLICY
+from safediff.compare.table import Comparison, markdown, to_json
+from safediff.compare.tradeoff import marks, tradeoff_svg
+from safediff.errors import UsageError
+from safediff.sample.sampler import Draw
+from safediff.verify.album import Album
+from safediff.workflow.run_folder import write_text, writing
+
+SUFFIXES = (".json", ".md", ".png", ".svg")
+COLUMNS_PER_KIND = 4
+
+
+def check_outputs(paths: Sequence[Path]) -> None:
+    """Refuse unknown formats before anything is measured.
+
+    Raises:
+        UsageError: an extension that no format has.
+    """
+    for path in paths:
+        if path.suffix not in SUFFIXES:
+            raise UsageError(f"-o {path}: unknown format", f"end it in {', '.join(SUFFIXES)}")
+
+
+def write_outputs(
+    comparison: Comparison, albums: Mapping[str, Album], paths: Sequence[Path]
+) -> None:
+    """Write every file whole or not at all.
+
+    Raises:
+        Inconclusive: a file cannot be written.
+    """
+    for path in paths:
+        with writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".json":
+            write_text(path, json.dumps(to_json(comparison), indent=1, sort_keys=True) + "\n")
+        elif path.suffix == ".md":
+            write_text(path, markdown(comparison))
+        elif path.suffix == ".svg":
+            write_text(path, _tradeoff(comparison))
+        else:
+            _write_picture(comparison, albums, path)
+
+
+def _tradeoff(comparison: Comparison) -> str:
+    """The policy's first erasure bound against its last retention group, which is the widest."""
+    verify = comparison.plan.verify
+    first = next(id for id in comparison.reference.checks if id.startswith("erasure/"))
+    group = verify.retention[-1]
+    return tradeoff_svg(
+        marks(comparison.entries, first, f"retention/{group.name}", POLICY),
+        f"{comparison.plan.name}: all systems",
+        group.name,
+        verify.erasure.max_rate,
+        group.min_ratio,
+    )
+
+
+def _write_picture(comparison: Comparison, albums: Mapping[str, Album], path: Path) -> None:
+    columns = [*_spread(comparison, "erasure/"), *_spread(comparison, "retention/")]
+    picture = compose(
+        [entry.title for entry in comparison.entries],
+        [draw.prompt for draw in columns],
+        [albums[entry.id].of(columns) for entry in comparison.entries],
+    )
+    with writing(path):
+        temporary = path.with_name(f".{path.name}.tmp")
+        picture.save(temporary, format="PNG")
+        temporary.replace(path)
+
+
+def _spread(comparison: Comparison, kind: str) -> list[Draw]:
+    """Evenly spaced prompts of a kind, chosen without looking at the pictures."""
+    plan = comparison.plan
+    if kind == "erasure/":
+        prompts = [p.prompt for concept in plan.concepts for p in concept.prompts]
+    else:
+        prompts = [p.prompt for check in plan.verify.retention for p in check.prompts]
+    draws = [Draw(prompt) for prompt in dict.fromkeys(prompts)]
+    count = min(COLUMNS_PER_KIND, len(draws))
+    return [draws[i * len(draws) // count] for i in range(count)]
