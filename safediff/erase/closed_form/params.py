@@ -1,8 +1,8 @@
 """Knobs of the closed-form erasers, and their presets; the defaults are the published settings.
 
-``safediff`` is ours: every phrasing and every token, since the tokens behind a subject repeat it.
 UCE: Gandikota et al. 2023, arXiv:2308.14761. RECE: Gong et al. 2024, arXiv:2407.12383.
-SPEED: Li et al. 2025, arXiv:2503.07392.
+SPEED: Li et al. 2025, arXiv:2503.07392. ``safediff`` is ours: it edits every phrasing and every
+token, since a causal text encoder tells each token behind the subject what the subject was.
 """
 
 from collections.abc import Mapping
