@@ -108,6 +108,13 @@ RECE_PRESETS: Mapping[str, ReceParams] = {
     "i2p": ReceParams(num_epochs=2),
     "hard": ReceParams(num_epochs=1, reg=1e-3),
     "easy": ReceParams(num_epochs=1),
+    "safediff": ReceParams(
+        texts="phrasings",
+        tokens="all",
+        erase_scale=10.0,
+        num_epochs=1,
+        repeat_ridge=3e4,  # many texts span every direction: a weak tie would erase everything
+    ),
 }
 """hard: styles, and objects that UCE alone leaves visible; easy: objects that it removes."""
 
