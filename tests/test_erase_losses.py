@@ -79,7 +79,7 @@ def squared_distance(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
     return float(sum((a[name].double() - b[name]).square().sum() for name in b))
 
 
-@pytest.mark.parametrize(("target", "eta"), [("student", 0.0), ("frozen", 0.0), ("frozen", 3.0)])
+@pytest.mark.parametrize(("target", "eta"), [("student", 0.0), ("frozen", 0.0), ("frozen", 20.0)])
 @pytest.mark.parametrize("anchor_weight", [0.0, 0.7])
 @pytest.mark.parametrize("num_erase", [3, 2])
 def test_loss_and_gradient_follow_the_formula(
@@ -108,10 +108,10 @@ def test_loss_and_gradient_follow_the_formula(
         else replace(params, target="frozen" if target == "student" else "student")
     )
     _, wrong = reference(student.unet, original.unet, *texts, other)
-    assert squared_distance(found, wrong) > 1e-5 * scale
+    assert squared_distance(found, wrong) > 1e-3 * scale
     null = c_0.hidden.expand(num_erase, -1, -1)
     _, wrong = reference(student.unet, original.unet, c_0.hidden, c_s.hidden, null, params)
-    assert squared_distance(found, wrong) > 1e-5 * scale
+    assert squared_distance(found, wrong) > 1e-4 * scale
 
 
 def test_terms_add_up_to_the_total(original: Backbone, student: Backbone) -> None:
