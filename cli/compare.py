@@ -9,14 +9,16 @@ import typer
 def compare(
     policy: Annotated[Path, typer.Argument(metavar="POLICY", help="Policy file.")],
     rows: Annotated[
-        list[str] | None, typer.Option("--rows", help="Row ids [the paper's, and ours].")
+        list[str] | None, typer.Option("--rows", help="Row ids; the paper's and ours if not given.")
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Only rows that take minutes.")] = False,
     output: Annotated[
         list[Path] | None,
         typer.Option("--output", "-o", help="table.json, table.md, pictures.png, tradeoff.svg."),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder [runs/<policy>/compare-<id>].")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder; runs/<policy>/compare-<id> if not given.")
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
     """Measure every system on the same base, prompts, latents, sampler and judge.

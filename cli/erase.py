@@ -8,7 +8,9 @@ import typer
 
 def erase(
     policy: Annotated[Path, typer.Argument(metavar="POLICY", help="Policy file.")],
-    out: Annotated[Path | None, typer.Option(help="Run folder [runs/<policy>/<id>].")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder; runs/<policy>/<id> if not given.")
+    ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the latest run.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:

@@ -13,7 +13,7 @@ def export(
     precision: Annotated[str, typer.Option(help="fp32 or fp16.")] = "fp32",
     opset: Annotated[int, typer.Option(help="18 or 23.")] = 18,
     out: Annotated[
-        Path | None, typer.Option(help="Engine folder [RUN/engine-<precision>].")
+        Path | None, typer.Option(help="Engine folder; RUN/engine-<precision> if not given.")
     ] = None,
 ) -> None:
     """Export the erased UNet of a run and prove which weights the engine holds.

@@ -1,12 +1,16 @@
 """Exit codes, every row of the table in a process of its own; what the entry imports."""
 
 import os
+import re
 import resource
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import typer
+
+from safediff.cli.app import VERBS, build_app
 
 # -P keeps the checkout off the path: where the wheel is installed, the wheel is tested.
 MODULE = [sys.executable, "-P", "-m", "safediff.cli.app"]
@@ -144,3 +148,11 @@ def test_help_is_quick_and_imports_no_torch(arguments: list[str]) -> None:
         times_s.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
         assert done.returncode == 0, done.stderr
     assert min(times_s) < 0.5
+
+
+def test_help_loses_no_words() -> None:
+    """Typer reads [words] in a help text as markup and drops them."""
+    commands = typer.main.get_command(build_app()).commands  # type: ignore[attr-defined]
+    for verb in VERBS:
+        for parameter in commands[verb].params:
+            assert not re.search(r"\[[A-Za-z/<]", parameter.help or ""), (verb, parameter.name)

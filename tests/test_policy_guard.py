@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from policy_examples import findings, plan_of
 
+from safediff.policy.cost import estimate_cost
 from safediff.policy.plan import GuardPlan
 
 NAMES = (
@@ -81,3 +82,14 @@ def test_sega_reads_every_text_on_its_own(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, with_guard(f"{{name: sega, texts: {LONG}}}"))
     assert plan.guard is not None
     assert len(plan.guard.texts) == 13
+
+
+def test_cost_counts_the_guards_branches(tmp_path: Path) -> None:
+    plain = plan_of(tmp_path)
+    per_model = plain.verify.num_images(len(plain.concepts))
+    num_texts = sum(len(concept.erase) for concept in plain.concepts)
+    models = 1 + len(plain.export.targets)  # the base is not guarded
+    for name, more in (("neg", 0), ("sld-max", 1), ("sega", num_texts)):
+        guarded = plan_of(tmp_path, ("keep:", f"guard: {{name: {name}}}\nkeep:"))
+        added = estimate_cost(guarded).verify_passes - estimate_cost(plain).verify_passes
+        assert added == more * per_model * models * plain.verify.sampling.num_steps

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from safediff.attack.params import alignment_passes
 from safediff.erase.methods import resolve
 from safediff.erase.params import DistilParams, early_steps
+from safediff.guard.params import find_preset
 from safediff.policy.plan import Plan
 
 
@@ -23,7 +24,8 @@ def estimate_cost(plan: Plan) -> Cost:
     Under the sequential rule checks may stop before that.
     """
     params = resolve(plan.erase.method, plan.erase.preset, plan.erase.options)
-    verify_passes = plan.num_images * 2 * plan.verify.sampling.num_steps
+    per_step = 2 * plan.num_images + _guard_passes(plan)
+    verify_passes = per_step * plan.verify.sampling.num_steps
     if plan.verify.attacks:
         num_texts = sum(len(concept.erase) for concept in plan.concepts)
         verify_passes += alignment_passes(num_texts) * (1 + len(plan.export.targets))
@@ -32,6 +34,16 @@ def estimate_cost(plan: Plan) -> Cost:
         verify_passes=verify_passes,
         num_images=plan.num_images,
     )
+
+
+def _guard_passes(plan: Plan) -> int:
+    """What a guard adds to one step of every picture; the base is drawn without it."""
+    if plan.guard is None:
+        return 0
+    branches = find_preset(plan.guard.name).num_branches(len(plan.guard.texts))
+    per_model = plan.verify.num_images(len(plan.concepts))
+    per_model += sum(attack.num_safe_images for attack in plan.verify.attacks)
+    return (branches - 2) * per_model * (1 + len(plan.export.targets))
 
 
 def distil_passes(params: DistilParams) -> int:
