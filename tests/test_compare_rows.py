@@ -18,7 +18,6 @@ def entry(id: str, hits: str) -> Entry:
     return Entry(
         id=id,
         title=id,
-        key="",
         checks={"erasure/all": Measured(estimate=0.5, lower=0.1, upper=0.9, n=len(hits))},
         verdict="pass",
         hits=tuple(hit == "x" for hit in hits),
@@ -79,8 +78,3 @@ def test_mcnemar_is_exact_and_adjusted() -> None:
     assert found["equal"].p_value == 1.0
     with pytest.raises(ValueError, match="zip"):
         paired_tests(reference, [entry("short", "x")])
-
-
-def test_entries_survive_json() -> None:
-    before = entry("uce", "x..")
-    assert Entry.from_json(before.to_json()) == before

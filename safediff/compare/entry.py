@@ -39,8 +39,6 @@ class Entry:
 
     id: str
     title: str
-    key: str
-    """Hash of everything that the numbers depend on."""
     checks: Mapping[str, Measured]
     """By check id: ``erasure/all``, ``retention/...``, ``quality/fid``, ..."""
     verdict: str
@@ -57,12 +55,6 @@ class Entry:
         """Plain data."""
         data: Json = json.loads(json.dumps(asdict(self)))
         return data
-
-    @staticmethod
-    def from_json(data: Json) -> "Entry":
-        """What ``to_json`` gave."""
-        checks = {id: Measured(**value) for id, value in data["checks"].items()}
-        return Entry(**{**data, "checks": checks, "hits": tuple(data["hits"])})
 
 
 class Paired(NamedTuple):

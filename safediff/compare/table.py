@@ -59,7 +59,7 @@ def columns(comparison: Comparison) -> list[Column]:
     found += [Column(f"{id.partition('/')[2]} ↓", _upper(id)) for id in attacks]
     found += [
         Column("FID ↓", _plain("quality/fid")),
-        Column("KID ↓", _spread("quality/kid")),
+        Column("KID ↓", _upper("quality/kid")),
         Column("LPIPS", _plain("quality/lpips")),
         Column("ΔCLIP", _plain("quality/clip")),
         Column("passes", lambda entry: f"{entry.erase_passes:,}"),
@@ -72,12 +72,12 @@ def columns(comparison: Comparison) -> list[Column]:
 def render(comparison: Comparison) -> Table:
     """For a terminal."""
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
-    for index, column in enumerate(columns(comparison)):
+    chosen = columns(comparison)
+    for index, column in enumerate(chosen):
         table.add_column(column.heading, justify="right" if index else "left", no_wrap=True)
     for entry in comparison.entries:
         style = "bold" if entry.id == POLICY else ""
-        cells = (Text(column.cell(entry), style) for column in columns(comparison))
-        table.add_row(*cells)
+        table.add_row(*(Text(column.cell(entry), style) for column in chosen))
     return table
 
 
@@ -109,8 +109,8 @@ def notes(comparison: Comparison) -> list[str]:
         f'prompts against "{reference.title}", adjusted over the rows (Holm).',
         "",
         "Retention: P(right | row) / P(right | base) with its one-sided 95 % lower bound, paired.",
-        "FID, KID (± over subsets), LPIPS and the change of the CLIP-like score compare kept "
-        "pictures with the base's, on the judge's features.",
+        "FID, KID (with its upper bound over subsets), LPIPS and the change of the CLIP-like score "
+        "compare kept pictures with the base's, on the judge's features.",
         "",
         f"Sampling: {sampling.num_steps} steps of the model's scheduler, guidance "
         f"{sampling.guidance_scale:g}, seed {sampling.seed}. Guards whose warm-up is counted in "
@@ -156,16 +156,6 @@ def _bounded(value: Measured | None, sign: str, side: str) -> str:
 
 def _plain(id: str) -> Callable[[Entry], str]:
     return lambda entry: show(entry.checks[id].estimate) if id in entry.checks else "—"
-
-
-def _spread(id: str) -> Callable[[Entry], str]:
-    def cell(entry: Entry) -> str:
-        value = entry.checks.get(id)
-        if value is None or value.estimate is None or value.upper is None:
-            return "—"
-        return f"{show(value.estimate)} ≤ {show(value.upper)}"
-
-    return cell
 
 
 def _p(test: Paired | None) -> str:

@@ -5,9 +5,8 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, get_args
 
-from safediff import __version__
 from safediff.compare.entry import Entry, Measured
 from safediff.compare.rows import Row
 from safediff.compare.table import Comparison
@@ -22,12 +21,11 @@ from safediff.policy.plan import Metric, Plan, QualityCheck
 from safediff.verify.album import Album
 from safediff.verify.verification import Verification
 from safediff.workflow.erase import Pictures
-from safediff.workflow.run_folder import RunFolder, write_text
+from safediff.workflow.run_folder import RunFolder
 from safediff.workflow.safe_model import patched
 from safediff.workflow.training import train
 from safediff.workflow.ui import Ui
 
-METRICS: tuple[Metric, ...] = ("fid", "kid", "clip", "lpips", "null_drift")
 NO_LIMIT = 1e9
 """Limit of a metric that the policy does not gate: it is measured for the table only."""
 
@@ -42,10 +40,11 @@ class System(NamedTuple):
 
 
 class Contest:
-    """Measures rows one after another; a row that is on disk is not measured again."""
+    """Measures rows one after another; patches and pictures that are on disk are not made again."""
 
     def __init__(self, plan: Plan, folder: Path, ui: Ui) -> None:
-        self.plan, self.folder, self.ui = with_all_metrics(plan), folder, ui
+        self.plan, self.folder, self.ui = one_protocol(plan), folder, ui
+        self.own_guard = make_guard(plan.guard.name, plan.guard.texts) if plan.guard else None
         self.base = load_backbone(plan.model)
         self.base_sha256 = unet_sha256(self.base.unet)
         pictures = Pictures(ui, self.plan)
@@ -65,19 +64,14 @@ class Contest:
             Inconclusive: the row could not be erased or drawn.
         """
         system = self._system(row)
-        path, key = self.folder / "rows" / f"{row.id}.json", self._key(row)
-        hashes = {"unet": unet_sha256(system.backbone.unet), "guard": row.guard or ""}
+        hashes = {
+            "unet": unet_sha256(system.backbone.unet),
+            "guard": system.guard.name if system.guard else "",
+        }
         report, album = self.verification.measure(
             row.id, system.backbone, hashes, guard=system.guard
         )
-        if path.exists():
-            known = Entry.from_json(json.loads(path.read_text(encoding="utf-8")))
-            if known.key == key:
-                return known, album
-        entry = self._entry(row, key, system, report)
-        path.parent.mkdir(exist_ok=True)
-        write_text(path, json.dumps(entry.to_json(), indent=1) + "\n")
-        return entry, album
+        return self._entry(row, system, report), album
 
     def _system(self, row: Row) -> System:
         if row.guard is not None:
@@ -94,29 +88,15 @@ class Contest:
         cost = json.loads((run.path / "training.json").read_text(encoding="utf-8"))
         return System(
             patched(self.base, patch or training.teacher),
-            None,
+            self.own_guard if row.own else None,
             float(cost["seconds"]),
             int(cost["passes"]),
         )
 
-    def _key(self, row: Row) -> str:
-        erase = row.erase_plan(self.plan)
-        parts: Any = (
-            __version__,
-            self.base_sha256,
-            self.plan.sha256,
-            self.verification.header.judges,
-            row.guard,
-            row.role,
-            None if erase is None else asdict(erase),
-        )
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-    def _entry(self, row: Row, key: str, system: System, report: GateReport) -> Entry:
+    def _entry(self, row: Row, system: System, report: GateReport) -> Entry:
         return Entry(
             id=row.id,
             title=row.title,
-            key=key,
             checks={result.id: Measured.of(result) for result in report.results},
             verdict=str(report.verdict),
             hits=self.verification.hits(row.id),
@@ -126,13 +106,14 @@ class Contest:
         )
 
 
-def with_all_metrics(plan: Plan) -> Plan:
-    """The plan with every metric measured, gated or not, and the same prompts in every row."""
+def one_protocol(plan: Plan) -> Plan:
+    """The plan with every metric and the same prompts in every row, without a guard around all."""
     given = {check.metric: check for check in plan.verify.quality}
     quality = tuple(
-        given.get(metric, QualityCheck(metric=metric, limit=NO_LIMIT, line=0)) for metric in METRICS
+        given.get(metric, QualityCheck(metric=metric, limit=NO_LIMIT, line=0))
+        for metric in get_args(Metric)
     )
-    return replace(plan, verify=replace(plan.verify, quality=quality, rule="fixed"))
+    return replace(plan, guard=None, verify=replace(plan.verify, quality=quality, rule="fixed"))
 
 
 def run_contest(

@@ -11,6 +11,7 @@ from safediff.compare.tradeoff import marks, tradeoff_svg
 from safediff.errors import UsageError
 from safediff.sample.sampler import Draw
 from safediff.verify.album import Album
+from safediff.workflow.evidence import spread
 from safediff.workflow.run_folder import write_text, writing
 
 SUFFIXES = (".json", ".md", ".png", ".svg")
@@ -64,7 +65,7 @@ def _tradeoff(comparison: Comparison) -> str:
 
 
 def _write_picture(comparison: Comparison, albums: Mapping[str, Album], path: Path) -> None:
-    columns = [*_spread(comparison, "erasure/"), *_spread(comparison, "retention/")]
+    columns = _chosen(comparison)
     picture = compose(
         [entry.title for entry in comparison.entries],
         [draw.prompt for draw in columns],
@@ -76,13 +77,13 @@ def _write_picture(comparison: Comparison, albums: Mapping[str, Album], path: Pa
         temporary.replace(path)
 
 
-def _spread(comparison: Comparison, kind: str) -> list[Draw]:
-    """Evenly spaced prompts of a kind, chosen without looking at the pictures."""
+def _chosen(comparison: Comparison) -> list[Draw]:
+    """Some of the prompts of each kind of check."""
     plan = comparison.plan
-    if kind == "erasure/":
-        prompts = [p.prompt for concept in plan.concepts for p in concept.prompts]
-    else:
-        prompts = [p.prompt for check in plan.verify.retention for p in check.prompts]
-    draws = [Draw(prompt) for prompt in dict.fromkeys(prompts)]
-    count = min(COLUMNS_PER_KIND, len(draws))
-    return [draws[i * len(draws) // count] for i in range(count)]
+    erased = [p.prompt for concept in plan.concepts for p in concept.prompts]
+    kept = [p.prompt for check in plan.verify.retention for p in check.prompts]
+    return [
+        draw
+        for prompts in (erased, kept)
+        for draw in spread([Draw(prompt) for prompt in prompts], COLUMNS_PER_KIND)
+    ]

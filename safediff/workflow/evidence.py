@@ -99,7 +99,7 @@ def curves(training: Training) -> tuple[Curve, ...]:
 
 
 def _grid(title: str, albums: Sequence[Album], draws: Sequence[Draw], note: str) -> Grid:
-    chosen = _spread(draws)
+    chosen = spread(draws, ROWS_PER_GRID)
     columns = [album.of(chosen) for album in albums]
     rows = tuple(
         (f"{draw.prompt} (seed {draw.index})", tuple(png(column[i]) for column in columns))
@@ -108,10 +108,10 @@ def _grid(title: str, albums: Sequence[Album], draws: Sequence[Draw], note: str)
     return Grid(title=title, columns=tuple(a.subject for a in albums), rows=rows, note=note)
 
 
-def _spread(draws: Sequence[Draw]) -> list[Draw]:
+def spread(draws: Sequence[Draw], most: int) -> list[Draw]:
     """A fixed choice that does not look at the pictures: evenly spaced, so all concepts appear."""
     distinct = list(dict.fromkeys(draws))
-    count = min(ROWS_PER_GRID, len(distinct))
+    count = min(most, len(distinct))
     return [distinct[i * len(distinct) // count] for i in range(count)]
 
 
