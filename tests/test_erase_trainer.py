@@ -48,12 +48,15 @@ CHANGED: dict[str, Any] = {
     "keep_weight": 2.0,
     "null_space": 0.1,
     "lora_rank": 2,
+    "way_back_share": 0.9,
+    "way_back_reg": 10.0,
 }
 # What must be on for a knob to have something to act on.
 NEEDS: dict[str, dict[str, Any]] = {
     "eta": {"target": "frozen"},
     "keep_weight": {"keep_share": 0.5},
     "null_space": {"trainable": "kv"},
+    "way_back_reg": {"way_back_share": 0.9},
 }
 
 

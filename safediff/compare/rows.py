@@ -93,6 +93,13 @@ ROWS: Mapping[str, Row] = {
         Row(id=POLICY, title="SDD (ours), teacher", own=True),
         Row(id="policy-student", title="SDD (ours), student", own=True, role="student"),
         Row(id="policy-seed", title="SDD (ours), other seed", own=True, seed_shift=1),
+        Row(
+            id="policy-hardened",
+            title="SDD (ours), hardened",
+            own=True,
+            options={"way_back_share": 0.4},
+        ),
+        Row(id="sdd-fast", title="SDD (ours), fast", method="sdd", preset="fast"),
         Row(id="policy-lora-4", title="SDD (ours), LoRA 4", own=True, options={"lora_rank": 4}),
         Row(id="policy-lora-16", title="SDD (ours), LoRA 16", own=True, options={"lora_rank": 16}),
     )
@@ -104,7 +111,14 @@ QUICK = ("sd", "neg", "sld-medium", "sld-max", "uce", "rece", "speed", POLICY)
 DEFAULT = (
     *("sd", "neg", "sld-weak", "sld-medium", "sld-strong", "sld-max", "sega"),
     *("esd-u-3", "esd-x-3", "sdd-teacher", "sdd-student", "uce", "rece", "speed"),
-    *(POLICY, "policy-student", "policy-seed", "policy-lora-4", "policy-lora-16"),
+    *(
+        POLICY,
+        "policy-student",
+        "policy-seed",
+        "policy-hardened",
+        "policy-lora-4",
+        "policy-lora-16",
+    ),
 )
 """The paper's rows, the closed-form ones and our own."""
 

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from safediff import __version__
 from safediff.erase.checkpoint import Progress, load_checkpoint, save_checkpoint
+from safediff.erase.closed_form.kv import KEYS_AND_VALUES
+from safediff.erase.hardening import harden
 from safediff.erase.losses import Losses, distil_losses, null_drift
 from safediff.erase.null_space import second_moment, soft_projector
 from safediff.erase.params import DistilParams
@@ -153,6 +155,8 @@ class DistilTrainer:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + index)
         batch = self.texts.draw(index, params, generator)
         steps = draw_steps(params, generator)
+        if params.way_back_share:
+            batch = self._harden(batch, generator)
         null = self.texts.null.repeat(len(batch.c_p))
         done = 0
         for state in rollout(self._rollout_model(), null, batch.c_p, steps, params, generator):
@@ -161,6 +165,12 @@ class DistilTrainer:
             if self.progress.step < params.num_steps:
                 self._one_step(self.progress.step, state, batch, on_step)
         self._count(rollouts=1)
+
+    @torch.no_grad()
+    def _harden(self, batch: Batch, generator: torch.Generator) -> Batch:
+        edited = {n: w for n, w in self.student.weights().items() if n.endswith(KEYS_AND_VALUES)}
+        original = {name: self.student.base[name] for name in edited}
+        return harden(batch, edited, original, self.params, generator)
 
     @torch.no_grad()
     def _rollout_model(self) -> Backbone:

@@ -18,8 +18,9 @@ from safediff.models.backbone import Backbone
 from safediff.models.patch import Patch, unet_sha256
 from safediff.policy.plan import ConceptPlan
 
+KEYS_AND_VALUES = (".attn2.to_k.weight", ".attn2.to_v.weight")
 _ENDINGS: Mapping[Matrices, tuple[str, ...]] = {
-    "kv": (".attn2.to_k.weight", ".attn2.to_v.weight"),
+    "kv": KEYS_AND_VALUES,
     "k": (".attn2.to_k.weight",),
     "v": (".attn2.to_v.weight",),
 }
