@@ -1,6 +1,7 @@
 """The comparison, end to end on a small policy: rows, resuming, files."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,10 @@ import pytest
 from PIL import Image
 from small_policy import small_plan
 
-from safediff.compare.rows import POLICY, choose
+from safediff.compare.rows import OTHER_SEED, POLICY, choose
 from safediff.compare.table import markdown, to_json
 from safediff.errors import UsageError
+from safediff.gate.numbers import show
 from safediff.verify import album
 from safediff.workflow.compare import run_contest
 from safediff.workflow.comparison_files import check_outputs, write_outputs
@@ -44,6 +46,23 @@ def test_the_base_equals_itself(measured: Any) -> None:
     # every metric is there, though the policy gates none of them
     for metric in ("fid", "kid", "clip", "lpips", "null_drift"):
         assert f"quality/{metric}" in base.checks
+
+
+def test_the_base_is_drawn_once(measured: Any, folder: Path) -> None:
+    assert measured
+    drawn = {path.name for path in (folder / "out" / "images").iterdir()}
+    assert drawn == {"base", *ROWS} - {"sd"}
+
+
+def test_two_training_seeds_are_set_beside_each_other(measured: Any) -> None:
+    comparison, _ = measured
+    assert "two training seeds" not in markdown(comparison)
+    own = comparison.reference
+    checks = {id: replace(value, estimate=0.125) for id, value in own.checks.items()}
+    other = replace(own, id=OTHER_SEED, checks=checks)
+    text = markdown(replace(comparison, entries=(*comparison.entries, other)))
+    line = next(line for line in text.splitlines() if "two training seeds" in line)
+    assert f"ordinary {show(own.checks['retention/ordinary'].estimate)} and 0.125" in line
 
 
 def test_rows_differ_from_the_base_where_they_should(measured: Any) -> None:

@@ -10,6 +10,8 @@ from safediff.policy.problems import did_you_mean
 
 POLICY = "policy"
 """The row that the others are tested against: the policy's own eraser and settings."""
+OTHER_SEED = "policy-seed"
+"""The same with another training seed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +94,7 @@ ROWS: Mapping[str, Row] = {
         Row(id="speed", title="SPEED", method="speed", preset="paper"),
         Row(id=POLICY, title="SDD (ours), teacher", own=True),
         Row(id="policy-student", title="SDD (ours), student", own=True, role="student"),
-        Row(id="policy-seed", title="SDD (ours), other seed", own=True, seed_shift=1),
+        Row(id=OTHER_SEED, title="SDD (ours), other seed", own=True, seed_shift=1),
         Row(
             id="policy-hardened",
             title="SDD (ours), hardened",

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from safediff.compare.entry import Entry, Measured, Paired, paired_tests
-from safediff.compare.rows import POLICY
+from safediff.compare.rows import OTHER_SEED, POLICY
 from safediff.gate.numbers import show
 from safediff.gate.robustness import ALIGNMENT
 from safediff.policy.plan import Plan
@@ -117,8 +117,23 @@ def notes(comparison: Comparison) -> list[str]:
         "steps use the published counts. Published settings are used as published, on a model "
         "that they were not chosen for.",
         "",
+        *_spread(comparison),
         *(f"- {name}: {value}" for name, value in facts.items()),
     ]
+
+
+def _spread(comparison: Comparison) -> list[str]:
+    """How far apart two training seeds of the policy's own row end."""
+    other = next((entry for entry in comparison.entries if entry.id == OTHER_SEED), None)
+    if other is None:
+        return []
+    pairs = [
+        f"{id.partition('/')[2]} {show(own.estimate)} and {show(other.checks[id].estimate)}"
+        for id, own in comparison.reference.checks.items()
+        if id.startswith(("erasure/", "retention/")) and id in other.checks
+        if own.estimate is not None
+    ]
+    return [f"Erased with two training seeds: {'; '.join(pairs)}.", ""]
 
 
 def to_json(comparison: Comparison) -> Json:

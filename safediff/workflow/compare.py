@@ -11,6 +11,7 @@ from safediff.compare.entry import Entry, Measured
 from safediff.compare.rows import Row
 from safediff.compare.table import Comparison
 from safediff.environment import environment
+from safediff.gate.stopping import BASE
 from safediff.gate.verdict import GateReport
 from safediff.guard.base import Guard
 from safediff.guard.load import make_guard
@@ -64,12 +65,14 @@ class Contest:
             Inconclusive: the row could not be erased or drawn.
         """
         system = self._system(row)
-        hashes = {
-            "unet": unet_sha256(system.backbone.unet),
-            "guard": system.guard.name if system.guard else "",
-        }
+        hashes = {"unet": unet_sha256(system.backbone.unet)}
+        # the untouched base is drawn already: every row is held against it
+        subject = BASE
+        if system.backbone is not self.base or system.guard is not None:
+            subject = row.id
+            hashes["guard"] = system.guard.name if system.guard else ""
         report, album = self.verification.measure(
-            row.id, system.backbone, hashes, guard=system.guard
+            subject, system.backbone, hashes, guard=system.guard
         )
         return self._entry(row, system, report), album
 
@@ -99,7 +102,7 @@ class Contest:
             title=row.title,
             checks={result.id: Measured.of(result) for result in report.results},
             verdict=str(report.verdict),
-            hits=self.verification.hits(row.id),
+            hits=self.verification.hits(report.subject),
             erase_seconds=system.seconds,
             erase_passes=system.passes,
             passes_per_step=system.guard.num_branches if system.guard else 2,
