@@ -1,13 +1,23 @@
 """``safediff plan``: what a policy would do, and what it would cost, before anything runs."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from safediff.policy.plan import Plan
+
+_GPU = "estimated for SD 1.x at 512 x 512 on one RTX 4070"
 
 
 def plan(
     policy: Annotated[Path, typer.Argument(metavar="POLICY", help="Policy file.")],
+    compare: Annotated[
+        bool, typer.Option("--compare", help="What `safediff compare` would cost, row by row.")
+    ] = False,
     json_: Annotated[bool, typer.Option("--json", help="The whole plan as JSON.")] = False,
 ) -> None:
     """Show the resolved policy: concepts, eraser, checks, pictures and UNet passes."""
@@ -16,12 +26,16 @@ def plan(
     from rich.console import Console
     from rich.table import Table
 
-    from safediff.policy.cost import estimate_cost
+    from safediff.policy.base_model import EMBEDDED
+    from safediff.policy.cost import estimate_cost, gpu_hours
     from safediff.policy.load import load_plan
 
     resolved = load_plan(policy)
     if json_:
         print(json.dumps(resolved.to_json(), indent=1, sort_keys=True))
+        return
+    if compare:
+        Console().print(_comparison(resolved))
         return
     table = Table(title=f"{resolved.name} · plan {resolved.sha256[:12]}", title_justify="left")
     table.add_column("what", no_wrap=True)
@@ -47,4 +61,31 @@ def plan(
     table.add_row("pictures", f"{cost.num_images:,} over base, result and engines")
     table.add_row("UNet passes, erase", f"{cost.erase_passes:,} (one sample each)")
     table.add_row("UNet passes, verify", f"{cost.verify_passes:,}")
+    if resolved.model.base != EMBEDDED:
+        hours = gpu_hours(cost.erase_passes), gpu_hours(cost.verify_passes)
+        table.add_row("GPU hours", f"about {hours[0]:.1f} + {hours[1]:.1f}, {_GPU}")
     Console().print(table)
+
+
+def _comparison(plan: "Plan") -> "Table":
+    """The rows of a comparison with their UNet passes."""
+    from rich.table import Table
+
+    from safediff.compare.cost import comparison_cost
+    from safediff.compare.rows import DEFAULT, choose
+    from safediff.policy.base_model import EMBEDDED
+    from safediff.policy.cost import gpu_hours
+
+    costs = comparison_cost(plan, choose(DEFAULT))
+    total = sum(cost.erase + cost.draw for cost in costs)
+    title = f"{plan.name} · {total:,} UNet passes in all"
+    if plan.model.base != EMBEDDED:
+        title += f", about {gpu_hours(total):.0f} GPU hours, {_GPU}"
+    table = Table(title=title, title_justify="left")
+    for heading in ("row", "system"):
+        table.add_column(heading)
+    for heading in ("passes, erase", "passes, draw"):
+        table.add_column(heading, justify="right")
+    for row, erase, draw in costs:
+        table.add_row(row.id, row.title_for(plan), f"{erase:,}", f"{draw:,}")
+    return table

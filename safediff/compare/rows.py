@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from safediff.erase.methods import METHODS
 from safediff.errors import UsageError
 from safediff.policy.plan import ErasePlan, Plan
 from safediff.policy.problems import did_you_mean
@@ -20,6 +21,7 @@ class Row:
 
     id: str
     title: str
+    """``{own}`` stands for the policy's own eraser."""
     guard: str | None = None
     method: str | None = None
     preset: str = ""
@@ -29,6 +31,13 @@ class Row:
     """Method, preset and options are the policy's own; ``options`` go on top."""
     seed_shift: int = 0
     """Added to the policy's training seed."""
+
+    def title_for(self, plan: Plan) -> str:
+        """What a reader calls the row."""
+        method, preset = plan.erase.method, plan.erase.preset
+        published = f"{METHODS[method].title} ({preset})"
+        ours = preset in ("safediff", "fast") and method == "sdd"
+        return self.title.format(own="SDD (ours)" if ours else published)
 
     def erase_plan(self, plan: Plan) -> ErasePlan | None:
         """How this row erases; None where it does not."""
@@ -92,18 +101,21 @@ ROWS: Mapping[str, Row] = {
         Row(id="uce", title="UCE", method="uce", preset="paper"),
         Row(id="rece", title="RECE", method="rece", preset="hard"),
         Row(id="speed", title="SPEED", method="speed", preset="paper"),
-        Row(id=POLICY, title="SDD (ours), teacher", own=True),
-        Row(id="policy-student", title="SDD (ours), student", own=True, role="student"),
-        Row(id=OTHER_SEED, title="SDD (ours), other seed", own=True, seed_shift=1),
+        Row(id="uce-fitted", title="UCE (fitted)", method="uce", preset="safediff"),
+        Row(id="rece-fitted", title="RECE (fitted)", method="rece", preset="safediff"),
+        Row(id="speed-fitted", title="SPEED (fitted)", method="speed", preset="safediff"),
+        Row(id=POLICY, title="{own}, teacher", own=True),
+        Row(id="policy-student", title="{own}, student", own=True, role="student"),
+        Row(id=OTHER_SEED, title="{own}, other seed", own=True, seed_shift=1),
         Row(
             id="policy-hardened",
-            title="SDD (ours), hardened",
+            title="{own}, hardened",
             own=True,
             options={"way_back_share": 0.4},
         ),
         Row(id="sdd-fast", title="SDD (ours), fast", method="sdd", preset="fast"),
-        Row(id="policy-lora-4", title="SDD (ours), LoRA 4", own=True, options={"lora_rank": 4}),
-        Row(id="policy-lora-16", title="SDD (ours), LoRA 16", own=True, options={"lora_rank": 16}),
+        Row(id="policy-lora-4", title="{own}, LoRA 4", own=True, options={"lora_rank": 4}),
+        Row(id="policy-lora-16", title="{own}, LoRA 16", own=True, options={"lora_rank": 16}),
     )
 }
 
@@ -113,14 +125,9 @@ QUICK = ("sd", "neg", "sld-medium", "sld-max", "uce", "rece", "speed", POLICY)
 DEFAULT = (
     *("sd", "neg", "sld-weak", "sld-medium", "sld-strong", "sld-max", "sega"),
     *("esd-u-3", "esd-x-3", "sdd-teacher", "sdd-student", "uce", "rece", "speed"),
-    *(
-        POLICY,
-        "policy-student",
-        "policy-seed",
-        "policy-hardened",
-        "policy-lora-4",
-        "policy-lora-16",
-    ),
+    *("uce-fitted", "rece-fitted", "speed-fitted"),
+    *(POLICY, "policy-student", OTHER_SEED, "policy-hardened", "sdd-fast"),
+    *("policy-lora-4", "policy-lora-16"),
 )
 """The paper's rows, the closed-form ones and our own."""
 

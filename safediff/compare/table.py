@@ -115,7 +115,8 @@ def notes(comparison: Comparison) -> list[str]:
         f"Sampling: {sampling.num_steps} steps of the model's scheduler, guidance "
         f"{sampling.guidance_scale:g}, seed {sampling.seed}. Guards whose warm-up is counted in "
         "steps use the published counts. Published settings are used as published, on a model "
-        "that they were not chosen for.",
+        "that they were not chosen for; rows marked fitted use settings that were chosen on the "
+        "embedded model.",
         "",
         *_spread(comparison),
         *(f"- {name}: {value}" for name, value in facts.items()),

@@ -99,7 +99,7 @@ class Contest:
     def _entry(self, row: Row, system: System, report: GateReport) -> Entry:
         return Entry(
             id=row.id,
-            title=row.title,
+            title=row.title_for(self.plan),
             checks={result.id: Measured.of(result) for result in report.results},
             verdict=str(report.verdict),
             hits=self.verification.hits(report.subject),

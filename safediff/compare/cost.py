@@ -1,0 +1,40 @@
+"""What a comparison costs in UNet passes, row by row, before any model is loaded."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from safediff.compare.rows import Row
+from safediff.erase.methods import resolve
+from safediff.erase.params import DistilParams
+from safediff.guard.params import find_preset
+from safediff.policy.cost import distil_passes
+from safediff.policy.plan import Plan
+
+
+class RowCost(NamedTuple):
+    """UNet sample passes of one row; a forward and backward counts three."""
+
+    row: Row
+    erase: int
+    """0 for guards and closed forms, and where an earlier row erases the same way."""
+    draw: int
+
+
+def comparison_cost(plan: Plan, rows: Sequence[Row]) -> list[RowCost]:
+    """Every row's passes, in order; what attacks draw of the base counts for the base's row."""
+    num_images = plan.verify.num_images(len(plan.concepts))
+    on_row, on_base = (plan.verify.num_attack_images(num_safe) for num_safe in (1, 0))
+    num_texts = sum(len(concept.erase) for concept in plan.concepts)
+    done, costs = set(), []
+    for row in rows:
+        branches = find_preset(row.guard).num_branches(num_texts) if row.guard else 2
+        erase = row.erase_plan(plan)
+        passes = 0
+        if erase is not None and repr(erase) not in done:
+            done.add(repr(erase))
+            params = resolve(erase.method, erase.preset, erase.options)
+            passes = distil_passes(params) if isinstance(params, DistilParams) else 0
+        base_only = row.guard is None and erase is None
+        images = num_images + (on_base if base_only else on_row - on_base)
+        costs.append(RowCost(row, passes, images * branches * plan.verify.sampling.num_steps))
+    return costs
