@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from safediff.errors import UsageError
+
 
 def generate(
     prompts: Annotated[list[str], typer.Argument(metavar="PROMPT", help="Texts to draw.")],
@@ -16,15 +18,25 @@ def generate(
     steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 25,
     guidance: Annotated[float, typer.Option(help="Guidance scale.")] = 5.0,
     seed: Annotated[int, typer.Option(help="Base seed.")] = 0,
+    guard: Annotated[
+        str | None, typer.Option(help="A guard to draw with too, such as sld-medium.")
+    ] = None,
+    avoid: Annotated[
+        list[str] | None, typer.Option(help="What the guard steers away from; repeat it.")
+    ] = None,
     revision: Annotated[str | None, typer.Option(help="Commit of a hub id.")] = None,
 ) -> None:
     """Draw an image grid; for a run or release, base and result side by side, same seeds."""
     from safediff.cli.quiet_libraries import quiet_libraries
 
     quiet_libraries()
+    from safediff.guard.load import make_guard
     from safediff.sample.sampler import Sampling
     from safediff.workflow.generate import generate_grid
 
     sampling = Sampling(num_steps=steps, guidance_scale=guidance, seed=seed, batch_size=16)
-    generate_grid(model, revision, prompts, count, sampling, out)
+    if avoid and guard is None:
+        raise UsageError("--avoid: there is no guard to steer away from it", "add --guard neg")
+    chosen = make_guard(guard, avoid or []) if guard else None
+    generate_grid(model, revision, prompts, count, sampling, out, chosen)
     print(out)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -246,3 +247,24 @@ def test_generate(tmp_path: Path) -> None:
     assert width > 2 * 2 * 128  # base and result, two pictures each
     assert height > 2 * 128
     assert [path.name for path in tmp_path.iterdir()] == ["grid.png"]
+
+
+def test_generate_sets_a_guard_beside_the_model(tmp_path: Path) -> None:
+    out = tmp_path / "grid.png"
+    options = ("--steps", "2", "--count", "1", "--out", out, "--guard", "neg", "--avoid", "axe")
+    done = safediff("generate", "axe, noto style", *options)
+    assert done.returncode == 0, done.stderr
+    with Image.open(out) as image:
+        pixels = np.asarray(image)
+    plain, guarded = pixels[44:, :128], pixels[44:, -128:]
+    assert plain.shape == guarded.shape
+    assert (plain != guarded).any()
+
+
+def test_generate_needs_a_text_to_steer_away_from(tmp_path: Path) -> None:
+    done = safediff("generate", "axe", "--guard", "neg", "--out", tmp_path / "grid.png")
+    assert (done.returncode, list(tmp_path.iterdir())) == (2, [])
+    assert "guard 'neg' has no text to steer away from" in done.stderr
+    done = safediff("generate", "axe", "--avoid", "axe", "--out", tmp_path / "grid.png")
+    assert done.returncode == 2
+    assert "there is no guard" in done.stderr

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
+from safediff.guard.base import Guard
 from safediff.models.backbone import Backbone
 from safediff.sample.sampler import Draw, Sampling, sample
 from safediff.workflow.run_folder import writing
@@ -22,15 +23,26 @@ def generate_grid(
     count: int,
     sampling: Sampling,
     out: Path,
+    guard: Guard | None = None,
 ) -> None:
     """Draw ``count`` pictures of each prompt with each model that ``model`` stands for.
+
+    What its policy draws with a guard is drawn with it here; ``guard`` is set beside the last
+    model in a block of its own.
 
     Raises:
         UsageError: there is no such model.
         Inconclusive: the model cannot be loaded or the file cannot be written.
     """
-    columns = open_subject(model, revision).models
-    blocks = {name: _draw(backbone, prompts, count, sampling) for name, backbone in columns.items()}
+    subject = open_subject(model, revision)
+    columns: dict[str, tuple[Backbone, Guard | None]] = {
+        name: (backbone, None if name == "base" else subject.guard)
+        for name, backbone in subject.models.items()
+    }
+    if guard is not None:
+        name, (backbone, _) = list(columns.items())[-1]
+        columns[f"{name}, {guard.name}"] = backbone, guard
+    blocks = {name: _draw(*column, prompts, count, sampling) for name, column in columns.items()}
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         temporary = out.with_name(f".{out.name}.tmp")
@@ -39,10 +51,14 @@ def generate_grid(
 
 
 def _draw(
-    backbone: Backbone, prompts: Sequence[str], count: int, sampling: Sampling
+    backbone: Backbone,
+    guard: Guard | None,
+    prompts: Sequence[str],
+    count: int,
+    sampling: Sampling,
 ) -> list[torch.Tensor]:
     draws = [Draw(prompt, index) for prompt in prompts for index in range(count)]
-    return [p.image for batch in sample(backbone, draws, sampling) for p in batch]
+    return [p.image for batch in sample(backbone, draws, sampling, guard=guard) for p in batch]
 
 
 def compose(

@@ -1,11 +1,15 @@
 """What a MODEL argument stands for: embedded, a run, a release, a diffusers folder, a hub id."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from safediff.errors import Inconclusive, UsageError
 from safediff.export.runtime import ExportedUNet
+from safediff.guard.base import Guard
+from safediff.guard.load import make_guard
 from safediff.models.backbone import Backbone
 from safediff.models.load import load_backbone
 from safediff.models.patch import load_patch
@@ -24,6 +28,8 @@ class Subject:
     """By name; the base first where it is known."""
     engine: Path | None = None
     """Engine folder that belongs to it."""
+    guard: Guard | None = None
+    """What its policy draws every model but the base with."""
 
 
 def open_subject(model: str, revision: str | None = None) -> Subject:
@@ -44,14 +50,12 @@ def open_subject(model: str, revision: str | None = None) -> Subject:
 def _open_run(run: RunFolder) -> Subject:
     if not run.patch.exists():
         raise UsageError(f"{run.path}: this run has no patch yet", "safediff erase POLICY --resume")
-    try:
-        stored = json.loads((run.path / "plan.json").read_text(encoding="utf-8"))["plan"]["model"]
-    except (OSError, ValueError, KeyError) as error:
-        raise Inconclusive(f"{run.path / 'plan.json'}: not a readable plan ({error})") from error
-    base = load_backbone(ModelPlan(**stored))
+    stored = _read(run.path / "plan.json", "plan")
+    base = load_backbone(ModelPlan(**stored["model"]))
     return Subject(
         models={"base": base, "erased": patched(base, load_patch(run.patch))},
         engine=run.engine if run.engine.exists() else None,
+        guard=_guard(stored),
     )
 
 
@@ -61,7 +65,22 @@ def _open_release(path: Path) -> Subject:
     return Subject(
         models={"release": load_backbone(ModelPlan(base=str(path)))},
         engine=engine if (engine / "model.onnx").exists() else None,
+        guard=_guard(_read(path / CERTIFICATE_NAME, "policy")["resolved"]),
     )
+
+
+def _read(path: Path, part: str) -> dict[str, Any]:
+    """A plan, or what holds one."""
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))[part]
+    except (OSError, ValueError, KeyError) as error:
+        raise Inconclusive(f"{path}: not a readable plan ({error})") from error
+    return found
+
+
+def _guard(plan: Mapping[str, Any]) -> Guard | None:
+    entry = plan.get("guard")
+    return make_guard(entry["name"], entry["texts"]) if entry else None
 
 
 def engine_backbone(subject: Subject, num_threads: int) -> Backbone | None:

@@ -1,0 +1,36 @@
+"""Image grids draw with the guard that the run's policy names, and the base without it."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_policy import finished
+
+from safediff.sample.sampler import Sampling, sample
+from safediff.workflow import generate
+from safediff.workflow.subject import open_subject
+
+
+def test_a_runs_guard_is_drawn_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    for name in ("plan.json", "patch.safetensors"):
+        shutil.copy(finished().run.path / name, run / name)
+    assert open_subject(str(run)).guard is None
+    stored = json.loads((run / "plan.json").read_text())
+    stored["plan"]["guard"] = {"name": "neg", "texts": ["bomb"]}
+    (run / "plan.json").write_text(json.dumps(stored))
+    guards: list[Any] = []
+
+    def noted(backbone: Any, draws: Any, sampling: Any, *, guard: Any) -> Any:
+        guards.append(guard)
+        return sample(backbone, draws, sampling, guard=guard)
+
+    monkeypatch.setattr(generate, "sample", noted)
+    sampling = Sampling(num_steps=1, guidance_scale=5.0, seed=0, batch_size=4)
+    generate.generate_grid(str(run), None, ["owl"], 1, sampling, tmp_path / "grid.png")
+    base, erased = guards
+    assert base is None
+    assert (erased.name, erased.texts) == ("neg", ("bomb",))
