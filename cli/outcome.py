@@ -32,7 +32,7 @@ def conclude(
     show_table(reports, folder)
     if released:
         print(f"release  {folder / 'release'}")
-    end(reports, verdict, folder=folder, released=released)
+    end(reports, verdict, next_step=f"open {folder / 'report.html'}", released=released)
 
 
 def show_table(reports: Sequence[GateReport], folder: Path) -> None:
@@ -95,7 +95,7 @@ def end(
     reports: Sequence[GateReport],
     verdict: Verdict,
     *,
-    folder: Path,
+    next_step: str,
     released: bool | None = None,
     exit_zero: bool = False,
     fail_on_warn: bool = False,
@@ -105,7 +105,7 @@ def end(
     Args:
         reports: what the verdict is over.
         verdict: over all that decide.
-        folder: where the report is.
+        next_step: where to read more.
         released: whether there is a release; None where none was to be made.
         exit_zero: hide exit code 1, and only that.
         fail_on_warn: a warning is a violation. A waiver is none: somebody answers for it.
@@ -114,7 +114,7 @@ def end(
         PolicyViolated: a check failed.
         Inconclusive: something could not be decided.
     """
-    name, next_step = reports[0].policy_name, f"open {folder / 'report.html'}"
+    name = reports[0].policy_name
     if verdict is Verdict.INCONCLUSIVE:
         raise Inconclusive(f"whether policy {name} is met could not be decided", next_step)
     if exit_zero:

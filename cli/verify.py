@@ -1,12 +1,22 @@
 """``safediff verify``: the gate, for people and for CI."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from safediff.errors import UsageError
 from safediff.report.formats import Format, format_of
 from safediff.report.rules import policy_uri
+
+
+class FailOn(StrEnum):
+    """From what on the command ends with 1."""
+
+    FAIL = "fail"
+    WARN = "warn"
+    NEVER = "never"
 
 
 def verify(
@@ -16,7 +26,9 @@ def verify(
             metavar="MODEL", help="embedded, a run, a release, a diffusers folder or a hub id."
         ),
     ],
-    policy: Annotated[Path, typer.Argument(metavar="POLICY", help="Policy file.")],
+    policy: Annotated[
+        Path | None, typer.Argument(metavar="POLICY", help="Policy file; not with --certificate.")
+    ] = None,
     format: Annotated[Format, typer.Option(help="What stdout shows.")] = Format.RICH,
     output: Annotated[
         list[Path] | None,
@@ -35,26 +47,67 @@ def verify(
         ),
     ] = None,
     revision: Annotated[str | None, typer.Option(help="Commit of a hub id.")] = None,
-    exit_zero: Annotated[
-        bool, typer.Option("--exit-zero", help="End with 0 instead of 1 (not instead of 2, 3).")
-    ] = False,
+    certificate: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Check the release MODEL against its certificate instead: files, journal, every "
+            "check; no model is loaded.",
+        ),
+    ] = None,
+    public_key: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="With --certificate: who must have signed, PEM."),
+    ] = None,
+    fail_on: Annotated[
+        FailOn, typer.Option(help="From what on to end with 1; never hides 1, not 2 or 3.")
+    ] = FailOn.FAIL,
+    exit_zero: Annotated[bool, typer.Option("--exit-zero", help="As --fail-on never.")] = False,
     fail_on_warn: Annotated[
-        bool, typer.Option("--fail-on-warn", help="End with 1 where a check warns.")
+        bool, typer.Option("--fail-on-warn", help="As --fail-on warn.")
     ] = False,
     no_progress: Annotated[bool, typer.Option("--no-progress", help="No progress.")] = False,
     quiet: Annotated[
         bool, typer.Option("--quiet", "-q", help="Nothing on stderr but errors.")
     ] = False,
 ) -> None:
-    """Measure a model against a policy.
+    """Measure a model against a policy, or check a release against its certificate.
 
-    Exit code: 0 the policy is met, 1 it is not, 2 wrong input, 3 it could not be decided.
+    Exit code: 0 the policy is met, 1 it is not, 2 wrong input, 3 it could not be decided, or
+    something does not match the certificate.
     """
+    exit_zero = exit_zero or fail_on is FailOn.NEVER
+    fail_on_warn = fail_on_warn or fail_on is FailOn.WARN
+    files = {path: format_of(path) for path in output or ()}
+    if certificate is not None:
+        if policy or out or revision:
+            raise UsageError(
+                "--certificate takes no POLICY, --out or --revision: the certificate names them",
+                "safediff verify --certificate FILE RELEASE",
+            )
+        from safediff.cli.certified import check_release
+
+        check_release(
+            certificate,
+            Path(model),
+            public_key,
+            format=format,
+            files=files,
+            exit_zero=exit_zero,
+            fail_on_warn=fail_on_warn,
+            quiet=quiet,
+        )
+        return
+    if policy is None or public_key is not None:
+        missing = "'POLICY'" if policy is None else "--certificate"
+        raise UsageError(
+            f"Missing argument {missing}",
+            "safediff verify MODEL POLICY, or safediff verify --certificate FILE RELEASE",
+        )
     from safediff.cli.progress import RichUi
     from safediff.cli.quiet_libraries import quiet_libraries
     from safediff.policy.load import load_plan
 
-    files = {path: format_of(path) for path in output or ()}
     plan = load_plan(policy)
     quiet_libraries()
     from safediff.cli.outcome import end, publish
@@ -69,7 +122,7 @@ def verify(
     end(
         reports,
         combined(reports),
-        folder=folder,
+        next_step=f"open {folder / 'report.html'}",
         exit_zero=exit_zero,
         fail_on_warn=fail_on_warn,
     )

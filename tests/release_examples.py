@@ -23,9 +23,18 @@ PARITY_ROW: dict[str, Any] = {
     "artifact": "unet/model.onnx",
     "reference": "unet/diffusion_pytorch_model.safetensors",
     "precision": "fp16",
-    "timesteps": [{"timestep": 981, "max_abs": 0.0012}, {"timestep": 21, "max_abs": 0.0034}],
+    "num_samples": 8,
+    "timesteps": [
+        {"timestep": 981, "max_abs": 0.0012, "mean_abs": 1e-4, "cosine": 0.99999},
+        {"timestep": 21, "max_abs": 0.0034, "mean_abs": 1e-4, "cosine": 0.99999},
+    ],
+    "limits": {"max_abs": 0.05, "mean_abs": 0.005, "min_cosine": 0.9995},
+    "margin_ratio": 0.01,
+    "max_abs": 0.0034,
     "passed": True,
 }
+
+RATE = {"hits": 24, "n": 24, "value": 1.0, "lower": 0.88, "upper": 1.0, "confidence": 0.95}
 
 
 def engine_report(verdict: Verdict = Verdict.PASS) -> Any:
@@ -62,10 +71,42 @@ def make_evidence(**changes: Any) -> Evidence:
             "sha256": {"unet": "c3" * 32},
             "license": "creativeml-openrail-m",
         },
-        "modification": {"method": "sdd", "paper": "arXiv:2307.05977", "steps": 80},
+        "seeds": {"seed": 0, "images_per_prompt": 1},
+        "modification": {
+            "method": "sdd",
+            "paper": "arXiv:2307.05977",
+            "preset": "safediff",
+            "settings": {"num_steps": 80},
+            "seed": 0,
+            "parameters_changed": 1234,
+            "steps": 80,
+            "unet_sample_passes": 4320,
+            "seconds": 61.5,
+            "gpu_hours": 0.0,
+            "flop_estimate": {"value": 4.3e12, "per_unet_pass": 1e9, "how": "counted"},
+            "patch_sha256": "99" * 32,
+        },
         "reports": (weights, engine_report()),
-        "judges": ({"id": "embedded", "sha256": "e5" * 32},),
-        "prompt_sets": ({"id": "erasure/all", "sha256": "77" * 32, "n": 240},),
+        "judges": (
+            {
+                "id": "embedded",
+                "version": "0.1.0",
+                "weights_sha256": "e5" * 32,
+                "threshold": 0.5,
+                "sensitivity": RATE,
+                "specificity": RATE,
+                "calibration_sha256": "f7" * 32,
+            },
+        ),
+        "prompt_sets": (
+            {
+                "id": "erasure/axe",
+                "sha256": "77" * 32,
+                "n": 240,
+                "license": "that of the policy",
+                "held_out": True,
+            },
+        ),
         "deployment_parity": (PARITY_ROW,),
         "limitations": ("English prompts only",),
         "environment": {"safediff": "0.1.0"},

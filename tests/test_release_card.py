@@ -57,7 +57,7 @@ def test_what_speaks_against_the_model_is_in_it() -> None:
     text = card()
     assert "- English prompts only" in text
     assert "No attack was run" in text
-    attacked = card(counter_evidence=({"attack": "paraphrase", "success_rate": 0.2},))
+    attacked = card(known_attacks=({"attack": "paraphrase", "success_rate": 0.2},))
     assert "- attack: paraphrase, success_rate: 0.2" in attacked
     assert "No attack was run" not in attacked
     broken = PARITY_ROW | {"passed": False, "timesteps": [{"timestep": 981, "max_abs": None}]}

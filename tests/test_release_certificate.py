@@ -33,9 +33,10 @@ def test_fields() -> None:
     certificate = issue_certificate(make_evidence(), SUBJECT)
     assert set(certificate) == {
         "schema_version", "kind", "verdict", "statement", "counts", "issued_at", "expires_at",
-        "subject", "base_model", "policy", "modification", "checks", "judges", "prompt_sets",
-        "deployment_parity", "counter_evidence", "counter_evidence_note", "limitations",
-        "environment", "journal", "self_assessed",
+        "subject", "base_model", "policy", "seeds", "modification", "reports", "checks",
+        "judges", "prompt_sets", "attacks", "deployment_parity", "counter_evidence",
+        "counter_evidence_note", "limitations", "environment", "journal", "frameworks",
+        "self_assessed",
     }  # fmt: skip
     assert certificate["self_assessed"] is True
     assert certificate["subject"] == SUBJECT
@@ -55,7 +56,7 @@ def test_statement_says_what_was_met_and_when_and_never_safe() -> None:
     certificate = issue_certificate(make_evidence(), SUBJECT)
     assert certificate["statement"] == (
         "Met policy demo-weapons (sha256 a1a1a1a1a1a1) at thresholds erasure/all <= 0.05, "
-        "quality/kid <= 0.05 under tests on 1000 pictures on 2026-11-24."
+        "quality/kid <= 0.05, under tests on 1000 pictures on 2026-11-24."
     )
     assert certificate["counts"] == {
         "pass": 2, "warn": 1, "fail": 0, "inconclusive": 0, "waived": 0
@@ -115,7 +116,7 @@ def test_a_report_on_another_policy_is_refused() -> None:
 
 def test_known_counter_evidence_stands_instead_of_the_note() -> None:
     attack = {"attack": "paraphrase", "success_rate": 0.2}
-    certificate = issue_certificate(make_evidence(counter_evidence=(attack,)), SUBJECT)
+    certificate = issue_certificate(make_evidence(known_attacks=(attack,)), SUBJECT)
     assert certificate["counter_evidence"] == [attack]
     assert certificate["counter_evidence_note"] == ""
 

@@ -11,11 +11,12 @@ from rich.console import Console
 from safediff.attack.params import ATTACKS
 from safediff.gate.verdict import CheckResult, GateReport, Verdict
 from safediff.policy.schema import AttackName
+from safediff.release.attacked import counter_evidence
 from safediff.release.certificate import issue_certificate
 from safediff.report.html import render_html
 from safediff.report.table import render_table
 from safediff.report.wording import title_of
-from safediff.workflow.evidence import ATTACKED, NOT_ATTACKED, counter_evidence, limitations
+from safediff.workflow.evidence import ATTACKED, NOT_ATTACKED, limitations
 
 DETAILS = {"access": "white-box", "unet_passes_per_prompt": 32, "post_hits": 3, "post_n": 20}
 
@@ -77,10 +78,10 @@ def test_what_an_attack_brought_back_is_counter_evidence() -> None:
 
 
 def test_a_certificate_never_says_that_no_attack_was_run_when_one_was() -> None:
-    policy = make_evidence().policy["sha256"]
+    policy, quiet = make_evidence().policy["sha256"], {**DETAILS, "post_hits": 0}
     for rows, note in (
         ((), "No attack was run"),
-        ((attacked(Verdict.PASS),), "No attack that was run brought a concept back"),
+        ((attacked(Verdict.PASS, details=quiet),), "No attack that was run brought a concept back"),
     ):
         evidence = make_evidence(reports=(report(*rows, policy_sha256=policy),))
         certificate = issue_certificate(evidence, [])

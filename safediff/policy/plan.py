@@ -10,6 +10,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from pydantic import TypeAdapter, ValidationError
+
+from safediff.errors import UsageError
+
 Json = dict[str, Any]
 Metric = Literal["fid", "kid", "clip", "lpips", "null_drift"]
 QualitySource = Literal["judge", "inception", "alex", "vgg"]
@@ -211,6 +215,19 @@ class VerifyPlan:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WaiverPlan:
+    """Misses of the checks that a pattern names are accepted until a day."""
+
+    check: str
+    """Id of a check; ``*`` stands for anything."""
+    reason: str
+    owner: str
+    expires: str
+    """Last day, ISO 8601, UTC."""
+    line: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class ExportPlan:
     """Which engines are built."""
 
@@ -235,6 +252,7 @@ class Plan:
     guard: GuardPlan | None = None
     verify: VerifyPlan
     export: ExportPlan
+    waivers: tuple[WaiverPlan, ...] = ()
     notes: tuple[str, ...] = field(default=())
     """What resolution changed or left out, in sentences for the user."""
 
@@ -255,7 +273,26 @@ class Plan:
             del data["guard"]
         if not self.verify.attacks:  # likewise
             del data["verify"]["attacks"]
+        if not self.waivers:  # likewise
+            del data["waivers"]
         return data
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], path: str) -> "Plan":
+        """Read what ``to_json`` wrote; ``path`` is where the policy was read from.
+
+        Raises:
+            UsageError: the data is no plan of this version.
+        """
+        try:
+            return TypeAdapter(cls).validate_json(json.dumps({**data, "path": path}))
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            where = ".".join(map(str, first["loc"]))
+            raise UsageError(
+                f"not a plan of this version: {where}: {first['msg']}",
+                next_step="read it with the version of safediff that wrote it",
+            ) from error
 
     @property
     def sha256(self) -> str:

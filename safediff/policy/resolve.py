@@ -23,6 +23,7 @@ from safediff.policy.quality import resolve_quality
 from safediff.policy.retention import resolve_keep, resolve_retention
 from safediff.policy.source import Source
 from safediff.policy.templates import placeholders
+from safediff.policy.waivers import resolve_waivers
 
 
 def resolve(policy: schema.Policy, source: Source) -> Plan:
@@ -44,6 +45,7 @@ def resolve(policy: schema.Policy, source: Source) -> Plan:
     guard = resolve_guard(desk, concepts)
     _check_unused_values(desk)
     entry = policy.erase
+    verify = _verify(desk, erasure, retention, resolve_attacks(desk, concepts), len(concepts))
     plan = Plan(
         version=policy.version,
         name=policy.name,
@@ -59,8 +61,9 @@ def resolve(policy: schema.Policy, source: Source) -> Plan:
             keep=keep,
         ),
         guard=guard,
-        verify=_verify(desk, erasure, retention, resolve_attacks(desk, concepts), len(concepts)),
+        verify=verify,
         export=ExportPlan(**policy.export.model_dump()),
+        waivers=resolve_waivers(desk, [concept.name for concept in concepts], verify),
         notes=tuple(dict.fromkeys(desk.notes)),
     )
     source.raise_problems()

@@ -17,6 +17,7 @@ Instead = Annotated[str, Field(max_length=400, pattern=r"^(\S(.*\S)?)?$")]
 """Likewise, or nothing."""
 
 Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
+Day = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")]
 Rate = Annotated[float, Field(ge=0.0, le=1.0)]
 Confidence = Annotated[float, Field(ge=0.5, lt=1.0)]
 Count = Annotated[int, Field(ge=1)]
@@ -369,6 +370,17 @@ class Verify(Entry):
     budget: Budget = Budget()
 
 
+class Waiver(Entry):
+    """A failure that somebody accepts for a while; it stays visible in every output."""
+
+    check: Text = Field(
+        description="Id of a check, as in the report; * stands for anything: robustness/*."
+    )
+    reason: Text
+    owner: Text = Field(description="Who answers for it.")
+    expires: Day = Field(description="Last day (UTC), YYYY-MM-DD; from then on it is a failure.")
+
+
 class Export(Entry):
     """Which engines are built."""
 
@@ -394,6 +406,9 @@ class Policy(Entry):
         default=None, description="Steers every model but the base; default: none."
     )
     verify: Verify
+    waivers: tuple[Waiver, ...] = Field(
+        default=(), description="Failures that are accepted until a day."
+    )
     export: Export = Export()
 
 

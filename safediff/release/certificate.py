@@ -1,22 +1,26 @@
 """safety-certificate.json: what was measured, about which files, with which verdict, until when.
 
-A certificate says "met policy P at thresholds T under tests S on date D", nothing more.
+A certificate says "met policy P at thresholds T under tests S on date D", nothing more. What it
+derives from other parts of itself is derived by ``derived`` alone, so that whoever recounts the
+evidence derives the same again.
 """
 
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
 
 from safediff.errors import UsageError
 from safediff.gate.verdict import CheckResult, GateReport, Verdict, overall
+from safediff.release.attacked import attacks_on, counter_evidence
+from safediff.release.frameworks import FRAMEWORKS
 
 Json = dict[str, Any]
 
 CERTIFICATE_NAME = "safety-certificate.json"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 KIND = "safediff-safety-certificate"
 VALIDITY = timedelta(days=180)
 """Attacks improve, so evidence ages."""
@@ -39,6 +43,8 @@ class Evidence:
     policy: Json
     """``name``, ``path``, ``sha256`` (of the file), ``version``, ``resolved`` (the plan),
     ``waivers``."""
+    seeds: Json
+    """``seed`` and ``images_per_prompt``; with its prompt and number they give a picture's own."""
     base_model: Json
     """``id``, ``revision``, ``sha256`` (hashes by file or part), ``license``."""
     modification: Json
@@ -47,10 +53,11 @@ class Evidence:
     """Gate reports, or their JSON. That on an engine names it in ``model_sha256["engine"]``."""
     judges: Sequence[Json] = ()
     prompt_sets: Sequence[Json] = ()
-    """By hash: ``id``, ``sha256``, ``n``, ``held_out``; never the prompts."""
+    """By hash: ``id``, ``sha256``, ``n``, ``license``, ``held_out``; never the prompts."""
     deployment_parity: Sequence[Json] = ()
     """``Parity.to_json`` of each engine, with ``artifact`` and ``reference``."""
-    counter_evidence: Sequence[Json] = ()
+    known_attacks: Sequence[Json] = ()
+    """Successes against this model that were found elsewhere."""
     limitations: Sequence[str] = ()
     environment: Mapping[str, str]
     journal: Json
@@ -79,31 +86,75 @@ def issue_certificate(evidence: Evidence, subject: Sequence[Json]) -> Json:
                 f"the certificate about {evidence.policy['sha256'][:12]}",
                 "verify again with this policy",
             )
-    verdict = _verdict(reports, evidence.deployment_parity, subject)
     certificate: Json = {
         "schema_version": SCHEMA_VERSION,
         "kind": KIND,
-        "verdict": verdict.value,
-        "statement": _statement(verdict, reports, evidence),
-        "counts": _counts(reports),
         "issued_at": evidence.issued_at.isoformat(timespec="seconds"),
-        "expires_at": (evidence.issued_at + VALIDITY).isoformat(timespec="seconds"),
         "subject": list(subject),
         "base_model": evidence.base_model,
         "policy": evidence.policy,
+        "seeds": evidence.seeds,
         "modification": evidence.modification,
-        "checks": [row for report in reports for row in _rows(report)],
         "judges": list(evidence.judges),
         "prompt_sets": list(evidence.prompt_sets),
         "deployment_parity": list(evidence.deployment_parity),
-        "counter_evidence": list(evidence.counter_evidence),
-        "counter_evidence_note": "" if evidence.counter_evidence else _without_success(reports),
         "limitations": list(evidence.limitations),
         "environment": dict(evidence.environment),
         "journal": evidence.journal,
+        "frameworks": [dict(row) for row in FRAMEWORKS],
         "self_assessed": True,
     }
-    return certificate
+    return {**certificate, **derived(certificate, reports, evidence.known_attacks)}
+
+
+def derived(certificate: Json, reports: Sequence[GateReport], known: Sequence[Json]) -> Json:
+    """Everything in a certificate that follows from its reports and its other parts.
+
+    Args:
+        certificate: with everything that does not follow.
+        reports: in their order.
+        known: attacks that succeeded elsewhere.
+    """
+    parity = certificate["deployment_parity"]
+    verdict = _verdict(reports, parity, certificate["subject"])
+    successes = [*counter_evidence(reports), *known]
+    return {
+        "verdict": verdict.value,
+        "statement": _statement(verdict, reports, certificate),
+        "counts": _counts(reports),
+        "expires_at": _expiry(certificate["issued_at"], reports).isoformat(timespec="seconds"),
+        "reports": [_summary(report) for report in reports],
+        "checks": [row for report in reports for row in _rows(report, certificate["seeds"])],
+        "attacks": attacks_on(reports),
+        "deployment_parity": [{**row, "gate_rerun": _gated_engine(reports)} for row in parity],
+        "counter_evidence": successes,
+        "counter_evidence_note": "" if successes else _without_success(reports),
+    }
+
+
+def reports_in(certificate: Json) -> list[GateReport]:
+    """The reports that a certificate was issued on.
+
+    Raises:
+        UsageError: the rows do not make such reports.
+    """
+    policy = certificate["policy"]
+    return [
+        GateReport.from_json(
+            {
+                **summary,
+                "results": [
+                    {k: v for k, v in row.items() if k not in ("subject", "decides", "seeds")}
+                    for row in certificate["checks"]
+                    if row["subject"] == summary["subject"]
+                ],
+                "policy_name": policy["name"],
+                "policy_sha256": policy["sha256"],
+                "environment": certificate["environment"],
+            }
+        )
+        for summary in certificate["reports"]
+    ]
 
 
 def dump_certificate(certificate: Json) -> str:
@@ -141,11 +192,14 @@ def _verdict(
         return Verdict.FAIL
     compared = {row["artifact"] for row in parity}
     engines = {file["path"] for file in subject if file["format"] == "onnx"}
-    gated = any(report.decides and "engine" in report.model_sha256 for report in reports)
-    unproven = engines and not (gated and engines <= compared)
+    unproven = engines and not (_gated_engine(reports) and engines <= compared)
     if verdict is Verdict.INCONCLUSIVE or unproven:
         return Verdict.INCONCLUSIVE
     return Verdict.PASS
+
+
+def _gated_engine(reports: Sequence[GateReport]) -> bool:
+    return any(report.decides and "engine" in report.model_sha256 for report in reports)
 
 
 def _without_success(reports: Sequence[GateReport]) -> str:
@@ -158,13 +212,31 @@ def _counts(reports: Sequence[GateReport]) -> dict[str, int]:
     return {verdict.value: verdicts.count(verdict) for verdict in Verdict}
 
 
-def _rows(report: GateReport) -> list[Json]:
+def _rows(report: GateReport, seeds: Json) -> list[Json]:
     rows: list[Json] = report.to_json()["results"]
-    return [{"subject": report.subject, "decides": report.decides, **row} for row in rows]
+    about = {"subject": report.subject, "decides": report.decides, "seeds": seeds}
+    return [{**about, **row} for row in rows]
 
 
-def _statement(verdict: Verdict, reports: Sequence[GateReport], evidence: Evidence) -> str:
-    policy, day = evidence.policy, evidence.issued_at.date().isoformat()
+def _summary(report: GateReport) -> Json:
+    """A report without its results and without what the certificate says already."""
+    data = report.to_json()
+    told = ("results", "policy_name", "policy_sha256", "environment")
+    return {name: value for name, value in data.items() if name not in told}
+
+
+def _expiry(issued_at: str, reports: Sequence[GateReport]) -> datetime:
+    """The end of ``VALIDITY``, or of the first waiver that something rests on."""
+    ends = [
+        datetime.combine(date.fromisoformat(day) + timedelta(days=1), time(), UTC)
+        for result in _deciding(reports)
+        if result.verdict is Verdict.WAIVED and (day := result.details.get("waiver_expires"))
+    ]
+    return min([datetime.fromisoformat(issued_at) + VALIDITY, *ends])
+
+
+def _statement(verdict: Verdict, reports: Sequence[GateReport], certificate: Json) -> str:
+    policy, day = certificate["policy"], certificate["issued_at"][:10]
     name = f"policy {policy['name']} (sha256 {policy['sha256'][:12]})"
     if verdict is Verdict.INCONCLUSIVE:
         return f"Whether {name} is met could not be established on {day}."
@@ -175,7 +247,9 @@ def _statement(verdict: Verdict, reports: Sequence[GateReport], evidence: Eviden
     }
     met = "Met" if verdict is Verdict.PASS else "Did not meet"
     num_images = sum(report.num_images for report in reports)
+    num_waived = _counts(reports)[Verdict.WAIVED.value]
+    waived = f", {num_waived} of them waived" if num_waived else ""
     return (
-        f"{met} {name} at thresholds {', '.join(claims)} under tests on {num_images} pictures "
-        f"on {day}."
+        f"{met} {name} at thresholds {', '.join(claims)}{waived}, under tests on {num_images} "
+        f"pictures on {day}."
     )

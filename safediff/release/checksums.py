@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from safediff.errors import Inconclusive, UsageError
@@ -37,10 +38,33 @@ def verify_checksums(folder: Path) -> None:
         UsageError: a file differs, is missing or was added, or there is no list.
         Inconclusive: a file can't be read.
     """
-    listed = _read_sums(folder / SUMS_NAME)
+    problems = mismatches(folder, read_sums(folder))
+    if problems:
+        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
+        raise UsageError(
+            f"{folder}: does not match its {SUMS_NAME}: {problems[0]}{more}",
+            "do not deploy it; get the release again from where it was made",
+        )
+
+
+def read_sums(folder: Path) -> dict[str, str]:
+    """The listed hashes by path.
+
+    Raises:
+        UsageError: there is no list, or a line of it is broken.
+    """
+    return _read_sums(folder / SUMS_NAME)
+
+
+def mismatches(folder: Path, listed: Mapping[str, str]) -> list[str]:
+    """What is missing, was added or differs, in words; empty where the folder is as listed.
+
+    Raises:
+        Inconclusive: a file can't be read.
+    """
     present = _files(folder)
     try:
-        problems = [
+        return [
             *(f"{name} is missing" for name in sorted(listed.keys() - present)),
             *(f"{name} is not listed" for name in sorted(present - listed.keys())),
             *(
@@ -51,12 +75,6 @@ def verify_checksums(folder: Path) -> None:
         ]
     except OSError as error:
         raise Inconclusive(f"{error.filename}: cannot be read ({error.strerror})") from error
-    if problems:
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise UsageError(
-            f"{folder}: does not match its {SUMS_NAME}: {problems[0]}{more}",
-            "do not deploy it; get the release again from where it was made",
-        )
 
 
 def _files(folder: Path) -> set[str]:

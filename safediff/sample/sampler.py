@@ -1,6 +1,5 @@
 """Draws pictures from seeds: the same prompt and index give the same latents in any batch."""
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -9,15 +8,8 @@ from torch import Tensor
 
 from safediff.guard.base import ClassifierFree, Guard
 from safediff.models.backbone import Backbone, Condition
-
-
-@dataclass(frozen=True)
-class Draw:
-    """One picture to draw."""
-
-    prompt: str
-    index: int = 0
-    """Which picture of this prompt; the seed is derived from prompt, index and the plan's seed."""
+from safediff.sample.draw import Draw as Draw
+from safediff.sample.draw import seed_of as seed_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,12 +31,6 @@ class Picture:
     """uint8 (3, H, W)."""
     finite: bool
     """False if the denoiser produced a value that is not finite: the picture shows nothing."""
-
-
-def seed_of(draw: Draw, seed: int) -> int:
-    """A 63-bit seed from prompt, index and base seed; independent of batch and order."""
-    digest = hashlib.sha256(f"{seed}|{draw.index}|{draw.prompt}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
 
 
 def initial_latents(draws: Sequence[Draw], shape: tuple[int, int, int], seed: int) -> Tensor:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from safediff.policy.plan import ConceptPlan, Plan, PromptPlan
-from safediff.sample.sampler import Draw
+from safediff.sample.draw import Draw
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from safediff.gate.sequential import Stop
 from safediff.gate.stopping import Key, Order
 from safediff.policy.plan import Plan
-from safediff.sample.sampler import Draw
+from safediff.sample.draw import Draw
 from safediff.verify.assignments import Assignment
 
 

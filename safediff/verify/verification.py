@@ -1,7 +1,7 @@
 """One verification: the base is drawn once, then any number of subjects against it."""
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from types import TracebackType
 
@@ -22,6 +22,7 @@ from safediff.gate.stopping import (
     tallies_at,
 )
 from safediff.gate.verdict import CheckResult, GateReport
+from safediff.gate.waiving import apply_waivers
 from safediff.guard.base import Guard
 from safediff.guard.load import make_guard
 from safediff.judge.load import load_judges
@@ -166,9 +167,11 @@ class Verification:
             own = self.guards.get(subject, self.guard)
             results += self.attacks.results(subject, backbone, model_sha256, own, self._accuracy())
         results += extra
+        finished = _now()
+        today = date.fromisoformat(finished[:10])
         report = GateReport(
             subject=subject,
-            results=checks.cross_check(results),
+            results=apply_waivers(checks.cross_check(results), self.plan.waivers, today),
             policy_name=self.plan.name,
             policy_sha256=self.plan.source_sha256,
             plan_sha256=self.plan.sha256,
@@ -179,7 +182,7 @@ class Verification:
                 "threshold": self.judge.threshold,
             },
             started=started,
-            finished=_now(),
+            finished=finished,
             num_images=len(album.draws) + self.attacks.num_pictures(subject),
             environment=environment(),
             decides=decides,

@@ -1,5 +1,6 @@
 """Exports the UNet of a run and measures what the engine changed."""
 
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -80,4 +81,9 @@ def _condition(base: Backbone, texts: list[str]) -> Condition:
 
 def parity_json(found: Parity, artifact: str) -> dict[str, Any]:
     """The comparison as the certificate holds it."""
-    return found.to_json() | {"artifact": artifact, "reference": "PyTorch, fp32"}
+    worst = found.worst_max_abs
+    return found.to_json() | {
+        "artifact": artifact,
+        "reference": "PyTorch, fp32",
+        "max_abs": worst if isfinite(worst) else None,
+    }

@@ -109,6 +109,7 @@ def _export(
         verification.judge,
         training,
         [parity_json(parity, "unet/model.onnx")],
+        base,
     )
     write_release(
         run.release,

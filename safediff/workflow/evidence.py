@@ -11,10 +11,14 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from safediff.environment import environment
+from safediff import __version__
+from safediff.environment import environment, package_identity
 from safediff.erase.methods import METHODS
+from safediff.gate.accuracy import erased_labels
+from safediff.gate.stats import rate
 from safediff.gate.verdict import GateReport, save_report
 from safediff.judge.base import Judge
+from safediff.models.backbone import Backbone
 from safediff.models.patch import Patch
 from safediff.policy.plan import Plan
 from safediff.release.certificate import Evidence
@@ -24,11 +28,13 @@ from safediff.report.html import write_html
 from safediff.report.markdown import render_markdown
 from safediff.sample.sampler import Draw
 from safediff.verify.album import Album
+from safediff.workflow.flops import flop_estimate
 from safediff.workflow.run_folder import RunFolder
 from safediff.workflow.training import Training
 
 ROWS_PER_GRID = 8
 THUMBNAIL_PX = 192
+POLICY_PROMPTS = "that of the policy and the files it names"
 NOT_ATTACKED = (
     "No adversarial attack was run: whether an adversary can bring an erased concept back is not "
     "known from this report."
@@ -131,9 +137,9 @@ def certificate_evidence(
     judge: Judge,
     training: Training,
     parity: Sequence[dict[str, Any]],
+    base: Backbone,
 ) -> Evidence:
     """The certificate's content apart from the released files."""
-    card = judge.calibration([label for c in plan.concepts for label in c.labels])
     return Evidence(
         issued_at=datetime.now(UTC),
         policy={
@@ -142,7 +148,11 @@ def certificate_evidence(
             "sha256": plan.source_sha256,
             "version": plan.version,
             "resolved": plan.to_json(),
-            "waivers": [],
+            "waivers": [asdict(waiver) for waiver in plan.waivers],
+        },
+        seeds={
+            "seed": plan.verify.sampling.seed,
+            "images_per_prompt": plan.verify.sampling.images_per_prompt,
         },
         base_model={
             "id": plan.model.base,
@@ -150,21 +160,13 @@ def certificate_evidence(
             "sha256": {"unet": training.teacher.base_sha256},
             "license": "apache-2.0" if plan.model.base == "embedded" else "other",
         },
-        modification=modification(plan, run, training.teacher, training),
+        modification=modification(plan, run, training.teacher, training, base),
         reports=reports,
-        judges=[
-            {
-                "id": judge.name,
-                "weights_sha256": judge.weights_sha256,
-                "threshold": judge.threshold,
-                **asdict(card),
-            }
-        ],
+        judges=[judge_facts(plan, judge)],
         prompt_sets=prompt_sets(plan),
         deployment_parity=parity,
-        counter_evidence=counter_evidence(reports),
         limitations=limitations(reports),
-        environment=environment(),
+        environment={**environment(), **package_identity()},
         journal={
             "path": "journal.jsonl",
             "sha256": sha256_file(run.path / "journal.jsonl"),
@@ -172,26 +174,43 @@ def certificate_evidence(
     )
 
 
-def counter_evidence(reports: Sequence[GateReport]) -> list[dict[str, Any]]:
-    """Attacks that brought a concept back where the direct prompt did not."""
-    return [
-        {
-            "attack": result.id.partition("/")[2],
-            "subject": report.subject,
-            "access": result.details["access"],
-            "unet_passes_per_prompt": result.details["unet_passes_per_prompt"],
-            "successes": result.details["post_hits"],
-            "of_prompts": result.details["post_n"],
-        }
-        for report in reports
-        for result in report.results
-        if report.decides and result.details.get("post_hits")
-    ]
+def judge_facts(plan: Plan, judge: Judge) -> dict[str, Any]:
+    """Who decided, and how good it is on real pictures of the erased labels."""
+    confidence = plan.verify.erasure.confidence
+    card = judge.calibration(erased_labels(plan))
+    passed = card.num_negatives - card.false_alarms
+    return {
+        "id": judge.name,
+        "version": __version__,
+        "weights_sha256": judge.weights_sha256,
+        "threshold": judge.threshold,
+        "sensitivity": _accuracy(card.sensitivity_hits, card.num_positives, confidence),
+        "specificity": _accuracy(passed, card.num_negatives, confidence),
+        "calibration_sha256": hashlib.sha256(
+            json.dumps(asdict(card), sort_keys=True).encode()
+        ).hexdigest(),
+    }
 
 
-def modification(plan: Plan, run: RunFolder, patch: Patch, training: Training) -> dict[str, Any]:
+def _accuracy(hits: int, n: int, confidence: float) -> dict[str, Any]:
+    found = rate(hits, n, confidence) if n else None
+    return {
+        "hits": hits,
+        "n": n,
+        "value": found.value if found else None,
+        "lower": found.lower if found else None,
+        "upper": found.upper if found else None,
+        "confidence": confidence,
+    }
+
+
+def modification(
+    plan: Plan, run: RunFolder, patch: Patch, training: Training, base: Backbone
+) -> dict[str, Any]:
     """How the weights were changed, at what cost."""
     cost = json.loads((run.path / "training.json").read_text(encoding="utf-8"))
+    seconds = float(cost["seconds"])
+    device = next(base.text_encoder.parameters()).device
     return {
         "method": plan.erase.method,
         "paper": METHODS[plan.erase.method].paper,
@@ -199,27 +218,40 @@ def modification(plan: Plan, run: RunFolder, patch: Patch, training: Training) -
         "settings": asdict(training.params),
         "seed": plan.erase.seed,
         "parameters_changed": sum(t.numel() for t in patch.tensors.values()),
+        "steps": len(training.steps) or None,
         "unet_sample_passes": cost["passes"],
-        "seconds": float(cost["seconds"]),
+        "seconds": seconds,
+        "gpu_hours": seconds / 3600 if device.type == "cuda" else 0.0,
+        "flop_estimate": flop_estimate(base, cost["passes"]),
         "patch_sha256": sha256_file(run.patch),
     }
 
 
 def prompt_sets(plan: Plan) -> list[dict[str, Any]]:
     """Prompt lists by hash; whether training saw them."""
-    sets: dict[str, tuple[list[str], bool]] = {}
+    sets: dict[str, tuple[list[str], bool, str]] = {}
     for concept in plan.concepts:
         texts = [p.prompt for p in concept.prompts]
-        sets[f"erasure/{concept.name}"] = (texts, not set(texts) & set(concept.phrasings))
+        hub = concept.hub_prompts
+        license = f"that of {hub.dataset}@{hub.revision}" if hub else POLICY_PROMPTS
+        held_out = not set(texts) & set(concept.phrasings)
+        sets[f"erasure/{concept.name}"] = (texts, held_out, license)
     for check in plan.verify.retention:
         texts = [p.prompt for p in check.prompts]
-        sets[f"retention/{check.name}"] = (texts, not set(texts) & set(plan.erase.keep))
+        held_out = not set(texts) & set(plan.erase.keep)
+        sets[f"retention/{check.name}"] = (texts, held_out, POLICY_PROMPTS)
+    for attack in plan.verify.attacks:
+        texts = [attempt.prompt for attempt in attack.attempts]
+        phrasings = {text for concept in plan.concepts for text in concept.phrasings}
+        held_out = not set(texts) & phrasings
+        sets[f"robustness/{attack.name}"] = (texts, held_out, POLICY_PROMPTS)
     return [
         {
             "id": name,
             "sha256": hashlib.sha256("\n".join(texts).encode()).hexdigest(),
             "n": len(texts),
+            "license": license,
             "held_out": held_out,
         }
-        for name, (texts, held_out) in sets.items()
+        for name, (texts, held_out, license) in sets.items()
     ]

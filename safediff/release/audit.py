@@ -1,0 +1,177 @@
+"""Checks a certificate against its release: files, journal, every check, the verdict. No model.
+
+Order: signature, files, journal, recount. Where the files are not those that were certified, the
+journal is not the certified one either, so nothing is recounted and nothing is claimed.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from safediff.errors import Inconclusive, UsageError
+from safediff.gate.journal import read_journal
+from safediff.gate.verdict import GateReport, Verdict
+from safediff.release.certificate import CERTIFICATE_NAME, derived
+from safediff.release.certificate_schema import read_certificate
+from safediff.release.checksums import SIGNATURE_NAME, mismatches, read_sums, sha256_file
+from safediff.release.replay import Replay, replay
+from safediff.release.signing import check_signature
+from safediff.release.weights import file_state_sha256
+
+Json = dict[str, Any]
+
+UNET_PATH = "unet/diffusion_pytorch_model.safetensors"
+PATCH_PATH = "patch.safetensors"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Audit:
+    """What came of it."""
+
+    certificate: Json
+    facts: dict[str, str]
+    """What was checked, by topic, in order."""
+    problems: tuple[str, ...]
+    """What does not match; empty where everything does."""
+    reports: tuple[GateReport, ...] = field(default=())
+    """Decided again; none where the files do not match."""
+    verdict: Verdict = Verdict.INCONCLUSIVE
+    """Decided again; INCONCLUSIVE where nothing was."""
+
+
+def audit(path: Path, release: Path, public_key: Path | None, now: datetime) -> Audit:
+    """Check everything that can be checked without a model.
+
+    Args:
+        path: the certificate; the release holds the same one.
+        release: the folder that it is about.
+        public_key: of whoever signed it; None: a signature is not looked at.
+        now: with time zone.
+
+    Raises:
+        UsageError: ``path`` is no certificate, or ``release`` no release.
+        Inconclusive: a file can't be read, or the signing extra is missing.
+    """
+    certificate = read_certificate(path)
+    facts = _about(certificate)
+    problems = [*_signature(release, public_key, facts)]
+    problems += _files(certificate, path, release, facts)
+    if problems:
+        return Audit(certificate=certificate, facts=facts, problems=tuple(problems))
+    try:
+        found = replay(certificate, read_journal(release / certificate["journal"]["path"]))
+    except (UsageError, Inconclusive, KeyError, ValueError) as error:
+        return Audit(certificate=certificate, facts=facts, problems=(f"journal: {error}",))
+    facts["checks"] = _recounted(found)
+    again = _derived_again(certificate, found.reports)
+    problems += [*found.problems, *_not_following(certificate, again)]
+    if datetime.fromisoformat(certificate["expires_at"]) < now:
+        problems.append(f"the certificate expired at {certificate['expires_at']}")
+    return Audit(
+        certificate=certificate,
+        facts=facts,
+        problems=tuple(problems),
+        reports=found.reports,
+        verdict=Verdict(again["verdict"]),
+    )
+
+
+def _about(certificate: Json) -> dict[str, str]:
+    policy, issued = certificate["policy"], certificate["issued_at"]
+    name = f"policy {policy['name']} (sha256 {policy['sha256'][:12]})"
+    return {"certificate": f"{name}, issued {issued}, valid until {certificate['expires_at']}"}
+
+
+def _signature(release: Path, public_key: Path | None, facts: dict[str, str]) -> Iterator[str]:
+    if public_key is None:
+        signed = (release / SIGNATURE_NAME).exists()
+        facts["signature"] = "not checked, give --public-key" if signed else "none"
+        return
+    problem = check_signature(release, public_key)
+    facts["signature"] = problem or f"made with the private key of {public_key.name}"
+    if problem:
+        yield problem
+
+
+def _files(certificate: Json, path: Path, release: Path, facts: dict[str, str]) -> Iterator[str]:
+    """Files that are not those of SHA256SUMS, or not those of the certificate."""
+    listed = read_sums(release)
+    found = mismatches(release, listed)
+    yield from found
+    if path.read_bytes() != _bytes(release / CERTIFICATE_NAME):
+        yield f"{CERTIFICATE_NAME} of the release differs from {path}"
+    certified = {row["path"]: row["sha256"] for row in certificate["subject"]}
+    certified[certificate["journal"]["path"]] = certificate["journal"]["sha256"]
+    if PATCH_PATH in listed:
+        certified[PATCH_PATH] = certificate["modification"]["patch_sha256"]
+    for name, sha256 in certified.items():
+        if name not in listed:
+            yield f"{name} is certified but not listed"
+        elif not found and sha256_file(release / name) != sha256:
+            yield f"{name} differs from the certificate"
+    if not found:
+        yield from _weights(certificate, release)
+    facts["files"] = f"{len(listed)} listed, {len(certified)} of them by the certificate itself"
+
+
+def _weights(certificate: Json, release: Path) -> Iterator[str]:
+    """The weights in the file against those that the reports were measured on."""
+    path = release / UNET_PATH
+    measured = [r for r in certificate["reports"] if r["decides"] and "unet" in r["model_sha256"]]
+    if not path.exists() or not measured:
+        return
+    try:
+        shipped = file_state_sha256(path)
+    except (OSError, ValueError, KeyError) as error:
+        yield f"{UNET_PATH} cannot be read ({error})"
+        return
+    for report in measured:
+        if report["model_sha256"]["unet"] != shipped:
+            yield f"{UNET_PATH} holds other weights than {report['subject']} was measured on"
+
+
+def _bytes(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None
+
+
+def _recounted(found: Replay) -> str:
+    names = list(dict.fromkeys(found.redecided))
+    text = f"{found.num_recounted} recounted from the journal"
+    if names:
+        text += f"; only the decision made again: {', '.join(names)}"
+    return text
+
+
+def _derived_again(certificate: Json, reports: Sequence[GateReport]) -> Json:
+    """What follows from the reports; successes from elsewhere are taken as they are."""
+    own = derived(certificate, reports, [])
+    known = [row for row in certificate["counter_evidence"] if row not in own["counter_evidence"]]
+    return derived(certificate, reports, known)
+
+
+def _not_following(certificate: Json, again: Json) -> Iterator[str]:
+    """Parts of the certificate that do not follow from its checks."""
+    for name in ("verdict", "statement", "counts", "expires_at", "counter_evidence_note"):
+        if certificate[name] != again[name]:
+            said = f"{certificate[name]!r}, decided {again[name]!r}"
+            yield f"{name} does not follow from the checks: {said}"
+    for name in ("counter_evidence", "deployment_parity"):
+        if certificate[name] != again[name]:
+            yield f"{name} does not follow from the checks"
+    if [_outcome(row) for row in certificate["attacks"]] != list(map(_outcome, again["attacks"])):
+        yield "attacks does not follow from the checks"
+
+
+def _outcome(attack: Json) -> Json:
+    """Without the note, whose wording may change, and with rates that are equal if counts are."""
+    success = {
+        name: found and (found["successes"], found["attempts"])
+        for name, found in attack["success"].items()
+    }
+    told = ("id", "subject", "access", "budget", "verdict")
+    return {**{name: attack[name] for name in told}, "success": success}
