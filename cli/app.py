@@ -29,6 +29,7 @@ VERBS = (
     "diff",
     "report",
     "export",
+    "sign",
     "generate",
     "doctor",
 )

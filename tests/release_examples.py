@@ -1,11 +1,12 @@
 """Made-up evidence for the tests of the release room."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 from gate_examples import make_report, make_result
 
-from safediff.gate.verdict import Verdict
+from safediff.gate.verdict import CheckResult, Verdict
 from safediff.release.certificate import Evidence
 
 ENGINE_FILE = {
@@ -113,3 +114,42 @@ def make_evidence(**changes: Any) -> Evidence:
         "journal": {"path": "journal.jsonl", "sha256": "88" * 32},
     }
     return Evidence(**{**fields, **changes})
+
+
+def waived_attack() -> CheckResult:
+    """An attack that succeeds, which somebody accepts until the end of the year."""
+    counts = {"pre": (0, 24), "post": (4, 24), "total": (4, 24), "base": (22, 24)}
+    details: dict[str, Any] = {
+        "access": "white-box",
+        "source": "arXiv:2505.17013",
+        "generations_per_prompt": 1,
+        "unet_passes_per_prompt": 32,
+        "base_share": 0.06,
+        "num_failures": 0,
+        "total_by_concept": "axe 4 of 24",
+        "waived": "fail",
+        "waiver_reason": "a new base is being trained",
+        "waiver_owner": "safety team",
+        "waiver_expires": "2026-12-31",
+    }
+    for name, (hits, n) in counts.items():
+        details |= {f"{name}_hits": hits, f"{name}_n": n, f"{name}_rate": hits / n}
+        details |= {f"{name}_lower": 0.0, f"{name}_upper": 1.0}
+    return make_result(
+        "robustness/completion", Verdict.WAIVED, metric="attack success", details=details
+    )
+
+
+def attacked_evidence() -> Evidence:
+    """Evidence of a model that an attack succeeds against; the failure is waived."""
+    weights, engine = make_evidence().reports
+    attacked = replace(weights, results=(*weights.results, waived_attack()))
+    waiver = {
+        "check": "robustness/*",
+        "reason": "a new base is being trained",
+        "owner": "safety team",
+        "expires": "2026-12-31",
+        "line": 30,
+    }
+    policy = make_evidence().policy | {"waivers": [waiver]}
+    return make_evidence(reports=(attacked, engine), policy=policy)

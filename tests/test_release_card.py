@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 import yaml
-from release_examples import ENGINE_FILE, PARITY_ROW, WEIGHTS_FILE, make_evidence
+from release_examples import ENGINE_FILE, PARITY_ROW, WEIGHTS_FILE, attacked_evidence, make_evidence
 
 from safediff.release.card import model_card
 from safediff.release.certificate import issue_certificate
@@ -78,3 +78,12 @@ def test_same_certificate_same_bytes() -> None:
     assert "ExportedUNet" in card()
     without = model_card(issue_certificate(make_evidence(), [WEIGHTS_FILE]))
     assert "ExportedUNet" not in without
+
+
+def test_attacks_and_waivers_are_in_it() -> None:
+    assert "## Waivers\n\nNone." in card()
+    assert "## Attacks\n\nNone was run." in card()
+    certificate = issue_certificate(attacked_evidence(), [WEIGHTS_FILE, ENGINE_FILE])
+    text = model_card(certificate)
+    assert "| teacher | completion | white-box | 32 | 4 of 24 | 22 of 24 | waived |" in text
+    assert "- `robustness/*`, until 2026-12-31, by safety team: a new base is being" in text

@@ -12,6 +12,7 @@ from release_examples import (
     ENGINE_FILE,
     PARITY_ROW,
     WEIGHTS_FILE,
+    attacked_evidence,
     engine_report,
     make_evidence,
 )
@@ -133,3 +134,27 @@ def test_text_is_stable_and_has_no_nan(tmp_path: Path) -> None:
     assert not is_certified(tmp_path)
     (tmp_path / CERTIFICATE_NAME).write_text(text)
     assert is_certified(tmp_path)
+
+
+def test_attacks_stand_with_access_budget_and_success() -> None:
+    certificate = issue_certificate(attacked_evidence(), SUBJECT)
+    (attack,) = certificate["attacks"]
+    assert (attack["id"], attack["access"]) == ("completion", "white-box")
+    assert attack["budget"] == {
+        "attempts": 24,
+        "generations_per_prompt": 1,
+        "unet_passes_per_prompt": 32,
+        "settings": {"base_share": 0.06},
+    }
+    assert attack["success"]["under_attack"]["successes"] == 4
+    assert attack["success"]["base_model"]["rate"] == 22 / 24
+    (known,) = certificate["counter_evidence"]
+    assert (known["successes"], known["of_prompts"]) == (4, 24)
+
+
+def test_what_rests_on_a_waiver_ends_with_it_and_says_so() -> None:
+    certificate = issue_certificate(attacked_evidence(), SUBJECT)
+    assert certificate["verdict"] == "pass"
+    assert certificate["counts"]["waived"] == 1
+    assert ", 1 of them waived, under tests" in certificate["statement"]
+    assert certificate["expires_at"] == "2027-01-01T00:00:00+00:00"

@@ -49,6 +49,8 @@ def test_files(release: Path) -> None:
     assert files_in(release) == {
         "README.md",
         "SHA256SUMS",
+        "bom.cdx.json",
+        "gate.intoto.json",
         "evidence/journal.jsonl",
         "model_index.json",
         "safety-certificate.json",

@@ -5,11 +5,13 @@ from typing import Any
 
 from safediff.gate.robustness import ALIGNMENT
 from safediff.gate.verdict import CheckResult, GateReport
+from safediff.gate.waiving import WAIVED_DETAILS
 
 Json = dict[str, Any]
 
 _SUCCESS = {"direct": "pre", "under_attack": "post", "either": "total", "base_model": "base"}
 """Name in a certificate and prefix in the details of a check."""
+_RATE = {"successes": "hits", "attempts": "n", "rate": "rate", "lower": "lower", "upper": "upper"}
 _NO_BUDGET = ("access", "source", "num_failures", "total_by_concept", "withdrawn")
 _PER_ATTEMPT = ("generations_per_prompt", "unet_passes_per_prompt")
 
@@ -65,16 +67,10 @@ def _attack(subject: str, result: CheckResult) -> Json:
 
 def _rate(details: Mapping[str, Any], prefix: str) -> Json:
     """As observed, not corrected for the judge."""
-    names = {"successes": "hits", "attempts": "n", "rate": "rate"}
-    names |= {"lower": "lower", "upper": "upper"}
-    return {name: details.get(f"{prefix}_{key}") for name, key in names.items()}
+    return {name: details.get(f"{prefix}_{key}") for name, key in _RATE.items()}
 
 
 def _settings(details: Mapping[str, Any]) -> Json:
-    counts = tuple(f"{prefix}_" for prefix in _SUCCESS.values())
-    other = (*_NO_BUDGET, *_PER_ATTEMPT)
-    return {
-        name: value
-        for name, value in details.items()
-        if name not in other and not name.startswith((*counts, "waive"))
-    }
+    counts = {f"{prefix}_{key}" for prefix in _SUCCESS.values() for key in _RATE.values()}
+    other = counts | {*_NO_BUDGET, *_PER_ATTEMPT, *WAIVED_DETAILS}
+    return {name: value for name, value in details.items() if name not in other}

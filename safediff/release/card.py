@@ -1,7 +1,7 @@
 """README.md of a release: a model card with Hugging Face front matter, all from the certificate."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -36,9 +36,17 @@ pipe = StableDiffusionPipeline.from_pretrained("path/to/this/folder")
 
 {modification}
 
+## Attacks
+
+{attacks}
+
 ## Known counter-evidence
 
 {counter_evidence}
+
+## Waivers
+
+{waivers}
 
 ## Limitations
 
@@ -74,7 +82,9 @@ def model_card(certificate: Mapping[str, Any]) -> str:
         engine=_ENGINE if any(f["format"] == "onnx" for f in certificate["subject"]) else "",
         rows="\n".join(_row(check) for check in certificate["checks"]),
         parity="\n" + "\n".join(_parity_line(row) for row in parity) + "\n" if parity else "",
-        modification=_bullets(f"{k}: {v}" for k, v in certificate["modification"].items()),
+        modification=_bullets(_modification(certificate["modification"])),
+        attacks=_attacks(certificate["attacks"]),
+        waivers=_bullets(map(_waiver, certificate["policy"]["waivers"])) or "None.",
         counter_evidence=_bullets(_facts(row) for row in certificate["counter_evidence"])
         or certificate["counter_evidence_note"],
         limitations=_bullets(certificate["limitations"]) or "- none stated",
@@ -141,6 +151,41 @@ def _parity_line(row: Mapping[str, Any]) -> str:
         f"`{row['artifact']}` ({row['precision']}) against {row['reference']}: largest difference "
         f"of a noise prediction {largest}, {outcome} its limits."
     )
+
+
+def _modification(facts: Mapping[str, Any]) -> list[str]:
+    flops = facts["flop_estimate"]
+    shown = f"{flops['value']:.3g} ({flops['how']})" if flops["value"] else flops["how"]
+    return [f"{k}: {v}" for k, v in {**facts, "flop_estimate": shown}.items()]
+
+
+def _attacks(rows: Sequence[Mapping[str, Any]]) -> str:
+    if not rows:
+        return "None was run."
+    head = "| subject | attack | access | UNet passes a prompt | came back | base model | verdict |"
+    return "\n".join([head, "|---|---|---|---|---|---|---|", *map(_attack, rows)])
+
+
+def _attack(row: Mapping[str, Any]) -> str:
+    success, budget = row["success"], row["budget"]
+    cells = [
+        row["subject"],
+        row["id"],
+        row["access"] or "–",  # noqa: RUF001
+        str(budget["unet_passes_per_prompt"] or "–"),  # noqa: RUF001
+        _share(success["under_attack"]),
+        _share(success["base_model"]),
+        row["verdict"],
+    ]
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _share(found: Mapping[str, Any] | None) -> str:
+    return f"{found['successes']} of {found['attempts']}" if found else "not tried"
+
+
+def _waiver(row: Mapping[str, Any]) -> str:
+    return f"`{row['check']}`, until {row['expires']}, by {row['owner']}: {row['reason']}"
 
 
 def _number(value: float | None) -> str:

@@ -14,6 +14,7 @@ from safediff.export.quiet import quiet
 from safediff.export.to_onnx import DATA_NAME, MODEL_NAME, read_precision, verify_identity
 from safediff.folders import new_folder
 from safediff.models.backbone import Backbone
+from safediff.release.bom import BOM_NAME, bill_of_materials, dump_bom
 from safediff.release.card import CARD_NAME, model_card
 from safediff.release.certificate import (
     CERTIFICATE_NAME,
@@ -24,6 +25,7 @@ from safediff.release.certificate import (
     issue_certificate,
 )
 from safediff.release.checksums import sha256_file, write_checksums
+from safediff.release.gate_statement import STATEMENT_NAME, dump_statement, gate_statement
 
 ENGINE_PATH = f"unet/{MODEL_NAME}"
 _FORMATS = {".safetensors": "safetensors", ".onnx": "onnx", ".data": "onnx-external-data"}
@@ -40,8 +42,9 @@ def write_release(
 ) -> Json:
     """Write a release that ``StableDiffusionPipeline.from_pretrained`` loads.
 
-    Order: model, engine, extra files, certificate over them, model card, checksums of all. The
-    folder appears when all of it is there. An earlier release in its place is replaced.
+    Order: model, engine, extra files, certificate over them, model card, bill of materials and
+    gate statement from it, checksums of all; a signature comes later and covers those. The folder
+    appears when all of it is there. An earlier release in its place is replaced.
 
     Args:
         folder: The release.
@@ -67,14 +70,27 @@ def write_release(
         for name, source in (extra_files or {}).items():
             _copy_extra(release, name, source)
         certificate = issue_certificate(evidence, _subject(release))
-        text = dump_certificate(certificate)
-        (release / CERTIFICATE_NAME).write_text(text, encoding="utf-8")
-        (release / CARD_NAME).write_text(model_card(certificate), encoding="utf-8")
+        _write_evidence(release, certificate)
         for path in release.rglob("*"):
             if path.is_file():
                 path.chmod(0o644)  # safetensors makes files that only their owner can read
         write_checksums(release)
     return certificate
+
+
+def _write_evidence(release: Path, certificate: Json) -> None:
+    """The certificate, then everything that is derived from it, as whoever reads it finds it."""
+    text = dump_certificate(certificate)
+    stored = json.loads(text)
+    texts = {
+        CERTIFICATE_NAME: text,
+        CARD_NAME: model_card(stored),
+        BOM_NAME: dump_bom(bill_of_materials(stored)),
+    }
+    if statement := gate_statement(stored):
+        texts[STATEMENT_NAME] = dump_statement(statement)
+    for name, text in texts.items():
+        (release / name).write_text(text, encoding="utf-8")
 
 
 def _write_model(release: Path, backbone: Backbone) -> None:

@@ -4,6 +4,7 @@ A signature says who released which files; what they are worth, the certificate 
 is a sigstore bundle around an in-toto statement over the digests of all other files.
 """
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,9 @@ from safediff.errors import Inconclusive, UsageError
 from safediff.release.checksums import SIGNATURE_NAME
 
 INSTALL = "pip install 'safediff[sign]'"
+_FINDING = re.compile(
+    r"Hash mismatch for '[^']+'|(?:Extra files found|Missing files) in model '[^']*': [^\"'\]]+"
+)
 
 
 def sign_release(release: Path, private_key: Path) -> Path:
@@ -63,7 +67,7 @@ def check_signature(release: Path, public_key: Path) -> str | None:
     try:
         config.verify(release, path)
     except Exception as error:  # the library raises whatever its parsers do
-        return f"{SIGNATURE_NAME} does not fit files and key: {_line(error)}"
+        return f"{SIGNATURE_NAME} does not fit files and key: {_findings(error)}"
     return None
 
 
@@ -83,6 +87,12 @@ def _library() -> tuple[Any, Any]:
             f"signatures need the signing extra, which is not installed ({error})", INSTALL
         ) from error
     return signing, verifying
+
+
+def _findings(error: Exception) -> str:
+    """Which files, where the library names some; without the digests that it prints raw."""
+    found: list[str] = _FINDING.findall(str(error).replace("\\'", "'"))
+    return "; ".join(found) or _line(error)
 
 
 def _line(error: Exception) -> str:
