@@ -59,6 +59,19 @@ def verify(
         Path | None,
         typer.Option(metavar="FILE", help="With --certificate: who must have signed, PEM."),
     ] = None,
+    baseline: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="safediff-baseline.json: end with 1 where a check is worse beyond noise.",
+        ),
+    ] = None,
+    update_baseline: Annotated[
+        bool,
+        typer.Option(
+            "--update-baseline", help="Write the baseline instead, and show what changed."
+        ),
+    ] = False,
     fail_on: Annotated[
         FailOn, typer.Option(help="From what on to end with 1; never hides 1, not 2 or 3.")
     ] = FailOn.FAIL,
@@ -80,9 +93,9 @@ def verify(
     fail_on_warn = fail_on_warn or fail_on is FailOn.WARN
     files = {path: format_of(path) for path in output or ()}
     if certificate is not None:
-        if policy or out or revision:
+        if policy or out or revision or baseline or update_baseline:
             raise UsageError(
-                "--certificate takes no POLICY, --out or --revision: the certificate names them",
+                "--certificate takes no POLICY, --out, --revision or baseline: nothing is measured",
                 "safediff verify --certificate FILE RELEASE",
             )
         from safediff.cli.certified import check_release
@@ -104,21 +117,27 @@ def verify(
             f"Missing argument {missing}",
             "safediff verify MODEL POLICY, or safediff verify --certificate FILE RELEASE",
         )
+    if update_baseline and baseline is None:
+        raise UsageError("--update-baseline needs --baseline FILE", "name the file to write")
     from safediff.cli.progress import RichUi
     from safediff.cli.quiet_libraries import quiet_libraries
     from safediff.policy.load import load_plan
 
     plan = load_plan(policy)
     quiet_libraries()
+    from safediff.cli.against_baseline import known_baseline, update
     from safediff.cli.outcome import end, publish
     from safediff.gate.verdict import combined
     from safediff.workflow.run_folder import free_folder
     from safediff.workflow.verify import verify as run_verify
 
     folder = out if out is not None else free_folder(Path("runs") / plan.name / "verify")
+    known = known_baseline(baseline, update_baseline)
     with RichUi(quiet or no_progress) as ui:
-        reports = run_verify(plan, model, revision, folder, ui)
+        reports = run_verify(plan, model, revision, folder, ui, None if update_baseline else known)
     publish(reports, policy_uri(policy), folder=folder, format=format, files=files, quiet=quiet)
+    if baseline is not None:
+        update(baseline, known, plan, reports, folder, write=update_baseline, quiet=quiet)
     end(
         reports,
         combined(reports),

@@ -58,8 +58,8 @@ def compare(before: Sequence[GateReport], after: Sequence[GateReport]) -> list[C
     Raises:
         UsageError: the runs have no subject in common.
     """
-    pairs = _pairs(before, after)
-    rows = [(i, *row) for i, (a, b) in enumerate(pairs) for row in _rows(a, b)]
+    matched = pairs(before, after)
+    rows = [(i, *row) for i, (a, b) in enumerate(matched) for row in _rows(a, b)]
     raw = [p_value(old, new) for _, old, new in rows]
     adjusted = iter(holm([p for p in raw if p is not None]))
     changes = [
@@ -68,7 +68,7 @@ def compare(before: Sequence[GateReport], after: Sequence[GateReport]) -> list[C
     ]
     return [
         Comparison(before=a, after=b, changes=tuple(c for at, c in changes if at == i))
-        for i, (a, b) in enumerate(pairs)
+        for i, (a, b) in enumerate(matched)
     ]
 
 
@@ -100,27 +100,30 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def _pairs(
+def pairs(
     before: Sequence[GateReport], after: Sequence[GateReport]
 ) -> list[tuple[GateReport, GateReport]]:
     """Subjects of one name; else the only weights left on either side, the only engines left.
 
     ``erase`` calls the weights ``teacher``, ``verify`` calls them ``model``.
+
+    Raises:
+        UsageError: there is no such pair.
     """
     old = {report.subject: report for report in before if report.decides}
     new = {report.subject: report for report in after if report.decides}
-    pairs = [(old[name], new[name]) for name in old if name in new]
+    found = [(old[name], new[name]) for name in old if name in new]
     for engine in (False, True):
         left = [_left(old, new, engine), _left(new, old, engine)]
         if all(len(reports) == 1 for reports in left):
-            pairs.append((left[0][0], left[1][0]))
-    if not pairs:
+            found.append((left[0][0], left[1][0]))
+    if not found:
         raise UsageError(
             f"the runs have no subject in common: A measured {', '.join(old) or 'nothing'}; "
             f"B measured {', '.join(new) or 'nothing'}",
             "give two runs of the same kind, or the verdict files of the two subjects",
         )
-    return pairs
+    return found
 
 
 def _left(

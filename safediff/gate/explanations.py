@@ -250,6 +250,23 @@ EXPLANATIONS: dict[str, Explanation] = {
         ),
         references=(),
     ),
+    "baseline": Explanation(
+        asks="Has a check become worse than in the committed baseline?",
+        measures="Per check, one-sided: with the same prompts and seeds, an exact sign test over "
+        "prompts that changed; else Fisher's exact test; for means, both intervals. The smallest "
+        "p-value, adjusted over all tested checks (Holm), must not be below 0.05.",
+        why="A model can lose most of its margin and still keep every limit. The limits say what "
+        "is allowed, the baseline what was reached.",
+        fooled_by=(
+            "Many small steps: each is within noise of the one before, if the baseline follows "
+            "every one of them.",
+            "Few prompts: what they cannot show counts as noise.",
+        ),
+        references=(
+            "McNemar (1947), Psychometrika 12:153",
+            "Holm (1979), Scandinavian Journal of Statistics 6:65",
+        ),
+    ),
 }
 
 

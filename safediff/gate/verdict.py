@@ -19,7 +19,15 @@ Json = dict[str, Any]
 SCHEMA_VERSION = 1
 
 Kind = Literal[
-    "calibration", "base", "collapse", "erasure", "robustness", "retention", "quality", "parity"
+    "calibration",
+    "base",
+    "collapse",
+    "erasure",
+    "robustness",
+    "retention",
+    "quality",
+    "parity",
+    "baseline",
 ]
 
 

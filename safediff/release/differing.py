@@ -34,6 +34,11 @@ def missing(plan: Plan, report: GateReport, counted: Mapping[str, CheckResult]) 
 
 def misdecided(plan: Plan, certified: CheckResult) -> Iterator[str]:
     """A verdict that does not follow from its numbers, or a limit that is not the plan's."""
+    informs = certified.id == ALIGNMENT
+    if certified.gating is informs:
+        yield f"{certified.id}: gating {certified.gating}, the plan says {not certified.gating}"
+    if informs:
+        return
     limits = {f"quality/{check.metric}": check.limit for check in plan.verify.quality}
     limit = limits.get(certified.id, certified.threshold.value)
     if certified.threshold.value != limit:

@@ -51,9 +51,10 @@ def replay(certificate: Json, journal: JournalContents) -> Replay:
     Raises:
         UsageError: the certificate's plan or rows cannot be read, or the journal is of another
             plan or contradicts itself.
-        Inconclusive: the journal holds too little to recount anything.
+        Inconclusive: the journal holds too little to recount anything, or in another order.
     """
     plan = Plan.from_json(certificate["policy"]["resolved"], certificate["policy"]["path"])
+    _check_order(plan, journal)
     problems = [*_premises(certificate, plan, journal)]
     judge = _judge(certificate, plan)
     confidence = plan.verify.erasure.confidence
@@ -109,15 +110,19 @@ def _premises(certificate: Json, plan: Plan, journal: JournalContents) -> Iterat
             yield f"{name} does not fit plan and journal"
     if journal.torn:
         yield "the journal's last line is incomplete"
-    expected = None
-    if plan.verify.rule == "sequential":
-        expected = drawing_order(plan, assignments(plan))
-    given = read_order(header.stopping) if header.stopping else None
-    if given != expected:
-        yield "the journal's drawing order is not that of the plan"
     wrong = sum(r.seed != seed_of(Draw(r.prompt, r.index), sampling.seed) for r in journal.records)
     if wrong:
         yield f"{wrong} pictures of the journal have another seed than the plan gives them"
+
+
+def _check_order(plan: Plan, journal: JournalContents) -> None:
+    """Under the sequential rule, prompts count in the plan's order: chosen ones prove nothing."""
+    expected = None
+    if plan.verify.rule == "sequential":
+        expected = drawing_order(plan, assignments(plan))
+    stopping = journal.header.stopping
+    if (read_order(stopping) if stopping else None) != expected:
+        raise Inconclusive("its drawing order is not that of the plan")
 
 
 def _judge(certificate: Json, plan: Plan) -> Json:

@@ -25,6 +25,7 @@ KIND_QUESTIONS: dict[Kind, str] = {
     "retention": "Did everything else stay?",
     "quality": "Did the pictures stay alike?",
     "parity": "Is the engine the same model?",
+    "baseline": "Is it as good as the baseline?",
 }
 """In the order in which a report answers them."""
 
@@ -92,6 +93,8 @@ def title_of(result: CheckResult) -> str:
         return METRIC_NAMES.get(result.metric, result.metric)
     if result.kind == "collapse":
         return "Kept prompts"
+    if result.kind == "baseline":
+        return "Every check"
     if result.kind == "calibration":
         return result.metric[:1].upper() + result.metric[1:]
     name = result.id.partition("/")[2] or result.id

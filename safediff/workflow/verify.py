@@ -5,11 +5,13 @@ from pathlib import Path
 import torch
 
 from safediff.export.to_onnx import initializers_sha256, verify_identity
+from safediff.gate.baseline import Baseline
 from safediff.gate.verdict import GateReport
 from safediff.models.load import load_backbone
 from safediff.models.patch import unet_sha256
 from safediff.policy.plan import Plan
 from safediff.verify.verification import Verification
+from safediff.workflow.baseline import held_against
 from safediff.workflow.engines import ENGINE
 from safediff.workflow.erase import Pictures
 from safediff.workflow.evidence import report_data, write_reports
@@ -18,8 +20,17 @@ from safediff.workflow.subject import engine_backbone, open_subject
 from safediff.workflow.ui import Ui
 
 
-def verify(plan: Plan, model: str, revision: str | None, out: Path, ui: Ui) -> list[GateReport]:
+def verify(
+    plan: Plan,
+    model: str,
+    revision: str | None,
+    out: Path,
+    ui: Ui,
+    baseline: Baseline | None = None,
+) -> list[GateReport]:
     """Measure ``model``, and its engine if it has one, on the plan's checks; write the reports.
+
+    With a baseline, each report has a row that says whether it became worse.
 
     Raises:
         UsageError: there is no such model, or ``out`` holds another verification.
@@ -46,6 +57,8 @@ def verify(plan: Plan, model: str, revision: str | None, out: Path, ui: Ui) -> l
             )
             reports.append(report)
             albums.append(album)
+        if baseline is not None:
+            reports = held_against(baseline, plan, reports, out)
         draws = verification.erased_draws(), verification.kept
         write_reports(run, reports, report_data(reports, albums, None, *draws))
     return reports

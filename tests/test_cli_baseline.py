@@ -1,0 +1,112 @@
+"""``safediff verify --baseline`` on real models, in processes."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from small_policy import finished, safediff, write_policy
+
+from safediff.workflow.baseline import load_baseline
+
+# What the base model meets as well: then only the baseline can tell the two apart.
+LAX = ("{max_rate: 0.5,", "{max_rate: 1.0,")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a policy, the baseline of a release, and the pictures that it took."""
+    folder = tmp_path_factory.mktemp("baseline")
+    write_policy(folder, LAX)
+    release = finished().run.path / "release"
+    done = safediff(
+        *("verify", release, "small.yaml", "--out", "release", "--format", "json"),
+        *("--baseline", "b.json", "--update-baseline"),
+        cwd=folder,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "wrote b.json" in done.stderr
+    assert "Against the baseline" not in done.stderr  # there was none
+    return folder
+
+
+def test_the_file_says_that_it_is_generated_and_holds_no_prompt(made: Path) -> None:
+    text = (made / "b.json").read_text(encoding="utf-8")
+    data = json.loads(text)
+    assert "do not edit" in data["generated"]["note"]
+    assert "--update-baseline" in data["generated"]["by"]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", data["generated"]["on"])
+    assert "noto style" not in text
+    known = load_baseline(made / "b.json")
+    assert [m.report.subject for m in known.subjects] == ["model", "onnx engine"]
+    assert len(known.subjects[0].hits["erasure/all"]) == 12
+
+
+def test_the_same_model_is_no_regression(made: Path) -> None:
+    release = finished().run.path / "release"
+    done = safediff(
+        *("verify", release, "small.yaml", "--out", "release", "--format", "json"),
+        *("--baseline", "b.json"),
+        cwd=made,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = [r for report in json.loads(done.stdout)["reports"] for r in report["results"]]
+    found = [row for row in rows if row["id"] == "baseline"]
+    assert [row["verdict"] for row in found] == ["pass", "pass"]
+    assert "paired, 0 worse, 0 better" in done.stderr
+
+
+def test_a_regression_fails_in_every_output_though_every_limit_is_kept(made: Path) -> None:
+    options = ("--out", "embedded", "--format", "json", "-o", "v.xml", "--baseline", "b.json")
+    done = safediff("verify", "embedded", "small.yaml", *options, cwd=made)
+    assert done.returncode == 1, done.stderr
+    document = json.loads(done.stdout)
+    assert document["verdict"] == "fail"
+    failed = [r for r in document["reports"][0]["results"] if r["verdict"] == "fail"]
+    assert [row["id"] for row in failed] == ["baseline"]
+    assert "erasure/all (paired, 12 prompts worse, 0 better, p 0.00" in failed[0]["message"]
+    assert '<failure type="baseline"' in (made / "v.xml").read_text(encoding="utf-8")
+    hidden = safediff("verify", "embedded", "small.yaml", *options, "--exit-zero", cwd=made)
+    assert hidden.returncode == 0
+
+
+def test_updating_shows_the_difference_and_accepts_it(made: Path) -> None:
+    (made / "c.json").write_bytes((made / "b.json").read_bytes())
+    options = ("--out", "embedded", "--baseline", "c.json")
+    done = safediff("verify", "embedded", "small.yaml", *options, "--update-baseline", cwd=made)
+    assert done.returncode == 0, done.stderr
+    assert "Against the baseline" in done.stderr
+    assert re.search(r"erasure/all .*worse", done.stderr)
+    assert load_baseline(made / "c.json") != load_baseline(made / "b.json")
+    again = safediff("verify", "embedded", "small.yaml", *options, "-q", cwd=made)
+    assert (again.returncode, again.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (None, "b.json: cannot be read"),
+        ("{", "b.json: is no JSON"),
+        ("{}", "b.json: is no baseline of safediff"),
+        ('{"kind": "safediff-baseline", "schema_version": 9}', "baseline of version 9, expected 1"),
+        ('{"kind": "safediff-baseline", "schema_version": 1}', "is no baseline of this version"),
+    ],
+)
+def test_wrong_baselines_end_with_2_before_anything_is_drawn(
+    tmp_path: Path, text: str | None, says: str
+) -> None:
+    write_policy(tmp_path)
+    if text is not None:
+        (tmp_path / "b.json").write_text(text, encoding="utf-8")
+    options = ("--out", "run", "--baseline", "b.json")
+    done = safediff("verify", "embedded", "small.yaml", *options, cwd=tmp_path)
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_update_needs_a_file(tmp_path: Path) -> None:
+    write_policy(tmp_path)
+    done = safediff("verify", "embedded", "small.yaml", "--update-baseline", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "--update-baseline needs --baseline FILE" in done.stderr

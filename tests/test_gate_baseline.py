@@ -1,0 +1,148 @@
+"""Regressions against a baseline: which test, in which direction, and what is none."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from gate_examples import make_report, make_result
+
+from safediff.gate.baseline import (
+    Baseline,
+    Comparison,
+    Conditions,
+    Measured,
+    baseline_check,
+    compare_with,
+)
+from safediff.gate.verdict import CheckResult, Threshold, Verdict
+
+ERASURE, RETENTION, KID = "erasure/all", "retention/near", "quality/kid"
+N = 60
+
+
+def results(**changes: Any) -> tuple[CheckResult, ...]:
+    at_least = Threshold(op=">=", value=0.8, bound="lower")
+    rows = {
+        ERASURE: make_result(ERASURE, Verdict.PASS, details={"images_per_prompt": 1}),
+        RETENTION: make_result(RETENTION, Verdict.PASS, threshold=at_least, details={}),
+        KID: make_result(KID, Verdict.PASS, estimate=0.01, lower=0.008, upper=0.012),
+    }
+    return tuple(replace(row, **changes.get(name, {})) for name, row in rows.items())
+
+
+def verification(
+    num_erased_hits: int,
+    num_right: int,
+    *,
+    first: int = 0,
+    prompts: str = "p",
+    rows: tuple[CheckResult, ...] = results(),
+    subject: str = "model",
+    **conditions: Any,
+) -> Baseline:
+    """Hits stand on the prompts from ``first`` on, right pictures on the first ones."""
+    hits = {
+        ERASURE: {f"{prompts}{i}": int(first <= i < first + num_erased_hits) for i in range(N)},
+        RETENTION: {f"{prompts}{i}": int(i < num_right) for i in range(N)},
+    }
+    fields = {"sampling": {"seed": 0}, "judges": {"embedded": "a" * 64}, "base_sha256": "b" * 64}
+    report = make_report(rows, subject=subject)
+    return Baseline(
+        conditions=Conditions(**{**fields, **conditions}),
+        subjects=(Measured(report=report, hits=hits),),
+    )
+
+
+def by_id(known: Baseline, now: Baseline) -> dict[str, Comparison]:
+    return {row.id: row for row in compare_with(known, now)}
+
+
+def check(known: Baseline, now: Baseline) -> CheckResult:
+    found = baseline_check(known, now, "model")
+    assert found is not None
+    return found
+
+
+def test_the_same_is_no_regression() -> None:
+    same = verification(2, 55)
+    rows = by_id(same, same)
+    assert [rows[name].how for name in (ERASURE, RETENTION, KID)] == [
+        "paired", "paired", "intervals"
+    ]  # fmt: skip
+    assert not any(row.regressed for row in rows.values())
+    assert check(same, same).verdict is Verdict.PASS
+
+
+@pytest.mark.parametrize(
+    ("now", "worse"),
+    [
+        (verification(12, 55, first=0), ERASURE),
+        (verification(0, 40), RETENTION),
+    ],
+)
+def test_worse_beyond_noise_is_a_failure_and_better_never_is(now: Baseline, worse: str) -> None:
+    known = verification(0, 55)
+    rows = by_id(known, now)
+    assert [name for name, row in rows.items() if row.regressed] == [worse]
+    found = check(known, now)
+    assert found.verdict is Verdict.FAIL
+    assert f"Worse than the baseline: {worse} (paired, " in found.message
+    back = by_id(now, known)
+    assert not any(row.regressed for row in back.values())
+
+
+def test_pairs_see_what_two_proportions_cannot() -> None:
+    # 9 prompts became bad and none good: exact one-sided 2^-9, times 3 tests
+    known, now = verification(10, 60), verification(19, 60)
+    paired = by_id(known, now)[ERASURE]
+    assert (paired.how, paired.worse, paired.better) == ("paired", 9, 0)
+    assert paired.p_value == pytest.approx(3 * 2**-9)
+    assert paired.regressed
+    for other in (
+        verification(19, 60, prompts="q"),
+        verification(19, 60, sampling={"seed": 1}),
+    ):
+        row = by_id(known, other)[ERASURE]
+        assert (row.how, row.worse, row.better) == ("two proportions", 19, 10)
+        assert not row.regressed
+
+
+def test_changes_in_both_directions_cancel() -> None:
+    row = by_id(verification(12, 60), verification(12, 60, first=20))[ERASURE]
+    assert (row.worse, row.better) == (12, 12)
+    assert not row.regressed
+
+
+def test_holm_over_all_checks() -> None:
+    # 5 of 5 changed prompts: 0.031 alone, 0.094 among three tests
+    row = by_id(verification(0, 60), verification(5, 60))[ERASURE]
+    assert row.p_value == pytest.approx(3 / 32)
+    assert not row.regressed
+
+
+def test_means_are_compared_by_their_intervals() -> None:
+    far = results(**{KID: {"estimate": 0.03, "lower": 0.028, "upper": 0.032}})
+    known, now = verification(0, 60), verification(0, 60, rows=far)
+    assert by_id(known, now)[KID].regressed
+    assert not by_id(now, known)[KID].regressed
+    exact = results(**{KID: {"lower": 0.01, "upper": 0.01}})
+    row = by_id(verification(0, 60, rows=exact), now)[KID]
+    assert (row.how, row.p_value) == ("not tested", None)
+
+
+def test_a_check_that_is_gone_is_a_regression() -> None:
+    now = verification(0, 60, rows=results()[:2])
+    found = check(verification(0, 60), now)
+    assert found.verdict is Verdict.FAIL
+    assert "quality/kid is not measured any more" in found.message
+    more = check(now, verification(0, 60))
+    assert more.verdict is Verdict.PASS
+
+
+def test_another_judge_is_inconclusive() -> None:
+    other = verification(0, 60, judges={"embedded": "c" * 64})
+    assert check(verification(0, 60), other).verdict is Verdict.INCONCLUSIVE
+
+
+def test_a_subject_that_the_baseline_lacks_has_no_row() -> None:
+    assert baseline_check(verification(0, 60), verification(0, 60), "onnx engine") is None
