@@ -73,7 +73,7 @@ def verify(
         ),
     ] = False,
     fail_on: Annotated[
-        FailOn, typer.Option(help="From what on to end with 1; never hides 1, not 2 or 3.")
+        FailOn, typer.Option(help="From what on to end with 1; never: not at all.")
     ] = FailOn.FAIL,
     exit_zero: Annotated[bool, typer.Option("--exit-zero", help="As --fail-on never.")] = False,
     fail_on_warn: Annotated[

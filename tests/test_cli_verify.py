@@ -81,6 +81,12 @@ def verify(
         ((Verdict.WARN, Verdict.WAIVED), ("--fail-on-warn",), 1),
         ((Verdict.WARN, Verdict.INCONCLUSIVE), ("--fail-on-warn",), 3),
         ((Verdict.WARN,), ("--fail-on-warn", "--exit-zero"), 0),
+        ((Verdict.FAIL,), ("--fail-on", "fail"), 1),
+        ((Verdict.WARN,), ("--fail-on", "fail"), 0),
+        ((Verdict.WARN,), ("--fail-on", "warn"), 1),
+        ((Verdict.WAIVED,), ("--fail-on", "warn"), 0),
+        ((Verdict.FAIL,), ("--fail-on", "never"), 0),
+        ((Verdict.INCONCLUSIVE,), ("--fail-on", "never"), 3),
     ],
 )
 def test_exit_codes_follow_the_verdict(
@@ -106,6 +112,7 @@ def test_what_does_not_decide_does_not_decide(tmp_path: Path) -> None:
         (("nope.yaml", "embedded"), "no such policy file: embedded"),
         (("embedded", "small.yaml", "--nope"), "No such option: --nope"),
         (("embedded", "small.yaml", "--format", "pdf"), "'pdf' is not one of"),
+        (("embedded", "small.yaml", "--fail-on", "sometimes"), "'sometimes' is not one of"),
         (("embedded", "small.yaml", "-o", "r.pdf"), "-o r.pdf: the format is unknown"),
         (("embedded", "small.yaml", "-o", "no/r.json"), "-o no/r.json: there is no folder no"),
         (("embedded", "bad.yaml"), "bad.yaml:3:9: error: model.bsse: unknown key 'bsse'"),
