@@ -1,6 +1,6 @@
 # make demo           erase eight weapons from the embedded model, verify, export, verify the engine
 # make test           run the tests
-# make test-metrics   run the tests of the metrics extra, in $(VENV_METRICS): 6 GB, so apart
+# make test-metrics   run the tests of the metrics and nudenet extras, in $(VENV_METRICS): 6 GB, so apart
 # make lint           ruff and mypy
 # Everything else happens in $(VENV). Environments are set up on first use.
 
@@ -44,5 +44,5 @@ $(READY_METRICS): pyproject.toml constraints.txt constraints-metrics.txt
 	$(PYTHON) -m venv $(VENV_METRICS)
 	sed '/^torch==/d' constraints.txt | cat - constraints-metrics.txt > $(PINS_METRICS)
 	$(VENV_METRICS)/bin/python -m pip install --quiet -c $(PINS_METRICS) torch torchvision
-	$(VENV_METRICS)/bin/python -m pip install --quiet -c $(PINS_METRICS) $(PACKAGE)[dev,metrics]
+	$(VENV_METRICS)/bin/python -m pip install --quiet -c $(PINS_METRICS) $(PACKAGE)[dev,metrics,nudenet] scikit-image
 	touch $@

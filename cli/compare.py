@@ -42,7 +42,9 @@ def compare(
     from safediff.compare.table import render
     from safediff.workflow.compare import run_contest
     from safediff.workflow.comparison_files import write_outputs
+    from safediff.workflow.hub_prompts import with_hub_prompts
 
+    plan = with_hub_prompts(plan)
     folder = out or Path("runs") / plan.name / f"compare-{plan.sha256[:8]}"
     with RichUi(quiet) as ui:
         comparison, albums = run_contest(plan, chosen, folder, ui)

@@ -12,8 +12,12 @@ def doctor() -> None:
     from safediff.errors import Inconclusive
 
     quiet_libraries()
+    from safediff.attack.params import ATTACK_REGISTRY
     from safediff.environment import environment
+    from safediff.erase.methods import ERASERS
     from safediff.judge.embedded import EmbeddedJudge
+    from safediff.judge.registry import JUDGES
+    from safediff.metrics.registry import METRICS
     from safediff.models.load import load_backbone
     from safediff.models.patch import unet_sha256
     from safediff.policy.plan import ModelPlan
@@ -35,6 +39,12 @@ def doctor() -> None:
         table.add_row("embedded judge", f"intact, {len(judge.labels)} labels")
     except Inconclusive as error:
         problems.append(str(error))
+    for registry in (JUDGES, METRICS, ATTACK_REGISTRY, ERASERS):
+        for name, entry in sorted(registry.installed().items()):
+            package = entry.dist.name if entry.dist else "a package"
+            table.add_row(f"{registry.kind} {name}", f"of {package}")
+        for sentence in registry.ignored():
+            table.add_row("ignored", sentence)
     Console().print(table)
     if problems:
         raise Inconclusive("; ".join(problems), "reinstall safediff")

@@ -26,8 +26,10 @@ def erase(
     plan = load_plan(policy)
     quiet_libraries()
     from safediff.workflow.erase import erase as run_erase
+    from safediff.workflow.hub_prompts import with_hub_prompts
     from safediff.workflow.run_folder import open_run
 
+    plan = with_hub_prompts(plan)
     run = open_run(plan, out, resume)
     with RichUi(quiet) as ui:
         for note in plan.notes:

@@ -128,11 +128,15 @@ def verify(
     from safediff.cli.against_baseline import known_baseline, update
     from safediff.cli.outcome import end, publish
     from safediff.gate.verdict import combined
+    from safediff.workflow.hub_prompts import with_hub_prompts
     from safediff.workflow.run_folder import free_folder
     from safediff.workflow.verify import verify as run_verify
 
+    plan = with_hub_prompts(plan)
     folder = out if out is not None else free_folder(Path("runs") / plan.name / "verify")
     known = known_baseline(baseline, update_baseline)
+    for note in () if quiet else plan.notes:
+        typer.echo(f"note: {note}", err=True)
     with RichUi(quiet or no_progress) as ui:
         reports = run_verify(plan, model, revision, folder, ui, None if update_baseline else known)
     publish(reports, policy_uri(policy), folder=folder, format=format, files=files, quiet=quiet)

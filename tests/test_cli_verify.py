@@ -135,6 +135,7 @@ def test_stdout_is_the_data_and_nothing_else(tmp_path: Path, format: Format) -> 
     done = verify(tmp_path, all_verdicts(), "--format", format)
     assert done.stdout == RENDERERS[format](all_verdicts(), "small.yaml")
     assert done.stderr.splitlines() == [
+        "note: keep: 2 texts left out (held out for a retention group)",
         "wrote run/report.html",
         "error: policy demo-weapons is not met",
         "  next: open run/report.html",

@@ -11,7 +11,6 @@ from tiny import tiny_tokenizer
 
 from safediff.errors import Inconclusive, UsageError
 from safediff.judge.embedded import EmbeddedJudge
-from safediff.judge.load import load_judges
 from safediff.judge.network import JudgeNetwork
 
 NAMES, STYLES = ["axe", "hammer"], ["noto", "fluent"]
@@ -116,8 +115,3 @@ def test_damaged_judge_is_inconclusive(tmp_path: Path, damage: Any) -> None:
     with pytest.raises(Inconclusive, match="embedded judge cannot be read") as caught:
         EmbeddedJudge(tmp_path)
     assert "\n" not in str(caught.value)
-
-
-def test_unknown_judge_is_inconclusive() -> None:
-    with pytest.raises(Inconclusive, match="'nudenet' is not part of this version"):
-        load_judges(["nudenet"])

@@ -6,6 +6,7 @@ import torch
 from scipy.linalg import sqrtm
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
+from torchmetrics.image.kid import KernelInceptionDistance
 
 from safediff.metrics.distribution import fid, kid
 
@@ -80,6 +81,23 @@ def test_kid_estimates_the_mmd_of_the_full_sets(fake: Tensor) -> None:
     found = kid(REAL, fake, num_subsets=400)
     assert (found.subset_size, found.num_subsets) == (80, 400)
     assert abs(found.mean - direct_mmd(REAL, fake)) < 4 * found.std / 400**0.5
+
+
+@pytest.mark.filterwarnings("ignore:Metric `Kernel")
+def test_kid_is_that_of_torchmetrics() -> None:
+    """Theirs gets features through a network of its own and draws the same subsets."""
+    theirs = KernelInceptionDistance(
+        feature=Given(), subsets=50, subset_size=80, normalize=False
+    ).set_dtype(torch.float64)
+    theirs.update(REAL.double(), real=True)
+    theirs.update(FAKE.double(), real=False)
+    torch.manual_seed(3)
+    mean, std = theirs.compute()
+    found = kid(REAL, FAKE, seed=3)
+    assert (found.subset_size, found.num_subsets) == (80, 50)
+    assert found.mean == pytest.approx(float(mean), rel=1e-6)
+    assert found.std == pytest.approx(float(std), rel=1e-6)
+    assert kid(REAL, FAKE, seed=4).mean != pytest.approx(found.mean, rel=1e-6)
 
 
 def test_kid_of_a_set_with_itself_is_not_positive() -> None:

@@ -15,9 +15,10 @@ def pins(name: str) -> dict[str, str]:
     return dict(line.lower().replace("_", "-").split("==") for line in lines if "==" in line)
 
 
-def test_the_extra_is_pinned() -> None:
+def test_the_extras_are_pinned() -> None:
     found = pins("constraints-metrics.txt")
-    for entry in PROJECT["project"]["optional-dependencies"]["metrics"]:
+    extras = PROJECT["project"]["optional-dependencies"]
+    for entry in (*extras["metrics"], *extras["nudenet"]):
         requirement = Requirement(entry)
         assert found[requirement.name] in requirement.specifier, entry
 
@@ -32,6 +33,6 @@ def test_only_torch_is_pinned_twice() -> None:
 def test_the_first_environment_collects_no_test_of_the_extra() -> None:
     """They import packages that it lacks."""
     assert PROJECT["tool"]["pytest"]["ini_options"]["testpaths"] == ["tests"]
-    extra = re.compile(r"^(from|import) (torch_fidelity|lpips|torchvision)\b", re.MULTILINE)
+    extra = re.compile(r"^(from|import) (torch_fidelity|lpips|torchvision|skimage)\b", re.MULTILINE)
     found = {p.parent.name for p in ROOT.glob("tests*/*.py") if extra.search(p.read_text("utf-8"))}
     assert found == {"tests_metrics"}

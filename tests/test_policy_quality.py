@@ -46,7 +46,10 @@ def test_weights_are_found_beside_the_policy(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("fid: 1.0, features: incepton", "features: expected 'judge' or 'inception', got text"),
+        (
+            "fid: 1.0, features: incepton",
+            "features: expected 'judge', 'inception' or 'clip', got text",
+        ),
         ("lpips: 0.2, lpips_net: squeeze", "lpips_net: expected 'judge', 'alex' or 'vgg', got"),
         (
             "lpips: 0.2, features: inception",

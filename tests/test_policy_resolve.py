@@ -92,7 +92,7 @@ def test_hub_prompts_are_left_to_the_run(tmp_path: Path) -> None:
     concept = plan_of(tmp_path, edit).concepts[0]
     assert concept.prompts == ()
     assert concept.hub_prompts == HubPrompts(
-        dataset="a/b", revision="main", split="train", column="prompt", num_prompts=9
+        dataset="a/b", revision="main", split="train", column=None, num_prompts=9
     )
     assert concept.phrasings == ("kitchen knife",)
     assert any("main" in note for note in plan_of(tmp_path, edit).notes)

@@ -15,6 +15,7 @@ from safediff.models.backbone import Backbone, guided
 from safediff.sample.sampler import (
     Draw,
     Picture,
+    Row,
     Sampling,
     denoise_all,
     initial_latents,
@@ -151,3 +152,38 @@ def test_every_batch_is_reported(backbone: Backbone) -> None:
     batches = sample(backbone, DRAWS, sampling, on_batch=counts.append)
     assert [len(batch) for batch in batches] == [2, 2, 1]
     assert counts == [2, 2, 1]
+
+
+ROWS = {"axe": Row(seed=11, guidance_scale=2.0), "bomb": Row(seed=11)}
+
+
+def test_seeds_of_a_data_set_are_kept_and_count_up(backbone: Backbone) -> None:
+    seeds = [seed_of(draw, SAMPLING.seed, ROWS) for draw in DRAWS]
+    assert seeds == [11, 12, 11, seed_of(Draw("a hammer"), SAMPLING.seed), 12]
+    latents = initial_latents(DRAWS, (4, 8, 8), SAMPLING.seed, ROWS)
+    plain = torch.randn((4, 8, 8), generator=torch.Generator().manual_seed(11))
+    assert torch.equal(latents[0], plain)
+    assert torch.equal(latents[2], plain)
+    assert torch.equal(latents[3:4], initial_latents([Draw("a hammer")], (4, 8, 8), SAMPLING.seed))
+
+
+def test_guidance_of_a_data_set_holds_for_its_prompts_only(backbone: Backbone) -> None:
+    own = replace(SAMPLING, rows={"axe": Row(guidance_scale=2.0)})
+    found = pictures(backbone, DRAWS, own)
+    assert [picture.draw for picture in found] == DRAWS
+    weak = stack(pictures(backbone, DRAWS[:2], replace(SAMPLING, guidance_scale=2.0)))
+    usual = stack(pictures(backbone, DRAWS, SAMPLING))
+    assert (stack(found)[:2] - weak).abs().max() <= 1
+    assert (stack(found)[:2] - usual[:2]).abs().flatten(1).max(1).values.min() > 1
+    assert (stack(found)[2:] - usual[2:]).abs().max() <= 1
+
+
+def test_parts_share_guidance_and_never_exceed_the_batch() -> None:
+    sampling = replace(SAMPLING, batch_size=2, rows={"bomb": Row(guidance_scale=1.5)})
+    parts = list(sampling.batches([*DRAWS[:2], DRAWS[0], DRAWS[2], DRAWS[4], DRAWS[3]]))
+    assert [(len(part), own.guidance_scale) for part, own in parts] == [
+        (2, 5.0),
+        (1, 5.0),
+        (2, 1.5),
+        (1, 5.0),
+    ]

@@ -235,7 +235,7 @@ def test_the_journal_gives_the_same_decision(subject: Painter, tmp_path: Path) -
     assert contents.header.stopping is not None
     order, tallies = read_order(contents.header.stopping), recount(contents, plan)
     base = [record for record in contents.records if record.subject == "base"]
-    accuracy = measure_accuracy(plan, ReadingJudge(), base, 0.95)
+    accuracy = measure_accuracy(plan, {"embedded": ReadingJudge()}, base, 0.95)
     found = find_stops(plan, order, tallies, "model", accuracy)
     stops = {name: stop for name, stop in found.items() if stop is not None}
     assert stops.keys() == found.keys()

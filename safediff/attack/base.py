@@ -56,9 +56,8 @@ class Attack(ABC):
         Raises:
             UsageError: a prompt is longer than the text encoder's window.
         """
-        for start in range(0, len(draws), sampling.batch_size):
-            part = list(draws[start : start + sampling.batch_size])
-            z = self.latents(part, sampling)
+        for part, own in sampling.batches(draws):
+            z = self.latents(part, own)
             finite = z.isfinite().flatten(1).all(1).tolist()
             images = self.models.safe.decode(z.nan_to_num()).cpu()
             yield [

@@ -29,7 +29,7 @@ class Completion(Attack):
         begun = start_guidance(base, prompts, sampling)
         scheduler = safe.new_scheduler()
         scheduler.set_timesteps(sampling.num_steps, device=begun.condition.hidden.device)
-        z = initial_latents(draws, safe.latent_shape, sampling.seed)
+        z = initial_latents(draws, safe.latent_shape, sampling.seed, sampling.rows)
         z = z.to(begun.condition.hidden) * scheduler.init_noise_sigma
         taken = num_base_steps(self.base_share, sampling.num_steps)
         z = run_steps(base, begun, scheduler, scheduler.timesteps[:taken], z)

@@ -8,8 +8,9 @@ from safediff.attack.completion import Completion
 from safediff.attack.inpainting import Inpainting
 from safediff.attack.params import find_attack
 from safediff.attack.ring_a_bell import RingABell
-from safediff.errors import UsageError
+from safediff.errors import Inconclusive, UsageError
 from safediff.policy.plan import ConceptPlan
+from safediff.registry import import_part
 
 
 def make_attack(
@@ -30,6 +31,7 @@ def make_attack(
 
     Raises:
         UsageError: there is no such attack or setting, or it asks in other words only.
+        Inconclusive: the package that adds it cannot be imported, or gives something else.
     """
     profile = find_attack(name)
     unknown = sorted(settings.keys() - profile.settings.keys())
@@ -47,4 +49,20 @@ def make_attack(
         return Completion(models=models, concepts=concepts, **chosen)
     if name == "inpainting":
         return Inpainting(models=models, concepts=concepts)
+    if profile.make:
+        return _of_package(name, profile.make, models, concepts, chosen)
     raise UsageError(f"attack {name!r} only asks in other words", "sample its prompts")
+
+
+def _of_package(
+    name: str,
+    target: str,
+    models: Models,
+    concepts: Mapping[str, ConceptPlan],
+    settings: Mapping[str, float],
+) -> Attack:
+    make = import_part(f"attack {name!r}", target)
+    attack = make(models=models, concepts=concepts, **settings)
+    if not isinstance(attack, Attack):
+        raise Inconclusive(f"attack {name!r} gave {type(attack).__name__}, not an Attack")
+    return attack

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from safediff.errors import UsageError
-from safediff.policy.problems import did_you_mean
+from safediff.errors import Inconclusive
+from safediff.registry import Registry
 
 ALIGNMENT_LATENTS = 4
 ALIGNMENT_STEPS = 8
@@ -33,6 +33,20 @@ class Profile:
     """The base answers it otherwise than the direct prompt, so the base is attacked as well."""
     settings: Mapping[str, float] = field(default_factory=dict)
     """Default of each setting that a policy may change."""
+    make: str = ""
+    """``module:function`` of an attack of another package: from ``models``, ``concepts`` and the
+    settings to a ``safediff.attack.base.Attack``; imported when it is run."""
+
+    def __post_init__(self) -> None:
+        """Refuse what could not be carried out or not be counted.
+
+        Raises:
+            ValueError: fewer than one picture an attempt, or both words and a function.
+        """
+        if self.num_generations < 1:
+            raise ValueError("an attempt draws at least one picture")
+        if self.make and self.other_words:
+            raise ValueError("an attack in other words needs no function")
 
 
 ATTACKS: Mapping[str, Profile] = {
@@ -61,17 +75,28 @@ ATTACKS: Mapping[str, Profile] = {
 }
 
 
+ATTACK_REGISTRY = Registry("attack", "safediff.attacks")
+"""Entry points of other packages are a ``Profile`` with ``make``; theirs must not import torch."""
+for _name in ATTACKS:
+    ATTACK_REGISTRY.register(_name)
+
+
 def find_attack(name: str) -> Profile:
-    """The attack of that name.
+    """The attack of that name, ours or another package's.
 
     Raises:
         UsageError: there is none.
+        Inconclusive: the package that adds it cannot be imported, or adds something else.
     """
-    if name not in ATTACKS:
-        raise UsageError(
-            f"unknown attack {name!r}{did_you_mean(name, ATTACKS)}", f"use {', '.join(ATTACKS)}"
+    if name in ATTACKS:
+        return ATTACKS[name]
+    found = ATTACK_REGISTRY.load(name)
+    if not isinstance(found, Profile) or not found.make:
+        raise Inconclusive(
+            f"attack {name!r} is no safediff.attack.params.Profile with make",
+            "see docs/extending.md",
         )
-    return ATTACKS[name]
+    return found
 
 
 def num_base_steps(base_share: float, num_steps: int) -> int:

@@ -5,7 +5,8 @@ measured in the run itself, on the base model's pictures of kept prompts: they w
 show the erased labels, so a judge that sees them everywhere is caught here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 from safediff.errors import Inconclusive
 from safediff.gate.calibration import Hits, judge_accuracy
@@ -14,31 +15,36 @@ from safediff.gate.stats import JudgeAccuracy
 from safediff.policy.plan import Plan
 
 
-def erased_labels(plan: Plan) -> tuple[str, ...]:
-    """The labels of all concepts together."""
-    return tuple(dict.fromkeys(label for c in plan.concepts for label in c.labels))
+class Planted(NamedTuple):
+    """What a judge's card says of the erased labels."""
+
+    sensitivity: Hits
+    """Planted positives found, planted positives shown."""
+    threshold: float
+
+
+def erased_labels(plan: Plan, judge: str) -> tuple[str, ...]:
+    """The labels that ``judge`` looks for, of all its concepts together."""
+    return tuple(dict.fromkeys(lb for c in plan.concepts if c.judge == judge for lb in c.labels))
 
 
 def count_accuracy(
     plan: Plan,
-    sensitivity: Hits,
-    threshold: float,
+    judges: Mapping[str, Planted],
     base_records: Sequence[JournalRecord],
     confidence: float,
 ) -> JudgeAccuracy:
-    """Sensitivity and specificity for ``erased_labels``.
+    """Sensitivity and specificity for ``erased_labels``; each that of the worst judge.
 
     Args:
         plan: what is erased.
-        sensitivity: planted positives found, planted positives shown.
-        threshold: of the judge.
+        judges: by name, one for each judge that decides about a concept.
         base_records: the base model's lines of the journal.
         confidence: of each one-sided bound.
 
     Raises:
         Inconclusive: no kept picture of the base could be judged.
     """
-    labels = erased_labels(plan)
     negatives = [r for r in base_records if _shows_none(plan, r)]
     if not negatives:
         raise Inconclusive(
@@ -46,8 +52,15 @@ def count_accuracy(
             "judge sees what is not there is unknown",
             "look at images/base in the output folder",
         )
-    passed = sum(all(r.scores[label] < threshold for label in labels) for r in negatives)
-    return judge_accuracy(sensitivity, (passed, len(negatives)), confidence)
+    found = []
+    for name, planted in judges.items():
+        labels = erased_labels(plan, name)
+        passed = sum(all(r.scores[lb] < planted.threshold for lb in labels) for r in negatives)
+        found.append(judge_accuracy(planted.sensitivity, (passed, len(negatives)), confidence))
+    return JudgeAccuracy(
+        min((one.sensitivity for one in found), key=lambda estimate: estimate.lower),
+        min((one.specificity for one in found), key=lambda estimate: estimate.lower),
+    )
 
 
 def _shows_none(plan: Plan, record: JournalRecord) -> bool:

@@ -8,7 +8,7 @@ run leaves at most one torn line, at the end; it is cut off when the journal is 
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Literal
@@ -55,6 +55,16 @@ class JournalRecord:
     """Raw scores by label, at least of the labels that the plan asks about; empty unless ok."""
     image_sha256: str | None
     """Hash of the picture's bytes; None where there is no picture."""
+    raw: Mapping[str, Any] = field(default_factory=dict)
+    """By judge, what its scores were made of (NudeNet's boxes), so that other rules can be read off
+    the same pictures; left out of the line where there is none."""
+
+    def to_json(self) -> Json:
+        """Plain data."""
+        data = asdict(self)
+        if not self.raw:
+            del data["raw"]
+        return data
 
     @property
     def key(self) -> tuple[str, str, str, int]:
@@ -111,7 +121,7 @@ class Journal:
             ValueError: a score is not a finite number (such a picture has status ``not_finite``).
             Inconclusive: the disk is full or the file can't be written.
         """
-        self._write([{"type": "image", **asdict(record)} for record in records])
+        self._write([{"type": "image", **record.to_json()} for record in records])
 
     def _write(self, lines: Sequence[Json]) -> None:
         text = "".join(json.dumps(line, sort_keys=True, allow_nan=False) + "\n" for line in lines)

@@ -1,12 +1,12 @@
-"""What every judge gives, and the registry of judges."""
+"""What every judge gives."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
-from safediff.errors import UsageError
+from safediff.errors import Inconclusive, UsageError
 
 
 @dataclass(frozen=True)
@@ -16,6 +16,8 @@ class Scores:
     labels: tuple[str, ...]
     probs: Tensor
     """(n, num_labels), each in [0, 1]."""
+    raw: tuple[Any, ...] = ()
+    """What the scores were made of, as JSON, one entry a picture; empty where they are all."""
 
     def of(self, label: str) -> Tensor:
         """The scores (n,) of one label.
@@ -73,3 +75,13 @@ class Judge(Protocol):
     def calibration(self, labels: Sequence[str]) -> Calibration:
         """Measured quality for these labels."""
         ...
+
+
+MakeJudge = Callable[[Sequence[str], Mapping[str, Any]], Judge]
+"""From the labels that a policy asks for and its settings for this judge."""
+
+
+def lacks(judge: str, what: str, key: str) -> Inconclusive:
+    """What a judge raises that is asked for something it cannot give; ``key`` of the policy can."""
+    where = key if "." in key else f"judges.{judge}.{key}"
+    return Inconclusive(f"judge {judge!r} has no {what}", f"say in the policy: {where}")

@@ -2,9 +2,10 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -108,3 +109,8 @@ class EmbeddedJudge:
             false_alarms=sum(row["false_alarms"] for row in rows),
             num_negatives=sum(row["num_negatives"] for row in rows),
         )
+
+
+def make(labels: Sequence[str], settings: Mapping[str, Any]) -> EmbeddedJudge:
+    """The judge as a policy sets it; it knows its labels and takes no settings."""
+    return EmbeddedJudge()

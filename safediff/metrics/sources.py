@@ -1,6 +1,7 @@
 """Where features and perceptual distances come from: a judge, or a network of the metrics extra."""
 
 import importlib
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Protocol
 
@@ -17,6 +18,18 @@ class FeatureSource(Protocol):
 
     def features(self, images: Tensor) -> Tensor:
         """Features (n, width) of uint8 pictures (n, 3, H, W)."""
+        ...
+
+
+class EmbeddingSource(FeatureSource, Protocol):
+    """Puts pictures and texts into one space, for the CLIP score. Judges are such sources, too."""
+
+    def embed_images(self, images: Tensor) -> Tensor:
+        """Unit vectors (n, width) of uint8 pictures (n, 3, H, W)."""
+        ...
+
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """Unit vectors (n, width)."""
         ...
 
 

@@ -6,7 +6,7 @@ prompts are dealt out over the concepts in turns.
 
 from collections.abc import Sequence
 
-from safediff.attack.params import ATTACKS
+from safediff.attack.params import Profile, find_attack
 from safediff.attack.paraphrase import paraphrase
 from safediff.policy import schema
 from safediff.policy.bounds import prompts_to_prove_rate, smallest_provable_rate
@@ -37,7 +37,7 @@ def resolve_attacks(desk: Desk, concepts: Sequence[ConceptPlan]) -> tuple[Attack
     return tuple(checks)
 
 
-def _by_name(desk: Desk, name: schema.AttackName, loc: Loc) -> schema.Attack:
+def _by_name(desk: Desk, name: str, loc: Loc) -> schema.Attack:
     if name == "cached":
         desk.leave_out(loc, "cached needs csv: write {name: cached, csv: {file: ...}}")
     return schema.Attack.model_construct(name=name)
@@ -46,12 +46,12 @@ def _by_name(desk: Desk, name: schema.AttackName, loc: Loc) -> schema.Attack:
 def _check(
     desk: Desk, entry: schema.Attack, concepts: Sequence[ConceptPlan], loc: Loc
 ) -> AttackCheck:
-    profile = ATTACKS[entry.name]
+    profile = find_attack(entry.name)
     attempts = _attempts(desk, entry, concepts, loc)
     erasure = desk.policy.verify.erasure
     if entry.max_rate is not None and attempts:
         _check_provable(desk, entry.max_rate, len(attempts), erasure.confidence, loc)
-    given = {key: getattr(entry, key) for key in profile.settings}
+    settings = _settings(desk, entry, profile, loc)
     needs_benign = entry.name == "ring-a-bell-embedding"
     return AttackCheck(
         name=entry.name,
@@ -59,12 +59,27 @@ def _check(
         confidence=erasure.confidence,
         min_base_rate=erasure.min_base_rate,
         attempts=tuple(attempts),
-        settings={k: profile.settings[k] if v is None else v for k, v in given.items()},
+        settings=settings,
         benign=_benign(desk, concepts, loc) if needs_benign else (),
         num_base_images=len(attempts) * profile.num_generations if profile.changes_base else 0,
         num_safe_images=len(attempts) * profile.num_generations,
         line=desk.source.line((*loc, "max_rate")),
     )
+
+
+def _settings(desk: Desk, entry: schema.Attack, profile: Profile, loc: Loc) -> dict[str, float]:
+    """The defaults with what the policy says: own keys of ours, ``settings`` of others."""
+    for name in entry.settings:
+        if not profile.make:
+            message = f"'{entry.name}' is ours: its settings are keys beside name"
+            desk.source.refuse((*loc, "settings", name), message)
+        elif name not in profile.settings:
+            hint = did_you_mean(name, profile.settings)
+            desk.source.refuse((*loc, "settings", name), f"no setting '{name}'{hint}")
+    if profile.make:
+        return {**profile.settings, **entry.settings}
+    given = {key: getattr(entry, key) for key in profile.settings}
+    return {k: profile.settings[k] if v is None else v for k, v in given.items()}
 
 
 def _attempts(

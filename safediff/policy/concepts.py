@@ -4,12 +4,14 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from safediff.attack.paraphrase import paraphrase
 from safediff.policy import schema
 from safediff.policy.bounds import prompts_to_prove_rate, smallest_provable_rate
 from safediff.policy.desk import Desk
 from safediff.policy.labels import check_labels
 from safediff.policy.plan import ConceptPlan, ErasureCheck, HubPrompts, PromptPlan
 from safediff.policy.problems import Loc
+from safediff.policy.rows import PromptRow
 from safediff.policy.templates import TemplateSet, balanced, fill, placeholders, share, shuffled
 
 DEFAULT_TEMPLATES = ("{text}",)
@@ -24,8 +26,10 @@ class Drawn:
     """What one concept, or the policy as a default for all, says about prompts."""
 
     templates: TemplateSet | None = None
-    fixed: tuple[str, ...] = ()
+    fixed: tuple[PromptRow, ...] = ()
     hub: HubPrompts | None = None
+    num_paraphrases: int = 0
+    """Of every prompt."""
 
 
 def resolve_prompts(
@@ -36,11 +40,15 @@ def resolve_prompts(
         return default or Drawn()
     if isinstance(entry, tuple):
         desk.check(entry, loc)
-        return Drawn(fixed=tuple(dict.fromkeys(entry)))
+        return Drawn(fixed=tuple(PromptRow(text=text) for text in dict.fromkeys(entry)))
+    count = entry.paraphrases
     if entry.csv:
-        return Drawn(fixed=desk.csv_prompts(entry.csv, (*loc, "csv")))
+        return Drawn(fixed=desk.csv_prompts(entry.csv, (*loc, "csv")), num_paraphrases=count)
+    if entry.folder:
+        rows = desk.folder_prompts(entry.folder, (*loc, "folder"))
+        return Drawn(fixed=rows, num_paraphrases=count)
     if entry.hub:
-        return Drawn(hub=_hub(desk, entry.hub))
+        return Drawn(hub=resolve_hub(desk, entry.hub))
     inherited = default.templates if default else None
     own = desk.values(entry.values, (*loc, "values"))
     values = {**(inherited.values if inherited else {}), **own}
@@ -49,10 +57,11 @@ def resolve_prompts(
     else:
         words = inherited.templates if inherited else DEFAULT_TEMPLATES
         chosen = TemplateSet(templates=words, values=values)
-    return Drawn(templates=chosen)
+    return Drawn(templates=chosen, num_paraphrases=count)
 
 
-def _hub(desk: Desk, entry: schema.HubPrompts) -> HubPrompts:
+def resolve_hub(desk: Desk, entry: schema.HubPrompts, num_prompts: int = 0) -> HubPrompts:
+    """Prompts to fetch later; a branch that can move is noted."""
     if entry.revision == "main":
         desk.notes.append(
             f"prompts of {entry.dataset} come from its branch main, which can move; "
@@ -63,7 +72,7 @@ def _hub(desk: Desk, entry: schema.HubPrompts) -> HubPrompts:
         revision=entry.revision,
         split=entry.split,
         column=entry.column,
-        num_prompts=0,
+        num_prompts=num_prompts,
     )
 
 
@@ -91,13 +100,15 @@ def _concept(
     check_labels(desk, judge, labels, at_labels)
     drawn = resolve_prompts(desk, entry.prompts, (*loc, "prompts"), default)
     spoken = phrasings or drawn.templates
-    prompts = drawn.fixed
+    rows = {row.text: row for row in drawn.fixed}
+    prompts = tuple(rows)
     if desk.policy.verify.budget.rule == "sequential":
         prompts = shuffled(prompts, desk.policy.verify.sampling.seed)
     if drawn.templates:
         filled = desk.expand(drawn.templates, erase, (*loc, "prompts"))
         ordered = balanced(filled, desk.policy.verify.sampling.seed)
         prompts = tuple(item.prompt for item in ordered)
+    prompts = _with_paraphrases(prompts, erase, drawn.num_paraphrases)
     targets = _targets(desk, spoken, erase, loc) if spoken else dict.fromkeys(erase, "")
     return ConceptPlan(
         name=entry.name,
@@ -106,9 +117,31 @@ def _concept(
         judge=judge,
         phrasings=tuple(targets),
         toward=tuple(targets.values()) if any(targets.values()) else (),
-        prompts=tuple(PromptPlan(prompt=prompt, labels=labels) for prompt in prompts),
+        prompts=tuple(_prompt(rows.get(text, PromptRow(text=text)), labels) for text in prompts),
         hub_prompts=drawn.hub,
     )
+
+
+def _prompt(row: PromptRow, labels: tuple[str, ...]) -> PromptPlan:
+    return PromptPlan(
+        prompt=row.text, labels=labels, seed=row.seed, guidance_scale=row.guidance_scale
+    )
+
+
+def _with_paraphrases(
+    prompts: tuple[str, ...], erase: Sequence[str], count: int
+) -> tuple[str, ...]:
+    """Every prompt, followed by ``count`` rewordings of it, or fewer where they run out."""
+    taken = dict.fromkeys(prompts)
+    found: list[str] = []
+    for number, prompt in enumerate(prompts):
+        found.append(prompt)
+        for turn in range(count):
+            words = paraphrase(prompt, erase, number * count + turn, taken)
+            if words is not None:
+                taken[words] = None
+                found.append(words)
+    return tuple(found)
 
 
 def _targets(desk: Desk, spoken: TemplateSet, erase: Sequence[str], loc: Loc) -> dict[str, str]:

@@ -4,9 +4,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from safediff.errors import Inconclusive
 from safediff.policy import schema
 from safediff.policy.content import check_text, filter_texts, first_refused
+from safediff.policy.datasets import read_dataset
 from safediff.policy.problems import Loc, did_you_mean, listed
+from safediff.policy.rows import TEXT_COLUMNS, PromptRow, RowError, read_table
 from safediff.policy.source import Source
 from safediff.policy.templates import (
     MAX_EXPANDED,
@@ -18,7 +21,7 @@ from safediff.policy.templates import (
     num_expanded,
     placeholders,
 )
-from safediff.policy.texts import TextFileError, TextLine, read_column, read_texts
+from safediff.policy.texts import TextFileError, TextLine, read_rows, read_texts
 
 
 @dataclass
@@ -76,19 +79,31 @@ class Desk:
             if reason := check_text(line.text):
                 self.leave_out((*loc, "file"), f"line {line.line} of '{name}': {reason}")
 
-    def csv_prompts(self, entry: schema.CsvPrompts, loc: Loc) -> tuple[str, ...]:
+    def csv_prompts(self, entry: schema.CsvPrompts, loc: Loc) -> tuple[PromptRow, ...]:
         """The prompts of a CSV file; those that the content rules refuse are skipped and noted."""
+        wanted = TEXT_COLUMNS if entry.column is None else (entry.column,)
         try:
-            texts = read_column(self.folder / entry.file, entry.column)
-        except TextFileError as error:
+            column, rows = read_rows(self.folder / entry.file, wanted)
+            table = read_table(rows, column, entry.file)
+        except (TextFileError, RowError) as error:
             self.leave_out((*loc, "file"), str(error))
             return ()
-        kept, num_skipped = filter_texts(texts)
-        if num_skipped:
-            self.notes.append(
-                f"'{entry.file}': {num_skipped} of {len(texts)} prompts skipped by content rules"
-            )
-        return tuple(kept)
+        self.notes += table.notes(entry.file)
+        return table.rows
+
+    def folder_prompts(self, entry: schema.FolderPrompts, loc: Loc) -> tuple[PromptRow, ...]:
+        """The prompts of a local data set, likewise."""
+        path = self.folder / Path(entry.path).expanduser()
+        if not path.is_dir():
+            self.leave_out((*loc, "path"), f"no such folder: {path}")
+            return ()
+        try:
+            table = read_dataset(path, entry.split, entry.column, entry.path)
+        except (RowError, Inconclusive) as error:
+            self.leave_out((*loc, "path"), str(error))
+            return ()
+        self.notes += table.notes(entry.path)
+        return table.rows
 
     def values(self, entry: Mapping[str, schema.Texts], loc: Loc) -> Values:
         """Texts for every placeholder."""

@@ -3,7 +3,7 @@
 import re
 from dataclasses import fields
 
-from safediff.erase.methods import METHODS, resolve
+from safediff.erase.methods import find_method, resolve
 from safediff.errors import UsageError
 from safediff.policy.desk import Desk
 from safediff.policy.problems import Loc, did_you_mean
@@ -13,7 +13,7 @@ _ONE_KNOB = re.compile(r"erase\.options\.(\w+): (.*)", re.DOTALL)
 
 def resolve_preset(desk: Desk) -> str:
     """The preset that the policy names, or the method's default."""
-    entry, presets = desk.policy.erase, list(METHODS[desk.policy.erase.method].presets)
+    entry, presets = desk.policy.erase, list(find_method(desk.policy.erase.method).presets)
     if entry.preset is None:
         return presets[0]
     if entry.preset not in presets:
@@ -29,7 +29,7 @@ def check_options(desk: Desk, preset: str) -> None:
     """Refuse unknown knobs, wrong types and ranges, every one at its own place."""
     loc: Loc = ("erase", "options")
     entry = desk.policy.erase
-    known = [knob.name for knob in fields(METHODS[entry.method].presets[preset])]
+    known = [knob.name for knob in fields(find_method(entry.method).presets[preset])]
     for name in entry.options:
         if name not in known:
             hint = did_you_mean(name, known)

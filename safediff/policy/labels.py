@@ -3,13 +3,18 @@
 from collections.abc import Iterable
 
 from safediff.build.names import NAMES
+from safediff.judge.nudity_rules import CLASSES
 from safediff.policy.content import check_text
 from safediff.policy.desk import Desk
 from safediff.policy.problems import Loc, did_you_mean
 
 STYLES = ("noto", "twemoji", "fluent")
 
-_KNOWN = {"embedded": frozenset((*NAMES, *(f"{style} style" for style in STYLES)))}
+_KNOWN = {
+    "embedded": frozenset((*NAMES, *(f"{style} style" for style in STYLES))),
+    "nudenet": frozenset(("nudity", *CLASSES)),
+    "q16": frozenset(("inappropriate",)),
+}
 """Open-vocabulary judges are missing here: they take any text."""
 
 

@@ -24,6 +24,7 @@ _PATTERNS = {
     r"^[0-9a-f]{40}$": "must be a commit: 40 hexadecimal digits",
     r"^([0-9a-f]{40}|main)$": "must be a commit of 40 hexadecimal digits, or main",
     r"^\d{4}-\d{2}-\d{2}$": "must be a day, YYYY-MM-DD",
+    r"\{label\}": "must name {label}",
     r"^[\w.-]+/[\w.-]+$": "must look like owner/name",
     r"^[a-z0-9][a-z0-9._-]{0,63}$": "may hold small letters, digits, dots and dashes (64 at most)",
 }

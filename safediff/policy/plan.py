@@ -16,7 +16,7 @@ from safediff.errors import UsageError
 
 Json = dict[str, Any]
 Metric = Literal["fid", "kid", "clip", "lpips", "null_drift"]
-QualitySource = Literal["judge", "inception", "alex", "vgg"]
+QualitySource = Literal["judge", "inception", "clip", "alex", "vgg"]
 Rule = Literal["fixed", "sequential"]
 
 
@@ -38,6 +38,10 @@ class PromptPlan:
     prompt: str
     labels: tuple[str, ...]
     """Judge labels. Erasure: none of them may be present. Retention: all must be present."""
+    seed: int | None = None
+    """Of its first picture, as its data set gives it; further ones count up. None: derived."""
+    guidance_scale: float | None = None
+    """Likewise; None: that of the sampling."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +52,8 @@ class HubPrompts:
     revision: str
     """Commit, or ``main``: then the run records which commit that was."""
     split: str
-    column: str
+    column: str | None
+    """None: the first that prompt sets usually call their texts by."""
     num_prompts: int
     """How many distinct prompts the check draws, after the content rules took theirs out."""
 
@@ -95,6 +100,14 @@ class GuardPlan:
 
 
 @dataclass(frozen=True, kw_only=True)
+class JudgePlan:
+    """Settings of a judge that has some, resolved; the embedded one has none."""
+
+    name: str
+    settings: Json
+
+
+@dataclass(frozen=True, kw_only=True)
 class SamplingPlan:
     """How checks draw pictures."""
 
@@ -132,17 +145,23 @@ class RetentionCheck:
     prompts: tuple[PromptPlan, ...]
     line: int
     judge: str = "embedded"
+    hub_prompts: HubPrompts | None = None
+    """Where its prompts are fetched from when the check runs; ``expect`` tells their labels."""
+    expect: tuple[str, ...] = ()
+    """Labels of a fetched prompt, with ``{text}`` for it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class QualityCheck:
     """A two-sided or one-sided limit on a quality metric between base and safe pictures."""
 
-    metric: Metric
+    metric: str
+    """A ``Metric``, or one that another package adds."""
     limit: float
     line: int
     features: QualitySource = "judge"
-    """What pictures are compared on: the judge, or ``inception`` (FID, KID), a net of LPIPS."""
+    """What pictures are compared on: the judge, ``clip``, or ``inception`` (FID, KID), a net of
+    LPIPS."""
     weights: str | None = None
     """Local file of the weights of those features; None: the judge's, or the published ones."""
 
@@ -253,6 +272,7 @@ class Plan:
     verify: VerifyPlan
     export: ExportPlan
     waivers: tuple[WaiverPlan, ...] = ()
+    judges: tuple[JudgePlan, ...] = ()
     notes: tuple[str, ...] = field(default=())
     """What resolution changed or left out, in sentences for the user."""
 
@@ -275,6 +295,16 @@ class Plan:
             del data["verify"]["attacks"]
         if not self.waivers:  # likewise
             del data["waivers"]
+        if not self.judges:  # likewise
+            del data["judges"]
+        for kept in data["verify"]["retention"]:
+            if kept["hub_prompts"] is None:  # likewise
+                del kept["hub_prompts"], kept["expect"]
+        for group in (*data["concepts"], *data["verify"]["retention"]):
+            for prompt in group["prompts"]:  # likewise
+                for key in ("seed", "guidance_scale"):
+                    if prompt[key] is None:
+                        del prompt[key]
         return data
 
     @classmethod

@@ -8,6 +8,7 @@ from safediff.policy.base_model import resolve_model
 from safediff.policy.concepts import draw, resolve_concepts, resolve_phrasings, resolve_prompts
 from safediff.policy.desk import Desk
 from safediff.policy.guard import resolve_guard
+from safediff.policy.judges import resolve_judges
 from safediff.policy.knobs import check_options, resolve_preset
 from safediff.policy.plan import (
     AttackCheck,
@@ -64,6 +65,7 @@ def resolve(policy: schema.Policy, source: Source) -> Plan:
         verify=verify,
         export=ExportPlan(**policy.export.model_dump()),
         waivers=resolve_waivers(desk, [concept.name for concept in concepts], verify),
+        judges=resolve_judges(desk),
         notes=tuple(dict.fromkeys(desk.notes)),
     )
     source.raise_problems()

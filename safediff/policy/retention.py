@@ -1,14 +1,15 @@
 """What must survive: retention groups, and the texts that training may use to protect."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from safediff.policy import schema
 from safediff.policy.bounds import largest_provable_ratio, prompts_to_prove_ratio
-from safediff.policy.concepts import DEFAULT_TEMPLATES, Drawn
+from safediff.policy.concepts import DEFAULT_TEMPLATES, Drawn, resolve_hub
 from safediff.policy.desk import Desk
 from safediff.policy.labels import check_labels
 from safediff.policy.plan import ConceptPlan, PromptPlan, RetentionCheck
 from safediff.policy.problems import Loc, did_you_mean
+from safediff.policy.rows import PromptRow
 from safediff.policy.templates import Filled, TemplateSet, balanced, fill, placeholders
 
 
@@ -23,24 +24,62 @@ def resolve_retention(
         desk.check([entry.name], (*loc, "name"))
         if any(entry.name == check.name for check in checks):
             desk.source.refuse((*loc, "name"), f"duplicate retention group '{entry.name}'")
-        given = desk.texts(entry.texts, (*loc, "texts"))
+        if entry.hub:
+            checks.append(_of_hub(desk, entry, entry.hub, loc))
+            continue
+        rows = _rows(desk, entry, loc)
+        given = tuple(rows) if rows else desk.texts(entry.texts, (*loc, "texts"))
         texts = _without(
             desk, given, taken, f"retention group '{entry.name}'", "erased, or in an earlier group"
         )
-        if isinstance(entry.texts, tuple):
+        if not rows and isinstance(entry.texts, tuple):
             taken |= _folded(given)
-        checks.append(_check(desk, entry, texts, loc, default))
+        checks.append(_check(desk, entry, texts, loc, Drawn() if rows else default, rows))
     return tuple(checks)
 
 
+def _rows(desk: Desk, entry: schema.Retention, loc: Loc) -> dict[str, PromptRow]:
+    """Texts of a table with their seeds; empty where the policy lists texts."""
+    if entry.csv:
+        return {row.text: row for row in desk.csv_prompts(entry.csv, (*loc, "csv"))}
+    if entry.folder:
+        return {row.text: row for row in desk.folder_prompts(entry.folder, (*loc, "folder"))}
+    return {}
+
+
+def _of_hub(
+    desk: Desk, entry: schema.Retention, hub: schema.HubPrompts, loc: Loc
+) -> RetentionCheck:
+    """A group whose prompts are not known yet, only how many there will be."""
+    chosen = TemplateSet(templates=DEFAULT_TEMPLATES, values={})
+    num_prompts = entry.num_prompts or 0
+    _check_provable(desk, entry, num_prompts, loc)
+    return RetentionCheck(
+        name=entry.name,
+        min_ratio=entry.min_ratio,
+        confidence=entry.confidence,
+        num_prompts=num_prompts,
+        prompts=(),
+        judge=entry.judge or desk.policy.judge,
+        line=desk.source.line((*loc, "min_ratio")),
+        hub_prompts=resolve_hub(desk, hub, num_prompts),
+        expect=_expect(desk, entry, chosen, loc),
+    )
+
+
 def _check(
-    desk: Desk, entry: schema.Retention, texts: Sequence[str], loc: Loc, default: Drawn
+    desk: Desk,
+    entry: schema.Retention,
+    texts: Sequence[str],
+    loc: Loc,
+    default: Drawn,
+    rows: Mapping[str, PromptRow],
 ) -> RetentionCheck:
     chosen = _templates(desk, entry, loc, default)
     expect = _expect(desk, entry, chosen, loc)
     filled = balanced(desk.expand(chosen, texts, loc), desk.policy.verify.sampling.seed)
     judge = entry.judge or desk.policy.judge
-    prompts = [_prompt(item, expect) for item in filled]
+    prompts = [_prompt(item, expect, rows) for item in filled]
     unknown = dict.fromkeys(label for prompt in prompts for label in prompt.labels)
     check_labels(desk, judge, unknown, (*loc, "expect" if entry.expect != ("{text}",) else "texts"))
     num_prompts = entry.num_prompts or len(prompts)
@@ -90,9 +129,15 @@ def _expect(desk: Desk, entry: schema.Retention, chosen: TemplateSet, loc: Loc) 
     return tuple(usable)
 
 
-def _prompt(item: Filled, expect: Iterable[str]) -> PromptPlan:
+def _prompt(item: Filled, expect: Iterable[str], rows: Mapping[str, PromptRow]) -> PromptPlan:
     labels = dict.fromkeys(fill(label, item.values) for label in expect)
-    return PromptPlan(prompt=item.prompt, labels=tuple(labels))
+    row = rows.get(item.prompt, PromptRow(text=item.prompt))
+    return PromptPlan(
+        prompt=item.prompt,
+        labels=tuple(labels),
+        seed=row.seed,
+        guidance_scale=row.guidance_scale,
+    )
 
 
 def _check_provable(desk: Desk, entry: schema.Retention, num_prompts: int, loc: Loc) -> None:

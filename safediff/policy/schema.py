@@ -6,25 +6,29 @@ defaults that depend on other keys, so stages never read these models but the pl
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import BaseModel, Discriminator, Field, Tag, model_validator
+
+from safediff.policy.entry import (
+    AttackName,
+    Commit,
+    Entry,
+    JudgeName,
+    MethodName,
+    Rate,
+    Text,
+    TextList,
+)
+from safediff.policy.judge_settings import Judges
 
 Json = dict[str, Any]
-
-Text = Annotated[str, Field(min_length=1, max_length=400, pattern=r"^\S(.*\S)?$")]
-"""One line without spaces around it."""
 
 Instead = Annotated[str, Field(max_length=400, pattern=r"^(\S(.*\S)?)?$")]
 """Likewise, or nothing."""
 
-Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
 Day = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")]
-Rate = Annotated[float, Field(ge=0.0, le=1.0)]
 Confidence = Annotated[float, Field(ge=0.5, lt=1.0)]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
-
-JudgeName = Literal["embedded", "nudenet", "q16", "clip"]
-MethodName = Literal["sdd", "esd-x", "esd-u", "uce", "rece", "speed"]
 
 GuardName = Literal[
     "neg",
@@ -39,10 +43,6 @@ GuardName = Literal[
     "sega-max",
 ]
 
-AttackName = Literal[
-    "paraphrase", "cached", "ring-a-bell-embedding", "closed-form", "completion", "inpainting"
-]
-
 _LIST, _MAPPING, _NAME = "<list>", "<mapping>", "<name>"
 """Union tags; no key of a policy can be spelled like them."""
 
@@ -55,12 +55,6 @@ def _name_or_mapping(value: Any) -> str:
     return _MAPPING if isinstance(value, dict | BaseModel) else _NAME
 
 
-class Entry(BaseModel):
-    """Unknown keys are refused, nothing is converted, nothing changes."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
 class TextFile(Entry):
     """Texts from a file."""
 
@@ -70,7 +64,6 @@ class TextFile(Entry):
     )
 
 
-TextList = Annotated[tuple[Text, ...], Field(min_length=1)]
 Texts = Annotated[
     Annotated[TextList, Tag(_LIST)] | Annotated[TextFile, Tag(_MAPPING)], Discriminator(_shape)
 ]
@@ -92,11 +85,28 @@ class Model(Entry):
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
 
 
+Column = Annotated[
+    Text | None,
+    Field(
+        default=None,
+        description="Default: the first of prompt, text, adv_prompt, sensitive prompt, caption.",
+    ),
+]
+
+
 class CsvPrompts(Entry):
-    """Prompts from a CSV file beside the policy."""
+    """Prompts from a CSV file beside the policy; seeds and guidance in it are used."""
 
     file: Text
-    column: Text = "prompt"
+    column: Column = None
+
+
+class FolderPrompts(Entry):
+    """Prompts from a local data set: a folder of CSV, TSV, JSON Lines or Parquet files."""
+
+    path: Text = Field(description="Beside the policy.")
+    split: Text = "train"
+    column: Column = None
 
 
 class AttackPrompts(Entry):
@@ -120,22 +130,30 @@ class HubPrompts(Entry):
         description="Commit (40 hex digits), or main: the run records which commit that was."
     )
     split: Text = "train"
-    column: Text = "prompt"
+    column: Column = None
 
 
 class Prompts(Entry):
-    """What a check draws: templates, a CSV file or a hub dataset."""
+    """What a check draws: templates, a CSV file, a local folder or a hub dataset."""
 
     templates: Templates | None = None
     values: Values = Field(default={})
     csv: CsvPrompts | None = None
+    folder: FolderPrompts | None = None
     hub: HubPrompts | None = None
+    paraphrases: Annotated[int, Field(ge=0, le=8)] = Field(
+        default=0, description="Rewordings drawn beside every prompt, so many of each; not of hub."
+    )
 
     @model_validator(mode="after")
     def _one_source(self) -> "Prompts":
-        given = [n for n in ("templates", "csv", "hub") if getattr(self, n) is not None]
+        kinds = ("templates", "csv", "folder", "hub")
+        given = [name for name in kinds if getattr(self, name) is not None]
         if len(given) > 1:
-            raise ValueError(f"give one of templates, csv and hub, not {' and '.join(given)}")
+            message = "give one of templates, csv, folder and hub, not "
+            raise ValueError(message + " and ".join(given))
+        if self.hub is not None and self.paraphrases:
+            raise ValueError("prompts of a hub dataset are not paraphrased")
         return self
 
 
@@ -250,7 +268,12 @@ class Retention(Entry):
     min_ratio: Annotated[float, Field(gt=0.0, le=1.0)]
     confidence: Confidence = 0.95
     num_prompts: Count | None = Field(default=None, description="Default: every distinct prompt.")
-    texts: Texts = Field(description="A list written here is held out from training.")
+    texts: Texts = Field(default=(), description="A list written here is held out from training.")
+    csv: CsvPrompts | None = Field(default=None, description="Texts from a CSV file instead.")
+    folder: FolderPrompts | None = Field(default=None, description="Texts from a local data set.")
+    hub: HubPrompts | None = Field(
+        default=None, description="Prompts from a hub dataset, as they are; needs num_prompts."
+    )
     judge: JudgeName | None = Field(default=None, description="Default: the judge of the policy.")
     templates: Templates | None = Field(
         default=None, description="Default: the prompts of the policy."
@@ -259,6 +282,16 @@ class Retention(Entry):
     expect: TextList = Field(
         default=("{text}",), description="Judge labels that must all be found, with placeholders."
     )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "Retention":
+        kinds = ("texts", "csv", "folder", "hub")
+        given = [name for name in kinds if getattr(self, name)]
+        if len(given) != 1:
+            raise ValueError(f"give one of texts, csv, folder and hub, not {len(given)}")
+        if self.hub and (self.templates or self.num_prompts is None):
+            raise ValueError("prompts of a hub dataset have no templates and need num_prompts")
+        return self
 
 
 class Attack(Entry):
@@ -280,6 +313,9 @@ class Attack(Entry):
     )
     base_share: Annotated[float, Field(gt=0.0, lt=1.0)] | None = Field(
         default=None, description="completion: share of steps that the base runs; default: 0.06."
+    )
+    settings: dict[str, float] = Field(
+        default={}, description="Settings of an attack that another package adds."
     )
 
     @model_validator(mode="after")
@@ -312,8 +348,14 @@ class Quality(Entry):
     clip: Annotated[float, Field(gt=0.0)] | None = None
     lpips: Annotated[float, Field(gt=0.0)] | None = None
     null_drift: Annotated[float, Field(gt=0.0)] | None = None
-    features: Literal["judge", "inception"] = Field(
-        default="judge", description="What FID and KID compare; inception needs the metrics extra."
+    features: Literal["judge", "inception", "clip"] = Field(
+        default="judge",
+        description="What FID and KID compare; inception needs the metrics extra, clip is the "
+        "model of judges.clip.",
+    )
+    clip_model: Literal["judge", "clip"] = Field(
+        default="judge",
+        description="What the text-image score is taken with; clip is the model of judges.clip.",
     )
     features_weights: Text | None = Field(
         default=None,
@@ -326,6 +368,9 @@ class Quality(Entry):
     lpips_weights: Text | None = Field(
         default=None,
         description="Local copy of the weights for lpips_net; default: downloaded on first use.",
+    )
+    metrics: dict[str, Annotated[float, Field(gt=0.0)]] = Field(
+        default={}, description="Limits on metrics that other packages add, by name."
     )
 
 
@@ -398,6 +443,9 @@ class Policy(Entry):
     )
     model: Model
     judge: JudgeName = Field(default="embedded", description="Who decides what is in a picture.")
+    judges: Judges = Field(
+        default=Judges.model_validate({}), description="Settings of judges, by name."
+    )
     prompts: AnyPrompts = Prompts()
     concepts: Annotated[tuple[Concept, ...], Field(min_length=1)]
     keep: AnyKeep = ()

@@ -13,7 +13,7 @@ from typing import Any
 
 from safediff.errors import Inconclusive
 from safediff.gate import checks
-from safediff.gate.accuracy import count_accuracy
+from safediff.gate.accuracy import Planted, count_accuracy
 from safediff.gate.attempts import BASE, DIRECT, count_attempts, under
 from safediff.gate.counted import counted_checks
 from safediff.gate.journal import JournalContents, JournalRecord
@@ -27,7 +27,7 @@ from safediff.policy.plan import Plan
 from safediff.release.certificate import reports_in
 from safediff.release.differing import differences, misdecided, missing
 from safediff.sample.draw import Draw, seed_of
-from safediff.verify.assignments import assignments
+from safediff.verify.assignments import assignments, rows_of
 from safediff.verify.schedule import drawing_order
 
 Json = dict[str, Any]
@@ -56,12 +56,8 @@ def replay(certificate: Json, journal: JournalContents) -> Replay:
     plan = Plan.from_json(certificate["policy"]["resolved"], certificate["policy"]["path"])
     _check_order(plan, journal)
     problems = [*_premises(certificate, plan, journal)]
-    judge = _judge(certificate, plan)
-    confidence = plan.verify.erasure.confidence
-    planted = judge["sensitivity"]["hits"], judge["sensitivity"]["n"]
-    accuracy = count_accuracy(
-        plan, planted, judge["threshold"], _of(journal.records, BASE), confidence
-    )
+    planted, base_records = _planted(certificate, plan), _of(journal.records, BASE)
+    accuracy = count_accuracy(plan, planted, base_records, plan.verify.erasure.confidence)
     again, redecided, num_recounted = [], [], 0
     for report in reports_in(certificate):
         counted = _counted(plan, journal, report, accuracy)
@@ -110,7 +106,10 @@ def _premises(certificate: Json, plan: Plan, journal: JournalContents) -> Iterat
             yield f"{name} does not fit plan and journal"
     if journal.torn:
         yield "the journal's last line is incomplete"
-    wrong = sum(r.seed != seed_of(Draw(r.prompt, r.index), sampling.seed) for r in journal.records)
+    rows = rows_of(plan)
+    wrong = sum(
+        r.seed != seed_of(Draw(r.prompt, r.index), sampling.seed, rows) for r in journal.records
+    )
     if wrong:
         yield f"{wrong} pictures of the journal have another seed than the plan gives them"
 
@@ -125,14 +124,18 @@ def _check_order(plan: Plan, journal: JournalContents) -> None:
         raise Inconclusive("its drawing order is not that of the plan")
 
 
-def _judge(certificate: Json, plan: Plan) -> Json:
-    """The one whose accuracy enters the bounds: that of the first concept."""
-    name = plan.concepts[0].judge
-    for judge in certificate["judges"]:
-        if judge["id"] == name:
-            found: Json = judge
-            return found
-    raise Inconclusive(f"the certificate says nothing of judge {name}, so nothing can be recounted")
+def _planted(certificate: Json, plan: Plan) -> dict[str, Planted]:
+    """What the certificate says of every judge that decides about a concept."""
+    said = {judge["id"]: judge for judge in certificate["judges"]}
+    found = {}
+    for name in dict.fromkeys(concept.judge for concept in plan.concepts):
+        if name not in said:
+            raise Inconclusive(
+                f"the certificate says nothing of judge {name}, so nothing can be recounted"
+            )
+        card = said[name]["sensitivity"]
+        found[name] = Planted((card["hits"], card["n"]), said[name]["threshold"])
+    return found
 
 
 def _judge_names(certificate: Json) -> list[str]:

@@ -1,13 +1,14 @@
 """Draws pictures from seeds: the same prompt and index give the same latents in any batch."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from safediff.guard.base import ClassifierFree, Guard
 from safediff.models.backbone import Backbone, Condition
+from safediff.sample.draw import NO_ROWS, Row, Rows
 from safediff.sample.draw import Draw as Draw
 from safediff.sample.draw import seed_of as seed_of
 
@@ -20,6 +21,25 @@ class Sampling:
     guidance_scale: float = 5.0
     seed: int = 0
     batch_size: int = 32
+    rows: Rows = field(default_factory=dict)
+
+    def batches(self, draws: Sequence[Draw]) -> "Iterator[tuple[list[Draw], Sampling]]":
+        """The draws in order, as many at a time as fit and share their guidance.
+
+        Each part comes with the sampling that holds for it.
+        """
+        scales = [self._scale(draw) for draw in draws]
+        start = 0
+        while start < len(draws):
+            end = start + 1
+            while end < min(len(draws), start + self.batch_size) and scales[end] == scales[start]:
+                end += 1
+            yield list(draws[start:end]), replace(self, guidance_scale=scales[start])
+            start = end
+
+    def _scale(self, draw: Draw) -> float:
+        own = self.rows.get(draw.prompt, Row()).guidance_scale
+        return self.guidance_scale if own is None else own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,11 +53,13 @@ class Picture:
     """False if the denoiser produced a value that is not finite: the picture shows nothing."""
 
 
-def initial_latents(draws: Sequence[Draw], shape: tuple[int, int, int], seed: int) -> Tensor:
+def initial_latents(
+    draws: Sequence[Draw], shape: tuple[int, int, int], seed: int, rows: Rows = NO_ROWS
+) -> Tensor:
     """Standard normal latents (n, c, h, w), drawn on the CPU, one generator a picture."""
     return torch.stack(
         [
-            torch.randn(shape, generator=torch.Generator().manual_seed(seed_of(draw, seed)))
+            torch.randn(shape, generator=torch.Generator().manual_seed(seed_of(draw, seed, rows)))
             for draw in draws
         ]
     )
@@ -60,12 +82,11 @@ def sample(
         UsageError: a prompt or the guard's texts are longer than the text encoder's window.
     """
     null = backbone.encode([""])
-    for start in range(0, len(draws), sampling.batch_size):
-        part = list(draws[start : start + sampling.batch_size])
+    for part, own in sampling.batches(draws):
         distinct = sorted({draw.prompt for draw in part})
         rows = torch.tensor([distinct.index(draw.prompt) for draw in part])
         c = backbone.encode(distinct).rows(rows)
-        z = denoise_all(backbone, part, null.repeat(len(part)), c, sampling, guard)
+        z = denoise_all(backbone, part, null.repeat(len(part)), c, own, guard)
         finite = z.isfinite().flatten(1).all(1).tolist()
         images = backbone.decode(z.nan_to_num()).cpu()
         yield [
@@ -88,7 +109,7 @@ def denoise_all(
     guidance = guard.start(backbone, c_0, c, scale) if guard else ClassifierFree([c_0, c], scale)
     scheduler = backbone.new_scheduler()
     scheduler.set_timesteps(sampling.num_steps, device=c.hidden.device)
-    z: Tensor = initial_latents(draws, backbone.latent_shape, sampling.seed)
+    z: Tensor = initial_latents(draws, backbone.latent_shape, sampling.seed, sampling.rows)
     z = z.to(c.hidden.device, c.hidden.dtype) * scheduler.init_noise_sigma
     for step, t in enumerate(scheduler.timesteps):
         model_in = torch.cat([scheduler.scale_model_input(z, t)] * guidance.num_branches)

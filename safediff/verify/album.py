@@ -67,6 +67,11 @@ class Photographer:
         self.items, self.sampling, self.judges = list(items), sampling, judges
         self.journal, self.folder = journal, folder
         self.asked = {label for item in items for label in item.labels}
+        self.erased: dict[str, set[str]] = {}
+        """By judge; kept pictures are asked for them, too: there they are false alarms."""
+        for item in items:
+            if item.check.startswith("erasure/"):
+                self.erased.setdefault(item.judge, set()).update(item.labels)
 
     def draw(
         self,
@@ -148,19 +153,27 @@ class Photographer:
     ) -> JournalRecord:
         judged = scores[item.judge]
         kept = {
+            label: round(float(found.probs[row, i]), 6)
+            for name, found in scores.items()
+            for i, label in enumerate(found.labels)
+            if name != item.judge and label in self.erased.get(name, ())
+        }
+        kept |= {
             label: round(float(judged.probs[row, i]), 6)
             for i, label in enumerate(judged.labels)
             if label in self.asked
         }
+        raw = {name: found.raw[row] for name, found in scores.items() if found.raw}
         return JournalRecord(
             subject=subject,
             check=item.check,
             prompt=item.draw.prompt,
             index=item.draw.index,
-            seed=seed_of(item.draw, self.sampling.seed),
+            seed=seed_of(item.draw, self.sampling.seed, self.sampling.rows),
             status=status,
             scores=kept if status == "ok" else {},
             image_sha256=_sha256(picture.image),
+            raw=raw if status == "ok" else {},
         )
 
 

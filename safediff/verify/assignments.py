@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from safediff.policy.plan import ConceptPlan, Plan, PromptPlan
-from safediff.sample.draw import Draw
+from safediff.policy.plan import ConceptPlan, Plan, PromptPlan, RetentionCheck
+from safediff.sample.draw import Draw, Row
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,17 @@ class Assignment:
 def assignments(plan: Plan) -> list[Assignment]:
     """All pictures of all checks, in a fixed order; a draw may serve several checks."""
     return [*_erasure(plan), *_retention(plan)]
+
+
+def rows_of(plan: Plan) -> dict[str, Row]:
+    """Seeds and guidance of the prompts whose data sets fix them."""
+    groups: list[ConceptPlan | RetentionCheck] = [*plan.concepts, *plan.verify.retention]
+    return {
+        prompt.prompt: Row(seed=prompt.seed, guidance_scale=prompt.guidance_scale)
+        for group in groups
+        for prompt in group.prompts
+        if (prompt.seed, prompt.guidance_scale) != (None, None)
+    }
 
 
 def distinct_draws(items: list[Assignment]) -> list[Draw]:

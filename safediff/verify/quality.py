@@ -1,11 +1,11 @@
 """Quality of kept pictures, base against subject, on the same prompts and latents."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -14,10 +14,14 @@ from safediff.errors import Inconclusive
 from safediff.gate import checks
 from safediff.gate.verdict import CheckResult
 from safediff.judge.base import Judge
+from safediff.judge.clip_encoder import load_clip
+from safediff.metrics.clip_score import clip_scores
 from safediff.metrics.distribution import fid, kid
 from safediff.metrics.inception import InceptionFeatures
+from safediff.metrics.others import measure_other
 from safediff.metrics.perceptual import LpipsDistance
-from safediff.metrics.sources import DistanceSource, FeatureSource
+from safediff.metrics.registry import METRICS
+from safediff.metrics.sources import DistanceSource, EmbeddingSource, FeatureSource
 from safediff.policy.plan import QualityCheck, QualitySource
 from safediff.sample.sampler import Draw
 from safediff.verify.album import Album
@@ -66,11 +70,20 @@ class QualityMeter:
     """
 
     def __init__(
-        self, quality: Sequence[QualityCheck], judge: Judge, base: Album, draws: Sequence[Draw]
+        self,
+        quality: Sequence[QualityCheck],
+        judge: Judge,
+        base: Album,
+        draws: Sequence[Draw],
+        clip: Mapping[str, Any] | None = None,
     ) -> None:
+        """``clip`` are the settings of the policy's CLIP model, for metrics that are taken on it.
+
+        Its own judge need not be in use.
+        """
         self.checks = [check for check in quality if check.metric != "null_drift"]
         self.judge, self.base, self.draws = judge, base, list(draws)
-        self._feature_source = cache(partial(_feature_source, judge))
+        self._feature_source = cache(partial(_feature_source, judge, clip or {}))
         self._distance_source = cache(partial(_distance_source, judge))
         self._base_features = cache(self._features_of_base)
 
@@ -89,15 +102,17 @@ class QualityMeter:
             message = f"{check.metric} could not be measured: {error}; next: {error.next_step}"
             return replace(lacking, message=message)
         result = checks.quality(check, *found, num_failures=pairs.num_failures)
-        facts = {
-            "features": f"{check.features}: {source.name}",
-            "weights_sha256": source.weights_sha256,
-        }
+        facts = {"features": "of another package"}
+        if source is not None:
+            facts["features"] = f"{check.features}: {source.name}"
+            facts["weights_sha256"] = source.weights_sha256
         return replace(result, details={**result.details, **facts})
 
-    def _source(self, check: QualityCheck) -> FeatureSource | DistanceSource:
+    def _source(self, check: QualityCheck) -> FeatureSource | DistanceSource | None:
+        if check.metric not in METRICS.own:
+            return None
         if check.metric == "clip":
-            return self.judge
+            return _given(self._feature_source(_choice(check)))
         if check.metric == "lpips":
             return _given(self._distance_source(_choice(check)))
         return _given(self._feature_source(_choice(check)))
@@ -111,8 +126,10 @@ class QualityMeter:
         if check.metric == "kid":
             mean, std, _, num_subsets = kid(*features(_choice(check)))
             return Found(mean, std, num_subsets)
-        if check.metric == "clip":
-            values = self._clip_change(pairs)
+        if check.metric not in METRICS.own:
+            values = measure_other(check.metric, pairs.base, pairs.subject, pairs.prompts)
+        elif check.metric == "clip":
+            values = self._clip_change(pairs, _choice(check))
         else:
             values = self._distances(pairs, _choice(check))
         return Found(float(values.mean()), float(values.std()), n)
@@ -129,11 +146,13 @@ class QualityMeter:
         parts = zip(pairs.base.split(64), pairs.subject.split(64), strict=True)
         return torch.cat([source.distance(a, b) for a, b in parts])
 
-    def _clip_change(self, pairs: Pairs) -> Tensor:
+    def _clip_change(self, pairs: Pairs, choice: Choice) -> Tensor:
         """cos(image, text) of each subject picture minus that of its base picture."""
-        texts = self.judge.embed_texts(pairs.prompts)
-        base, subject = map(self.judge.embed_images, (pairs.base, pairs.subject))
-        return ((subject - base) * texts).sum(1)
+        source = cast(EmbeddingSource, _given(self._feature_source(choice)))  # never Inception
+        base, subject = (
+            clip_scores(source, images, pairs.prompts) for images in (pairs.base, pairs.subject)
+        )
+        return subject - base
 
     def _pairs(self, subject: Album) -> Pairs:
         good = _good(self.base, self.draws) & _good(subject, self.draws)
@@ -155,10 +174,14 @@ def _choice(check: QualityCheck) -> Choice:
     return check.features, None if check.weights is None else Path(check.weights)
 
 
-def _feature_source(judge: Judge, choice: Choice) -> FeatureSource | Inconclusive:
+def _feature_source(
+    judge: Judge, clip: Mapping[str, Any], choice: Choice
+) -> InceptionFeatures | EmbeddingSource | Inconclusive:
     """The source, or why it is not to be had: it is not tried again for the next subject."""
     name, weights = choice
     try:
+        if name == "clip":
+            return load_clip(clip["weights"], clip.get("revision"))
         return InceptionFeatures(weights) if name == "inception" else judge
     except Inconclusive as error:
         return error

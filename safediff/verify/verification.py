@@ -25,13 +25,13 @@ from safediff.gate.verdict import CheckResult, GateReport
 from safediff.gate.waiving import apply_waivers
 from safediff.guard.base import Guard
 from safediff.guard.load import make_guard
-from safediff.judge.load import load_judges
+from safediff.judge.load import judge_requests, load_judges
 from safediff.models.backbone import Backbone
 from safediff.policy.plan import Plan, QualityCheck
 from safediff.sample.sampler import Draw, Sampling
 from safediff.verify.accuracy import measure_accuracy
 from safediff.verify.album import Album, Photographer
-from safediff.verify.assignments import assignments, distinct_draws
+from safediff.verify.assignments import assignments, distinct_draws, rows_of
 from safediff.verify.attacks import AttackRange
 from safediff.verify.drift import null_drift
 from safediff.verify.quality import QualityMeter
@@ -71,7 +71,7 @@ class Verification:
                 "an erased concept",
                 "add verify.retention",
             )
-        self.judges = load_judges(item.judge for item in self.items)
+        self.judges = load_judges(judge_requests(plan))
         self.judge = self.judges[plan.concepts[0].judge]
         s = plan.verify.sampling
         self.sampling = Sampling(
@@ -79,6 +79,7 @@ class Verification:
             guidance_scale=s.guidance_scale,
             seed=s.seed,
             batch_size=s.batch_size,
+            rows=rows_of(plan),
         )
         self.guard = make_guard(plan.guard.name, plan.guard.texts) if plan.guard else None
         self.guards: dict[str, Guard | None] = {BASE: None}
@@ -108,7 +109,11 @@ class Verification:
             self.journal.close()
             raise
         self.quality = QualityMeter(
-            plan.verify.quality, self.judge, self.base_album.only(kept), kept
+            plan.verify.quality,
+            self.judge,
+            self.base_album.only(kept),
+            kept,
+            {judge.name: judge.settings for judge in plan.judges}.get("clip"),
         )
 
     def _draw(
@@ -218,7 +223,7 @@ class Verification:
 
     def _accuracy(self) -> JudgeAccuracy:
         confidence = self.plan.verify.erasure.confidence
-        return measure_accuracy(self.plan, self.judge, self.records(BASE), confidence)
+        return measure_accuracy(self.plan, self.judges, self.records(BASE), confidence)
 
     def _tallies(self, subject: str) -> Tallies:
         """Counts of the base and the subject."""

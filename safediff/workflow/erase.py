@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 from safediff.gate.verdict import GateReport, Verdict, combined
+from safediff.judge.load import prove_judges
 from safediff.models.backbone import Backbone
 from safediff.models.load import load_backbone
 from safediff.models.patch import unet_sha256
@@ -53,6 +54,7 @@ class Pictures:
 
 def erase(plan: Plan, run: RunFolder, ui: Ui, *, compare_student: bool = True) -> Outcome:
     """Run the whole job; every finished part of an earlier attempt in ``run`` is kept."""
+    prove_judges(plan)  # before hours of training, not after
     base = load_backbone(plan.model)
     training = train(plan, base, run, ui)
     outcome = Outcome(run)
@@ -106,7 +108,7 @@ def _export(
         plan,
         run,
         outcome.reports,
-        verification.judge,
+        verification.judges,
         training,
         [parity_json(parity, "unet/model.onnx")],
         base,

@@ -3,7 +3,7 @@
 import hashlib
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from safediff import __version__
 from safediff.environment import environment, package_identity
-from safediff.erase.methods import METHODS
+from safediff.erase.methods import find_method
 from safediff.gate.accuracy import erased_labels
 from safediff.gate.stats import rate
 from safediff.gate.verdict import GateReport, save_report
@@ -85,8 +85,10 @@ def report_data(
 
 
 def curves(training: Training) -> tuple[Curve, ...]:
-    """Loss and drift over the optimiser steps."""
+    """Loss and drift over the optimiser steps; none where there were no steps (closed form)."""
     steps = training.steps
+    if not steps:
+        return ()
     losses = {"erase": tuple((row["step"], row["erase"]) for row in steps)}
     if any(row["keep"] for row in steps):
         losses["keep"] = tuple((row["step"], row["keep"]) for row in steps)
@@ -134,7 +136,7 @@ def certificate_evidence(
     plan: Plan,
     run: RunFolder,
     reports: Sequence[GateReport],
-    judge: Judge,
+    judges: Mapping[str, Judge],
     training: Training,
     parity: Sequence[dict[str, Any]],
     base: Backbone,
@@ -162,7 +164,7 @@ def certificate_evidence(
         },
         modification=modification(plan, run, training.teacher, training, base),
         reports=reports,
-        judges=[judge_facts(plan, judge)],
+        judges=[judge_facts(plan, name, judges[name]) for name in _erasure_judges(plan)],
         prompt_sets=prompt_sets(plan),
         deployment_parity=parity,
         limitations=limitations(reports),
@@ -174,10 +176,14 @@ def certificate_evidence(
     )
 
 
-def judge_facts(plan: Plan, judge: Judge) -> dict[str, Any]:
+def _erasure_judges(plan: Plan) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(concept.judge for concept in plan.concepts))
+
+
+def judge_facts(plan: Plan, name: str, judge: Judge) -> dict[str, Any]:
     """Who decided, and how good it is on real pictures of the erased labels."""
     confidence = plan.verify.erasure.confidence
-    card = judge.calibration(erased_labels(plan))
+    card = judge.calibration(erased_labels(plan, name))
     passed = card.num_negatives - card.false_alarms
     return {
         "id": judge.name,
@@ -213,7 +219,7 @@ def modification(
     device = next(base.text_encoder.parameters()).device
     return {
         "method": plan.erase.method,
-        "paper": METHODS[plan.erase.method].paper,
+        "paper": find_method(plan.erase.method).paper,
         "preset": plan.erase.preset,
         "settings": asdict(training.params),
         "seed": plan.erase.seed,

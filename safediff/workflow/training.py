@@ -6,14 +6,17 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from safediff.erase.closed_form.params import SpeedParams, UceParams
 from safediff.erase.closed_form.solve import solve
-from safediff.erase.methods import METHODS, EraserParams, resolve
+from safediff.erase.methods import EraserParams, find_method, resolve
 from safediff.erase.params import DistilParams
 from safediff.erase.trainer import DistilTrainer, Erased, StepInfo
+from safediff.errors import Inconclusive
 from safediff.models.adapter import save_adapter
 from safediff.models.backbone import Backbone
 from safediff.models.patch import Patch, load_patch, save_patch
 from safediff.policy.plan import Plan
+from safediff.registry import import_part
 from safediff.workflow.run_folder import RunFolder, append_json, read_training
 from safediff.workflow.ui import Task, Ui
 
@@ -58,12 +61,28 @@ def _erase(plan: Plan, params: EraserParams, backbone: Backbone, run: RunFolder,
             save_patch(erased.student, run.student_patch)
     else:
         task = ui.task("erase", 1)
-        teacher = solve(backbone, plan.concepts, plan.erase.keep, params)
+        teacher = _solve(plan, params, backbone)
         task.advance(1, "solved")
     seconds = f"{time.monotonic() - began:.1f}"
     cost = {"seconds": seconds, "resumed": str(resumed).lower(), "passes": passes}
     run.write_text("training.json", json.dumps(cost) + "\n")
     save_patch(teacher, run.patch)
+
+
+def _solve(plan: Plan, params: EraserParams, backbone: Backbone) -> Patch:
+    """A closed-form eraser of ours, or one of another package.
+
+    Raises:
+        Inconclusive: the package cannot be imported, or gave something else than a patch.
+    """
+    entry = plan.erase
+    if isinstance(params, UceParams | SpeedParams):
+        return solve(backbone, plan.concepts, entry.keep, params)
+    function = import_part(f"eraser {entry.method!r}", find_method(entry.method).solve)
+    patch = function(backbone, plan.concepts, entry.keep, params, entry.seed)
+    if not isinstance(patch, Patch):
+        raise Inconclusive(f"eraser {entry.method!r} gave {type(patch).__name__}, not a Patch")
+    return patch
 
 
 def _distil(plan: Plan, params: DistilParams, backbone: Backbone, run: RunFolder, ui: Ui) -> Erased:
@@ -95,7 +114,7 @@ def _cut_log(run: RunFolder, step: int) -> None:
 
 
 def _facts(plan: Plan, params: EraserParams, teacher: Patch) -> dict[str, str]:
-    method = METHODS[plan.erase.method]
+    method = find_method(plan.erase.method)
     changed = sum(tensor.numel() for tensor in teacher.tensors.values())
     facts = {"method": f"{method.title} ({method.paper}), preset {plan.erase.preset}"}
     if isinstance(params, DistilParams):
@@ -105,6 +124,8 @@ def _facts(plan: Plan, params: EraserParams, teacher: Patch) -> dict[str, str]:
         )
         facts["seed"] = str(plan.erase.seed)
         facts["trained"] = f"{params.trainable}, {changed:,} parameters"
-    else:
+    elif isinstance(params, UceParams | SpeedParams):
         facts["changed"] = f"{params.matrices}, {changed:,} parameters, solved in closed form"
+    else:
+        facts["changed"] = f"{changed:,} parameters"
     return facts

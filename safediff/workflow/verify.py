@@ -7,6 +7,7 @@ import torch
 from safediff.export.to_onnx import initializers_sha256, verify_identity
 from safediff.gate.baseline import Baseline
 from safediff.gate.verdict import GateReport
+from safediff.judge.load import prove_judges
 from safediff.models.load import load_backbone
 from safediff.models.patch import unet_sha256
 from safediff.policy.plan import Plan
@@ -34,9 +35,10 @@ def verify(
 
     Raises:
         UsageError: there is no such model, or ``out`` holds another verification.
-        Inconclusive: it cannot be loaded, does not match its checksums, or its engine holds
-            other weights than its PyTorch UNet.
+        Inconclusive: a judge is missing; the model cannot be loaded or does not match its
+            checksums; its engine holds other weights than its PyTorch UNet.
     """
+    prove_judges(plan)
     subject = open_subject(model, revision)
     base = load_backbone(plan.model)
     *_, torch_model = subject.models.values()

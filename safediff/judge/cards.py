@@ -1,0 +1,83 @@
+"""A judge's card: how it did on real pictures, per label, in a JSON file.
+
+``python -m safediff.judge.calibrate`` writes one; a policy names it (``judges.clip.calibration``).
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from safediff.errors import Inconclusive
+from safediff.judge.base import Calibration, lacks
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """Counts of one label on pictures that its offset was not fitted on."""
+
+    hits: int
+    num_positives: int
+    false_alarms: int
+    num_negatives: int
+    offset: float = 0.0
+    """In logits; the judge takes it from its own, so that its threshold lies where it belongs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """Rows by label, for one judge and its weights."""
+
+    judge: str
+    weights_sha256: str
+    rows: dict[str, Row]
+
+    def write(self, path: Path) -> None:
+        """Write it whole."""
+        path.write_text(json.dumps(asdict(self), indent=1, sort_keys=True) + "\n", "utf-8")
+
+    @classmethod
+    def read(cls, path: Path, judge: str, weights_sha256: str) -> "Card":
+        """Read the card of this judge.
+
+        Raises:
+            Inconclusive: it cannot be read, or belongs to another judge or to other weights.
+        """
+        try:
+            data = json.loads(path.read_text("utf-8"))
+            rows = {label: Row(**row) for label, row in data["rows"].items()}
+            found = cls(judge=data["judge"], weights_sha256=data["weights_sha256"], rows=rows)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise Inconclusive(
+                f"{path}: no readable card of a judge: {reason}",
+                "write one with `python -m safediff.judge.calibrate`",
+            ) from error
+        if (found.judge, found.weights_sha256) != (judge, weights_sha256):
+            raise Inconclusive(
+                f"{path}: measured on {found.judge} with weights {found.weights_sha256[:12]}, not "
+                f"on {judge} with {weights_sha256[:12]}",
+                "measure these weights with `python -m safediff.judge.calibrate`",
+            )
+        return found
+
+    def offset(self, label: str) -> float:
+        """Of a label that was measured; 0 otherwise."""
+        return self.rows[label].offset if label in self.rows else 0.0
+
+    def calibration(self, labels: Sequence[str]) -> Calibration:
+        """Counts over these labels together.
+
+        Raises:
+            Inconclusive: one of them was not measured.
+        """
+        missing = [label for label in labels if label not in self.rows]
+        if missing:
+            raise lacks(self.judge, f"measured sensitivity for {missing[0]!r}", "calibration")
+        rows = [self.rows[label] for label in labels]
+        return Calibration(
+            sensitivity_hits=sum(row.hits for row in rows),
+            num_positives=sum(row.num_positives for row in rows),
+            false_alarms=sum(row.false_alarms for row in rows),
+            num_negatives=sum(row.num_negatives for row in rows),
+        )

@@ -1,0 +1,86 @@
+"""Zero-shot CLIP: is a picture nearer to the concept's text than to contrast texts?
+
+Score of a label: softmax of 100 cos(picture, text) over the label's text and the contrast texts
+(arXiv:2103.00020, section 3.1.2), moved by the label's measured offset. Labels do not compete.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from safediff.judge.base import Calibration, Scores, lacks
+from safediff.judge.cards import Card
+from safediff.judge.clip_encoder import SCALE, ClipEncoder, load_clip
+
+
+class ClipJudge:
+    """Open vocabulary: it takes any label."""
+
+    name = "clip"
+
+    def __init__(
+        self,
+        encoder: ClipEncoder,
+        labels: Sequence[str],
+        *,
+        template: str = "{label}",
+        contrast: Sequence[str],
+        threshold: float = 0.5,
+        card: Path | None = None,
+    ) -> None:
+        self.labels = tuple(labels)
+        self.threshold = threshold
+        self.encoder = encoder
+        self.weights_sha256 = encoder.weights_sha256
+        self.card = Card.read(card, self.name, self.weights_sha256) if card else None
+        texts = [template.replace("{label}", label) for label in self.labels]
+        self._texts = encoder.embed_texts([*texts, *contrast]).double()
+        self._offsets = torch.tensor(
+            [self.card.offset(label) if self.card else 0.0 for label in self.labels],
+            dtype=torch.float64,
+        )
+
+    def score(self, images: Tensor) -> Scores:
+        """Sigmoid (100 cos_label - logsumexp of 100 cos_contrast - offset), (n, num_labels)."""
+        logits = SCALE * self.encoder.embed_images(images).double() @ self._texts.T
+        num_labels = len(self.labels)
+        margins = logits[:, :num_labels] - logits[:, num_labels:].logsumexp(1, keepdim=True)
+        return Scores(self.labels, (margins - self._offsets).sigmoid())
+
+    def features(self, images: Tensor) -> Tensor:
+        """Pooled features of the picture encoder."""
+        return self.encoder.features(images)
+
+    def embed_images(self, images: Tensor) -> Tensor:
+        """Unit vectors (n, d)."""
+        return self.encoder.embed_images(images)
+
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """Unit vectors (n, d)."""
+        return self.encoder.embed_texts(texts)
+
+    def distance(self, a: Tensor, b: Tensor) -> Tensor:
+        """None: a distance of embeddings is not perceptual."""
+        raise lacks(self.name, "perceptual distance", "verify.quality.lpips_net")
+
+    def calibration(self, labels: Sequence[str]) -> Calibration:
+        """From the card; nothing is published for labels that a policy makes up."""
+        if self.card is None:
+            raise lacks(self.name, "measured sensitivity", "calibration")
+        return self.card.calibration(labels)
+
+
+def make(labels: Sequence[str], settings: Mapping[str, Any]) -> ClipJudge:
+    """The judge as a policy sets it."""
+    card = settings.get("calibration")
+    return ClipJudge(
+        load_clip(settings["weights"], settings.get("revision")),
+        labels,
+        template=settings["template"],
+        contrast=settings["contrast"],
+        threshold=settings["threshold"],
+        card=Path(card) if card else None,
+    )
