@@ -86,6 +86,8 @@ def verify(
 ) -> None:
     """Measure a model against a policy, or check a release against its certificate.
 
+    Under torchrun all processes share the drawing.
+
     Exit code: 0 the policy is met, 1 it is not, 2 wrong input, 3 it could not be decided, or
     something does not match the certificate.
     """
@@ -128,17 +130,23 @@ def verify(
     from safediff.cli.against_baseline import known_baseline, update
     from safediff.cli.outcome import end, publish
     from safediff.gate.verdict import combined
+    from safediff.sample.shards import sharded
     from safediff.workflow.hub_prompts import with_hub_prompts
     from safediff.workflow.run_folder import free_folder
     from safediff.workflow.verify import verify as run_verify
 
     plan = with_hub_prompts(plan)
-    folder = out if out is not None else free_folder(Path("runs") / plan.name / "verify")
     known = known_baseline(baseline, update_baseline)
-    for note in () if quiet else plan.notes:
-        typer.echo(f"note: {note}", err=True)
-    with RichUi(quiet or no_progress) as ui:
-        reports = run_verify(plan, model, revision, folder, ui, None if update_baseline else known)
+    with sharded() as shards:
+        for note in () if quiet or not shards.leads else plan.notes:
+            typer.echo(f"note: {note}", err=True)
+        stem = Path("runs") / plan.name / "verify"
+        folder = Path(out or shards.agree("folder", lambda: str(free_folder(stem))))
+        old = None if update_baseline else known
+        with RichUi(quiet or no_progress or not shards.leads) as ui:
+            reports = run_verify(plan, model, revision, folder, ui, old, shards)
+    if not shards.leads:
+        return  # process 0 speaks for all
     publish(reports, policy_uri(policy), folder=folder, format=format, files=files, quiet=quiet)
     if baseline is not None:
         update(baseline, known, plan, reports, folder, write=update_baseline, quiet=quiet)

@@ -50,13 +50,36 @@ def test_texts_are_encoded_alike_in_any_company(backbone: Backbone) -> None:
 @torch.no_grad()
 def test_decoded_pictures_are_bytes(backbone: Backbone) -> None:
     latents = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(0))
-    found = backbone.decode(latents)
+    found, finite = backbone.decode(latents)
+    assert finite.tolist() == [True, True]
     assert found.dtype == torch.uint8
     scale = backbone.vae.config.scaling_factor
     images = backbone.vae.decode(latents / scale).sample.clamp(-1, 1)
     expected = (images * 0.5 + 0.5) * 255
     assert (found.float() - expected).abs().max() <= 0.51
     assert found.float().std() > 1
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("spoilt", ["latent", "pixel"])
+def test_a_value_that_is_not_finite_is_told(
+    backbone: Backbone, monkeypatch: pytest.MonkeyPatch, spoilt: str
+) -> None:
+    latents = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    if spoilt == "latent":
+        latents[1, 0, 2, 3] = torch.inf
+    else:
+        decode = backbone.vae.decode
+
+        def decode_badly(z: torch.Tensor, return_dict: bool) -> tuple[torch.Tensor]:
+            (images,) = decode(z, return_dict=return_dict)
+            images[1, 0, 5, 6] = torch.nan  # one pixel: the picture is not black
+            return (images,)
+
+        monkeypatch.setattr(backbone.vae, "decode", decode_badly)
+    images, finite = backbone.decode(latents)
+    assert finite.tolist() == [True, False, True]
+    assert int(images[1].max()) > 8
 
 
 @torch.no_grad()

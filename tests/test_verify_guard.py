@@ -54,5 +54,6 @@ def test_every_subject_but_the_base_is_guarded(
         if guard is not None:
             assert (guard.name, guard.texts) == ("sld-max", ("bomb", "axe"))
     # The weights are the same, so only the guard can make a difference.
-    assert torch.equal(albums[0].images, albums[1].images) == (not guarded)
-    assert torch.equal(albums[1].images, albums[2].images)
+    images = [album.of(album.draws) for album in albums]
+    assert torch.equal(images[0], images[1]) == (not guarded)
+    assert torch.equal(images[1], images[2])

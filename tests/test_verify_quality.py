@@ -1,6 +1,9 @@
 """The quality checks: on which features, for which pictures, and where those cannot be had."""
 
+import atexit
+import shutil
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +18,7 @@ from safediff.metrics.distribution import fid, kid
 from safediff.policy.plan import Metric, QualityCheck, QualitySource
 from safediff.sample.sampler import Draw
 from safediff.verify.album import Album
+from safediff.verify.picture_files import path_of, write_picture
 from safediff.verify.quality import QualityMeter
 
 JUDGE = EmbeddedJudge()
@@ -27,10 +31,15 @@ def album(seed: int, failed: int = 0, level: int = 256) -> Album:
     """Noise, of which the last ``failed`` pictures do not count."""
     generator = torch.Generator().manual_seed(seed)
     shape = (len(DRAWS), 3, 64, 64)
+    images = torch.randint(0, level, shape, generator=generator, dtype=torch.uint8)
+    folder = Path(tempfile.mkdtemp(prefix="safediff-tests-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    for draw, image in zip(DRAWS, images, strict=True):
+        write_picture(path_of(folder, draw), image)
     return Album(
         subject=f"noise {seed}",
+        folder=folder,
         draws=DRAWS,
-        images=torch.randint(0, level, shape, generator=generator, dtype=torch.uint8),
         good=torch.arange(len(DRAWS)) < len(DRAWS) - failed,
     )
 
@@ -62,11 +71,11 @@ def test_equal_pictures_are_at_no_distance() -> None:
 def test_other_pictures_are_further_away_than_allowed() -> None:
     found = measure(OTHER, *ALL)
     assert {r.verdict for r in found} == {Verdict.FAIL}
-    real, fake = JUDGE.features(BASE.images), JUDGE.features(OTHER.images)
+    real, fake = JUDGE.features(BASE.of(DRAWS)), JUDGE.features(OTHER.of(DRAWS))
     expected_fid, expected_kid = fid(real, fake), kid(real, fake)
     texts = JUDGE.embed_texts(NAMES)
-    change = (JUDGE.embed_images(OTHER.images) - JUDGE.embed_images(BASE.images)) * texts
-    distance = JUDGE.distance(BASE.images, OTHER.images)
+    change = (JUDGE.embed_images(OTHER.of(DRAWS)) - JUDGE.embed_images(BASE.of(DRAWS))) * texts
+    distance = JUDGE.distance(BASE.of(DRAWS), OTHER.of(DRAWS))
     expected = [expected_fid, expected_kid.mean, change.sum(1).mean(), distance.mean()]
     assert [r.estimate for r in found] == pytest.approx([float(x) for x in expected], rel=1e-5)
     assert [r.num_samples for r in found] == [10, 50, 10, 10]
@@ -153,10 +162,10 @@ def test_chosen_features_and_nets_are_what_is_measured_on(loaded: list[Means | G
     assert isinstance(means, Means)
     assert isinstance(gap, Gap)
     assert (means.weights, gap.net, gap.weights) == (Path("/w/i.pth"), "vgg", Path("/w/v.pth"))
-    expected = fid(*(x.images.float().mean((2, 3))[:, :2] for x in (BASE, OTHER)))
+    expected = fid(*(x.of(DRAWS).float().mean((2, 3))[:, :2] for x in (BASE, OTHER)))
     assert found[0].estimate == pytest.approx(expected)
     assert found[1].estimate == pytest.approx(
-        float((BASE.images.float() - OTHER.images.float()).mean((1, 2, 3)).abs().mean())
+        float((BASE.of(DRAWS).float() - OTHER.of(DRAWS).float()).mean((1, 2, 3)).abs().mean())
     )
     assert [r.details["features"] for r in found] == ["inception: means", "vgg: gap"]
     assert [r.details["weights_sha256"] for r in found] == ["0" * 64, "1" * 64]

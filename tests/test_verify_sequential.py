@@ -208,7 +208,7 @@ def test_a_killed_verification_ends_with_the_same_bytes(
     per = ("batch_size: 16", f"batch_size: 4, images_per_prompt: {per_prompt}")
     plan = small_plan(tmp_path, *RULE, per)
     whole = measure(plan, ERRING, tmp_path / "whole")
-    write, written = album._write, Counter[str]()
+    write, written = album.write_picture, Counter[str]()
 
     def write_and_die(path: Path, image: Tensor) -> None:
         if written["pictures"] == survived * per_prompt:
@@ -217,7 +217,7 @@ def test_a_killed_verification_ends_with_the_same_bytes(
         write(path, image)
 
     with monkeypatch.context() as patch:
-        patch.setattr(album, "_write", write_and_die)
+        patch.setattr(album, "write_picture", write_and_die)
         with pytest.raises(Killed):
             measure(plan, ERRING, tmp_path / "killed")
     resumed = measure(plan, ERRING, tmp_path / "killed")

@@ -51,12 +51,12 @@ training.append_json = append_and_die
 KILL_WHILE_DRAWING = """
 import os, signal
 from safediff.verify import album
-write = album._write
+write = album.write_picture
 def write_and_die(path, image):
     if len(list(path.parent.glob("*.png"))) == 20:
         os.kill(os.getpid(), signal.SIGKILL)
     write(path, image)
-album._write = write_and_die
+album.write_picture = write_and_die
 """
 
 

@@ -58,11 +58,10 @@ class Attack(ABC):
         """
         for part, own in sampling.batches(draws):
             z = self.latents(part, own)
-            finite = z.isfinite().flatten(1).all(1).tolist()
-            images = self.models.safe.decode(z.nan_to_num()).cpu()
+            images, finite = self.models.safe.decode(z)
             yield [
                 Picture(draw=draw, image=image, finite=ok)
-                for draw, image, ok in zip(part, images, finite, strict=True)
+                for draw, image, ok in zip(part, images.cpu(), finite.tolist(), strict=True)
             ]
             on_batch(len(part))
 

@@ -12,7 +12,7 @@ from safediff.gate.clusters import Bools
 from safediff.gate.robustness import AttackHits
 from safediff.judge.base import Judge
 from safediff.sample.sampler import Draw, Picture, Sampling, sample
-from safediff.verify.album import BLACK_LEVEL
+from safediff.verify.judging import BLACK_LEVEL
 
 
 def try_attack(

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from safediff.errors import Inconclusive
 from safediff.gate.calibration import Hits, judge_accuracy
-from safediff.gate.journal import JournalRecord
+from safediff.gate.journal import JournalRecord, count_statuses
 from safediff.gate.stats import JudgeAccuracy
 from safediff.policy.plan import Plan
 
@@ -45,11 +45,13 @@ def count_accuracy(
     Raises:
         Inconclusive: no kept picture of the base could be judged.
     """
-    negatives = [r for r in base_records if _shows_none(plan, r)]
+    kept = [r for r in base_records if r.check.startswith("retention/")]
+    negatives = [r for r in kept if _shows_none(plan, r)]
     if not negatives:
         raise Inconclusive(
             "no picture of a kept prompt by the base model could be judged, so how often the "
-            "judge sees what is not there is unknown",
+            f"judge sees what is not there is unknown; of {len(kept)} pictures: "
+            f"{count_statuses(kept) or 'all name what is erased'}",
             "look at images/base in the output folder",
         )
     found = []
@@ -65,6 +67,6 @@ def count_accuracy(
 
 def _shows_none(plan: Plan, record: JournalRecord) -> bool:
     """A good picture of a kept prompt that names nothing that the policy erases."""
-    if record.status != "ok" or not record.check.startswith("retention/"):
+    if record.status != "ok":
         return False
     return not any(text in record.prompt for c in plan.concepts for text in c.erase)

@@ -7,7 +7,7 @@ run leaves at most one torn line, at the end; it is cut off when the journal is 
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -16,7 +16,8 @@ from typing import Any, BinaryIO, Literal
 from safediff.errors import Inconclusive, UsageError
 
 Json = dict[str, Any]
-Status = Literal["ok", "generation_error", "judge_error", "not_finite", "black"]
+Status = Literal["ok", "generation_error", "judge_error", "not_finite", "black", "missing"]
+"""``missing`` is never written: it is said of a picture that is gone when a check is decided."""
 
 SCHEMA_VERSION = 1
 
@@ -160,6 +161,42 @@ def read_journal(path: Path) -> JournalContents:
         *lines, tail = path.read_bytes().split(b"\n")
     except OSError as error:
         raise UsageError(f"{path}: no readable journal ({error.strerror})") from error
+    return _contents(path, lines, torn=bool(tail))
+
+
+class JournalTail:
+    """Reads on in a journal that another process writes."""
+
+    def __init__(self, path: Path, header: JournalHeader) -> None:
+        self.path, self.header = path, header
+        self._offset, self._first_line = 0, b""
+
+    def read_on(self) -> list[JournalRecord]:
+        """Records that were completed since the last call.
+
+        Raises:
+            UsageError: the journal is damaged, or belongs to another plan or judge.
+        """
+        with self.path.open("rb") as file:
+            file.seek(self._offset)
+            whole, newline, _ = file.read().rpartition(b"\n")
+        if not newline:
+            return []
+        lines = whole.split(b"\n")
+        if self._offset == 0:
+            self._first_line, *lines = lines
+        self._offset += len(whole) + 1
+        contents = _contents(self.path, [self._first_line, *lines], torn=False)
+        if contents.header != self.header:
+            raise UsageError(
+                f"{self.path}: written for plan {contents.header.plan_sha256[:12]}, not for "
+                f"{self.header.plan_sha256[:12]}, or for other judges",
+                next_step="use another run folder",
+            )
+        return list(contents.records)
+
+
+def _contents(path: Path, lines: Sequence[bytes], *, torn: bool) -> JournalContents:
     parsed = [_parse(path, number, line) for number, line in enumerate(lines, start=1)]
     try:
         header = parsed[0]
@@ -170,9 +207,7 @@ def read_journal(path: Path) -> JournalContents:
             if row.pop("type") != "image":
                 raise ValueError("a line is neither header nor image")
             records.append(JournalRecord(**row))
-        return JournalContents(
-            header=JournalHeader(**header), records=tuple(records), torn=bool(tail)
-        )
+        return JournalContents(header=JournalHeader(**header), records=tuple(records), torn=torn)
     except (IndexError, KeyError, TypeError, ValueError) as error:
         raise UsageError(
             f"{path}: not a journal of this version ({error!r})",
@@ -205,3 +240,12 @@ def _unwritable(path: Path, error: OSError) -> Inconclusive:
         f"{path}: the journal could not be written ({error.strerror})",
         next_step="free some space or choose a folder that can be written to, then --resume",
     )
+
+
+def count_statuses(records: Iterable[JournalRecord]) -> str:
+    """How many pictures failed in which way: ``3 judge_error, 1 missing``; empty if none."""
+    counts: dict[str, int] = {}
+    for record in records:
+        if record.status != "ok":
+            counts[record.status] = counts.get(record.status, 0) + 1
+    return ", ".join(f"{count} {status}" for status, count in sorted(counts.items()))

@@ -101,12 +101,17 @@ class Backbone:
         return out
 
     @torch.no_grad()
-    def decode(self, latents: Tensor) -> Tensor:
-        """Pictures, uint8 (b, 3, H, W), of final latents."""
+    def decode(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """Pictures, uint8 (b, 3, H, W), of final latents; bool (b,), whether all was finite.
+
+        Where a latent or a decoded value is not finite, the picture shows nothing.
+        """
         config: Any = self.vae.config
-        z = latents.to(self.vae.dtype) / config.scaling_factor
+        z = latents.nan_to_num().to(self.vae.dtype) / config.scaling_factor
         images: Tensor = self.vae.decode(z, return_dict=False)[0].float()
-        return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+        finite = latents.isfinite().flatten(1).all(1) & images.isfinite().flatten(1).all(1)
+        pixels = (images.nan_to_num().clamp(-1, 1) + 1) * 127.5
+        return pixels.round().to(torch.uint8), finite
 
     def new_scheduler(self) -> Any:
         """A scheduler of its own for one trajectory (schedulers keep state)."""

@@ -87,11 +87,10 @@ def sample(
         rows = torch.tensor([distinct.index(draw.prompt) for draw in part])
         c = backbone.encode(distinct).rows(rows)
         z = denoise_all(backbone, part, null.repeat(len(part)), c, own, guard)
-        finite = z.isfinite().flatten(1).all(1).tolist()
-        images = backbone.decode(z.nan_to_num()).cpu()
+        images, finite = backbone.decode(z)
         yield [
             Picture(draw=draw, image=image, finite=ok)
-            for draw, image, ok in zip(part, images, finite, strict=True)
+            for draw, image, ok in zip(part, images.cpu(), finite.tolist(), strict=True)
         ]
         on_batch(len(part))
 

@@ -4,53 +4,64 @@ A picture that is on disk and in the journal is not drawn again, so a killed ver
 where it stopped.
 """
 
-import hashlib
-import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from safediff.errors import Inconclusive, UsageError
-from safediff.gate.journal import Journal, JournalRecord, Status
+from safediff.errors import Inconclusive
+from safediff.gate.journal import JournalRecord, Status
 from safediff.guard.base import Guard
 from safediff.judge.base import Judge, Scores
 from safediff.models.backbone import Backbone
 from safediff.sample.sampler import Draw, Picture, Sampling, sample, seed_of
 from safediff.verify.assignments import Assignment
-
-WEIGHTS_NAME = "weights.json"
-BLACK_LEVEL = 8
-"""A picture whose brightest value is below this shows nothing."""
+from safediff.verify.judging import judge_pictures, status_of
+from safediff.verify.ledger import Ledger
+from safediff.verify.picture_files import (
+    claim,
+    is_intact,
+    path_of,
+    place_of,
+    read_picture,
+    sha256_of,
+    write_picture,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Album:
-    """All pictures of one subject."""
+    """The pictures of one subject, which stay on disk until they are asked for."""
 
     subject: str
+    folder: Path
     draws: tuple[Draw, ...]
-    images: Tensor
-    """uint8 (n, 3, H, W), in the order of ``draws``; failed ones are as drawn."""
     good: Tensor
-    """bool (n,): drawn and judged."""
+    """bool (n,), in the order of ``draws``: drawn, judged and still there."""
 
     def of(self, draws: Sequence[Draw]) -> Tensor:
-        """Pictures of the given draws, uint8 (m, 3, H, W)."""
-        where = {draw: i for i, draw in enumerate(self.draws)}
-        return self.images[[where[draw] for draw in draws]]
+        """Pictures of the given draws, uint8 (m, 3, H, W); black where one is gone.
+
+        Raises:
+            Inconclusive: all of them are gone.
+        """
+        if not draws:
+            return torch.zeros(0, 3, 1, 1, dtype=torch.uint8)
+        found = [read_picture(path_of(self.folder, draw)) for draw in draws]
+        example = next((image for image in found if image is not None), None)
+        if example is None:
+            raise Inconclusive(
+                f"{self.folder}: none of {len(found)} pictures can be read", "verify again"
+            )
+        return torch.stack([torch.zeros_like(example) if i is None else i for i in found])
 
     def only(self, draws: Sequence[Draw]) -> "Album":
         """Some of the pictures, each once."""
         where = {draw: i for i, draw in enumerate(self.draws)}
         chosen = tuple(dict.fromkeys(draws))
-        rows = [where[draw] for draw in chosen]
-        return replace(self, draws=chosen, images=self.images[rows], good=self.good[rows])
+        return replace(self, draws=chosen, good=self.good[[where[draw] for draw in chosen]])
 
 
 class Photographer:
@@ -61,10 +72,13 @@ class Photographer:
         items: Sequence[Assignment],
         sampling: Sampling,
         judges: Mapping[str, Judge],
-        journal: Journal,
+        journal: Ledger,
         folder: Path,
     ) -> None:
-        self.items, self.sampling, self.judges = list(items), sampling, judges
+        self.items: dict[Draw, list[Assignment]] = {}
+        for item in items:
+            self.items.setdefault(item.draw, []).append(item)
+        self.sampling, self.judges = sampling, judges
         self.journal, self.folder = journal, folder
         self.asked = {label for item in items for label in item.labels}
         self.erased: dict[str, set[str]] = {}
@@ -82,36 +96,38 @@ class Photographer:
         on_batch: Callable[[int], None] = lambda n: None,
         guard: Guard | None = None,
     ) -> None:
-        """Draw, judge and file what is missing.
+        """Draw, judge and file what is missing; each process its share.
 
         Raises:
             UsageError: pictures of other weights lie in the subject's place.
-            Inconclusive: the disk is full or pictures cannot be written or read.
+            Inconclusive: the disk is full, pictures cannot be written, or another process ended.
         """
-        folder = self._place(subject)
-        folder.mkdir(parents=True, exist_ok=True)
-        _claim(folder, {"model": backbone.name, **model_sha256})
-        known = {(r.prompt, r.index): r for r in self.journal.records if r.subject == subject}
-        missing = [d for d in draws if not _filed(folder, d, known.get((d.prompt, d.index)))]
+        folder, shards = self._place(subject), self.journal.shards
+
+        def find_missing() -> list[int]:
+            folder.mkdir(parents=True, exist_ok=True)
+            claim(folder, {"model": backbone.name, **model_sha256})
+            known = self.journal.known(subject)
+            return [i for i, d in enumerate(draws) if not self._filed(folder, d, known.get(d, []))]
+
+        missing = [draws[i] for i in shards.agree(f"draw {subject}", find_missing)]
         on_batch(len(draws) - len(missing))
-        for batch in self.pictures(backbone, missing, on_batch, guard):
-            self._file(subject, folder, batch)
+        count_all = _counting_for_all(on_batch, len(missing), shards.count)
+        if mine := shards.share(missing, self.sampling.batch_size):
+            for batch in self.pictures(backbone, mine, count_all, guard):
+                self._file(subject, folder, batch)
+        self.journal.settle(subject, draws, missing)
+        count_all(len(missing))
 
-    def album(self, subject: str, draws: Sequence[Draw]) -> Album:
-        """Read pictures back that were drawn before.
-
-        Raises:
-            Inconclusive: they cannot be read.
-        """
-        folder = self._place(subject)
-        status = {
-            (r.prompt, r.index): r.status for r in self.journal.records if r.subject == subject
-        }
+    def album(self, records: Sequence[JournalRecord], draws: Sequence[Draw]) -> Album:
+        """Pictures that were drawn before, with the records of their one subject."""
+        (subject,) = {record.subject for record in records}
+        good = {Draw(r.prompt, r.index): r.status == "ok" for r in records}
         return Album(
             subject=subject,
+            folder=self._place(subject),
             draws=tuple(draws),
-            images=torch.stack([_read(_path(folder, draw)) for draw in draws]),
-            good=torch.tensor([status[(d.prompt, d.index)] == "ok" for d in draws]),
+            good=torch.tensor([good[draw] for draw in draws]),
         )
 
     def pictures(
@@ -125,22 +141,25 @@ class Photographer:
         return sample(backbone, draws, self.sampling, on_batch, guard)
 
     def _place(self, subject: str) -> Path:
-        return self.folder / subject.replace(" ", "-")
+        return place_of(self.folder, subject)
+
+    def _filed(self, folder: Path, draw: Draw, records: Sequence[JournalRecord]) -> bool:
+        """Whether every check has its record and the picture is on disk as they say."""
+        asked = {item.check for item in self.items[draw]}
+        return asked <= {r.check for r in records} and is_intact(folder, records[-1])
 
     def _file(self, subject: str, folder: Path, batch: list[Picture]) -> None:
         """Write pictures, judge them, write their journal lines."""
         images = torch.stack([picture.image for picture in batch])
-        scores = {name: judge.score(images) for name, judge in self.judges.items()}
+        scores = {name: judge_pictures(judge, images) for name, judge in self.judges.items()}
         records = []
         for row, picture in enumerate(batch):
             draw = picture.draw
-            _write(_path(folder, draw), picture.image)
-            found = _status(picture, scores, row)
-            for item in self.items:
-                if item.draw == draw:
-                    records.append(self._record(subject, item, picture, found, scores, row))
+            write_picture(path_of(folder, draw), picture.image)
+            found = status_of(picture, scores, row)
+            for item in self.items[draw]:
+                records.append(self._record(subject, item, picture, found, scores, row))
         self.journal.append(records)
-        self.journal.records.extend(records)
 
     def _record(
         self,
@@ -172,66 +191,22 @@ class Photographer:
             seed=seed_of(item.draw, self.sampling.seed, self.sampling.rows),
             status=status,
             scores=kept if status == "ok" else {},
-            image_sha256=_sha256(picture.image),
+            image_sha256=sha256_of(picture.image),
             raw=raw if status == "ok" else {},
         )
 
 
-def _claim(folder: Path, weights: Mapping[str, str]) -> None:
-    """Note whose pictures these are: those of one model must never be counted for another."""
-    path, text = folder / WEIGHTS_NAME, json.dumps(weights, sort_keys=True) + "\n"
-    if not path.exists():
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
-    elif path.read_text(encoding="utf-8") != text:
-        raise UsageError(
-            f"{folder}: holds pictures of another model than {weights['model']}",
-            "choose another --out",
-        )
+def _counting_for_all(
+    on_batch: Callable[[int], None], total: int, num_processes: int
+) -> Callable[[int], None]:
+    """Takes what one process has done for what all have, up to ``total``."""
+    left = total
 
+    def count(number: int) -> None:
+        nonlocal left
+        step = min(number * num_processes, left)
+        left -= step
+        if step:
+            on_batch(step)
 
-def _status(picture: Picture, scores: Mapping[str, Scores], row: int) -> Status:
-    if not picture.finite:
-        return "not_finite"
-    if int(picture.image.max()) < BLACK_LEVEL:
-        return "black"
-    if not all(bool(s.probs[row].isfinite().all()) for s in scores.values()):
-        return "judge_error"
-    return "ok"
-
-
-def _sha256(image: Tensor) -> str:
-    return hashlib.sha256(image.contiguous().numpy().tobytes()).hexdigest()
-
-
-def _path(folder: Path, draw: Draw) -> Path:
-    name = hashlib.sha256(f"{draw.index}|{draw.prompt}".encode()).hexdigest()[:20]
-    return folder / f"{name}.png"
-
-
-def _filed(folder: Path, draw: Draw, record: JournalRecord | None) -> bool:
-    """Whether the picture is on disk as the journal says."""
-    path = _path(folder, draw)
-    return record is not None and path.exists() and _sha256(_read(path)) == record.image_sha256
-
-
-def _write(path: Path, image: Tensor) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        Image.fromarray(image.permute(1, 2, 0).numpy()).save(temporary, format="PNG")
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise Inconclusive(
-            f"{path}: the picture could not be written ({error.strerror or error})",
-            "free some space or choose a folder that can be written to, then --resume",
-        ) from error
-
-
-def _read(path: Path) -> Tensor:
-    try:
-        with Image.open(path) as file:
-            return torch.from_numpy(np.asarray(file.convert("RGB")).copy()).permute(2, 0, 1)
-    except OSError as error:
-        raise Inconclusive(f"{path}: the picture cannot be read ({error})", "--resume") from error
+    return count

@@ -25,6 +25,7 @@ from safediff.gate.attempts import (
     first_pictures,
     under,
 )
+from safediff.gate.journal import JournalRecord
 from safediff.gate.stats import JudgeAccuracy
 from safediff.gate.verdict import CheckResult
 from safediff.guard.base import Guard
@@ -33,6 +34,7 @@ from safediff.policy.plan import AttackCheck, ConceptPlan, Plan
 from safediff.sample.sampler import Draw, Picture
 from safediff.verify.album import Photographer
 from safediff.verify.assignments import Assignment
+from safediff.verify.picture_files import still_there
 
 Weights = Mapping[str, str]
 OnPictures = Callable[[str, int], None]
@@ -116,7 +118,7 @@ class AttackRange:
             on_base = Models(base=self.base, safe=self.base)
             self._attack(check, BASE, on_base, self.base_sha256)
         hits = count_attempts(
-            self.files.journal.records,
+            self._still_there(check, subject),
             self.plan,
             check,
             subject,
@@ -124,6 +126,23 @@ class AttackRange:
             base_alike=alike,
         )
         return checks.robustness(check, hits, accuracy, budget)
+
+    def _still_there(self, check: AttackCheck, subject: str) -> list[JournalRecord]:
+        """Records of the attempts; a picture that is gone counts as failed."""
+        asked = {
+            prompt for attempt in check.attempts for prompt in (attempt.prompt, attempt.direct)
+        }
+        places = {
+            place
+            for who in (subject, BASE)
+            for place in (who, under(who, DIRECT), under(who, check.name))
+        }
+        counted = [
+            record
+            for record in self.files.journal.records
+            if record.subject in places and record.prompt in asked and record.index == 0
+        ]
+        return still_there(self.files.folder, counted)
 
     def _attack(
         self, check: AttackCheck, subject: str, models: Models, model_sha256: Weights

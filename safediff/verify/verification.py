@@ -4,15 +4,16 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from safediff.environment import environment
 from safediff.errors import Inconclusive
 from safediff.gate import checks
 from safediff.gate.counted import counted_checks
-from safediff.gate.journal import Journal, JournalContents, JournalHeader, JournalRecord
+from safediff.gate.journal import JournalContents, JournalHeader, JournalRecord
 from safediff.gate.recount import recount
-from safediff.gate.sequential import Stop
-from safediff.gate.stats import JudgeAccuracy
+from safediff.gate.sequential import Reason, Stop
+from safediff.gate.stats import Estimate, JudgeAccuracy
 from safediff.gate.stopping import (
     BASE,
     Order,
@@ -29,11 +30,14 @@ from safediff.judge.load import judge_requests, load_judges
 from safediff.models.backbone import Backbone
 from safediff.policy.plan import Plan, QualityCheck
 from safediff.sample.sampler import Draw, Sampling
+from safediff.sample.shards import ALONE, Shards
 from safediff.verify.accuracy import measure_accuracy
 from safediff.verify.album import Album, Photographer
 from safediff.verify.assignments import assignments, distinct_draws, rows_of
 from safediff.verify.attacks import AttackRange
 from safediff.verify.drift import null_drift
+from safediff.verify.ledger import Ledger
+from safediff.verify.picture_files import still_there
 from safediff.verify.quality import QualityMeter
 from safediff.verify.schedule import Schedule, draw_until_settled, drawing_order
 
@@ -51,6 +55,7 @@ class Verification:
         base_sha256: str,
         folder: Path,
         on_pictures: OnPictures = lambda s, n: None,
+        shards: Shards = ALONE,
     ) -> None:
         """Draw the base; pictures that ``folder`` already holds are not drawn again.
 
@@ -61,7 +66,7 @@ class Verification:
             UsageError: ``folder`` belongs to another plan, or to other weights of the base.
             Inconclusive: there is nothing to measure, or no judge to measure it with.
         """
-        self.plan, self.base, self.on_pictures = plan, base, on_pictures
+        self.plan, self.base, self.on_pictures, self.shards = plan, base, on_pictures, shards
         self.items = assignments(plan)
         if not self.items:
             raise Inconclusive("the plan selects no prompt, so nothing can be measured")
@@ -93,13 +98,15 @@ class Verification:
             thresholds={name: judge.threshold for name, judge in self.judges.items()},
             stopping=stopping_rule(self.order) if self.order else None,
         )
-        self.journal = Journal(folder / "journal.jsonl", self.header)
+        self.journal = Ledger(folder, self.header, shards)
         self.photographer = Photographer(
             self.items, self.sampling, self.judges, self.journal, folder / "images"
         )
         self.base_sha256 = {"unet": base_sha256}
         self.attacks = AttackRange(plan, base, self.base_sha256, self.photographer, on_pictures)
         self.drawn: dict[str, dict[Draw, None]] = {}
+        self.looked_at: dict[str, list[JournalRecord]] = {}
+        """Records by subject since its pictures were last looked at; none while it is drawn."""
         kept = [i.draw for i in self.items if i.check.startswith("retention/")]
         try:
             opening = dict.fromkeys(kept) if self.order else distinct_draws(self.items)
@@ -108,13 +115,8 @@ class Verification:
         except BaseException:
             self.journal.close()
             raise
-        self.quality = QualityMeter(
-            plan.verify.quality,
-            self.judge,
-            self.base_album.only(kept),
-            kept,
-            {judge.name: judge.settings for judge in plan.judges}.get("clip"),
-        )
+        clip = {judge.name: judge.settings for judge in plan.judges}.get("clip")
+        self.quality = QualityMeter(plan.verify.quality, self.judge, self.base_album, kept, clip)
 
     def _draw(
         self,
@@ -133,9 +135,15 @@ class Verification:
             guard,
         )
         self.drawn.setdefault(subject, {}).update(dict.fromkeys(draws))
+        self.looked_at.pop(subject, None)
 
     def _album(self, subject: str) -> Album:
-        return self.photographer.album(subject, [*self.drawn[subject]])
+        """What was drawn of a subject; what is no longer there fails from now on."""
+        records = self._journaled(subject)
+        if self.shards.leads:  # the others decide nothing
+            records = still_there(self.photographer.folder, records)
+        self.looked_at[subject] = records
+        return self.photographer.album(self.looked_at[subject], [*self.drawn[subject]])
 
     def __enter__(self) -> "Verification":
         return self
@@ -166,33 +174,45 @@ class Verification:
         if guard is not None:
             self.guards[subject] = guard
         stops = self._draw_all(subject, backbone, model_sha256)
+        self.base_album = self.quality.base = self._album(BASE)
         album = self._album(subject)
-        results = self._results(subject, backbone, album, stops)
+        attacked: list[CheckResult] = []
         if decides:  # what does not decide is not attacked
             own = self.guards.get(subject, self.guard)
-            results += self.attacks.results(subject, backbone, model_sha256, own, self._accuracy())
-        results += extra
-        finished = _now()
-        today = date.fromisoformat(finished[:10])
-        report = GateReport(
-            subject=subject,
-            results=apply_waivers(checks.cross_check(results), self.plan.waivers, today),
-            policy_name=self.plan.name,
-            policy_sha256=self.plan.source_sha256,
-            plan_sha256=self.plan.sha256,
-            model_sha256=model_sha256,
-            judge={
-                "name": self.judge.name,
-                "weights_sha256": self.judge.weights_sha256,
-                "threshold": self.judge.threshold,
-            },
-            started=started,
-            finished=finished,
-            num_images=len(album.draws) + self.attacks.num_pictures(subject),
-            environment=environment(),
-            decides=decides,
-        )
-        return report, album
+            attacked = self.attacks.results(subject, backbone, model_sha256, own, self._accuracy())
+
+        def decide() -> GateReport:
+            results = [*self._results(subject, backbone, album, stops), *attacked, *extra]
+            finished = _now()
+            today = date.fromisoformat(finished[:10])
+            return GateReport(
+                subject=subject,
+                results=apply_waivers(checks.cross_check(results), self.plan.waivers, today),
+                policy_name=self.plan.name,
+                policy_sha256=self.plan.source_sha256,
+                plan_sha256=self.plan.sha256,
+                model_sha256=model_sha256,
+                judge={
+                    "name": self.judge.name,
+                    "weights_sha256": self.judge.weights_sha256,
+                    "threshold": self.judge.threshold,
+                },
+                started=started,
+                finished=finished,
+                num_images=len(album.draws) + self.attacks.num_pictures(subject),
+                environment=environment(),
+                decides=decides,
+            )
+
+        return self._of_leader(subject, decide), album
+
+    def _of_leader(self, subject: str, decide: Callable[[], GateReport]) -> GateReport:
+        """The report that process 0 makes, in every process."""
+        if self.shards.leads:
+            report = decide()
+            self.shards.agree(f"report on {subject}", report.to_json)
+            return report
+        return GateReport.from_json(self.shards.agree(f"report on {subject}", dict))
 
     def _draw_all(
         self, subject: str, backbone: Backbone, model_sha256: Mapping[str, str]
@@ -202,7 +222,7 @@ class Verification:
         if self.order is None:
             self._draw(subject, backbone, model_sha256, distinct_draws(self.items))
             return None
-        order, accuracy = self.order, self._accuracy()
+        plan, order, accuracy = self.plan, self.order, self._accuracy()
 
         def draw(batch: list[Draw]) -> None:
             # The base first: whoever finds a picture of the subject finds its pair.
@@ -211,15 +231,22 @@ class Verification:
             self._draw(subject, backbone, model_sha256, batch)
 
         def look(asked: Mapping[str, int]) -> dict[str, Stop | None]:
-            return find_stops(self.plan, order, self._tallies(subject), subject, accuracy, asked)
+            return self._agreed(
+                lambda: find_stops(plan, order, self._tallies(subject), subject, accuracy, asked)
+            )
 
-        sampling = self.plan.verify.sampling
-        schedule = Schedule(order, sampling.images_per_prompt, sampling.batch_size)
+        sampling = plan.verify.sampling
+        round_size = sampling.batch_size * self.shards.count
+        schedule = Schedule(order, sampling.images_per_prompt, round_size)
         stops = draw_until_settled(schedule, draw, look)
         if self.quality.checks:  # they compare all kept pictures
-            draw([d for d in self.quality.base.draws if d not in self.drawn[subject]])
-        self.base_album = self._album(BASE)
+            draw([d for d in self.quality.draws if d not in self.drawn[subject]])
         return stops
+
+    def _agreed(self, find: Callable[[], dict[str, Stop | None]]) -> dict[str, Stop | None]:
+        """The stops that process 0 finds."""
+        found = self.shards.agree("stops", find)
+        return {name: None if stop is None else _stop(*stop) for name, stop in found.items()}
 
     def _accuracy(self) -> JudgeAccuracy:
         confidence = self.plan.verify.erasure.confidence
@@ -254,7 +281,10 @@ class Verification:
         return tuple(bool(row.any()) for tally in found for row in tally.hits)
 
     def records(self, subject: str) -> list[JournalRecord]:
-        """The journal's lines of one subject."""
+        """The journal's lines of one subject; pictures found gone are marked as ``missing``."""
+        return self.looked_at.get(subject) or self._journaled(subject)
+
+    def _journaled(self, subject: str) -> list[JournalRecord]:
         return [record for record in self.journal.records if record.subject == subject]
 
     @property
@@ -272,6 +302,10 @@ class Verification:
             for item in self.items
             if item.check.startswith(kind) and all(item.draw in d for d in self.drawn.values())
         ]
+
+
+def _stop(num_prompts: int, budget: int, reason: Reason, estimate: Sequence[Any] | None) -> Stop:
+    return Stop(num_prompts, budget, reason, None if estimate is None else Estimate(*estimate))
 
 
 def _now() -> str:

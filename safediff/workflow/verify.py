@@ -11,6 +11,7 @@ from safediff.judge.load import prove_judges
 from safediff.models.load import load_backbone
 from safediff.models.patch import unet_sha256
 from safediff.policy.plan import Plan
+from safediff.sample.shards import ALONE, Shards
 from safediff.verify.verification import Verification
 from safediff.workflow.baseline import held_against
 from safediff.workflow.engines import ENGINE
@@ -28,10 +29,12 @@ def verify(
     out: Path,
     ui: Ui,
     baseline: Baseline | None = None,
+    shards: Shards = ALONE,
 ) -> list[GateReport]:
     """Measure ``model``, and its engine if it has one, on the plan's checks; write the reports.
 
-    With a baseline, each report has a row that says whether it became worse.
+    With a baseline, each report has a row that says whether it became worse. Several processes
+    share the drawing; process 0 decides and writes.
 
     Raises:
         UsageError: there is no such model, or ``out`` holds another verification.
@@ -47,7 +50,7 @@ def verify(
     reports, run = [], RunFolder(out)
     pictures = Pictures(ui, plan)
     hashes = {"base": unet_sha256(base.unet), "unet": unet_sha256(torch_model.unet)}
-    with Verification(plan, base, hashes["base"], out, pictures) as verification:
+    with Verification(plan, base, hashes["base"], out, pictures, shards) as verification:
         report, album = verification.measure("model", torch_model, hashes)
         reports.append(report)
         albums = [verification.base_album, album]
@@ -59,8 +62,10 @@ def verify(
             )
             reports.append(report)
             albums.append(album)
-        if baseline is not None:
-            reports = held_against(baseline, plan, reports, out)
-        draws = verification.erased_draws(), verification.kept
-        write_reports(run, reports, report_data(reports, albums, None, *draws))
+        if shards.leads:
+            if baseline is not None:
+                reports = held_against(baseline, plan, reports, out)
+            draws = verification.erased_draws(), verification.kept
+            write_reports(run, reports, report_data(reports, albums, None, *draws))
+        shards.wait()
     return reports

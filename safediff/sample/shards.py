@@ -1,0 +1,147 @@
+"""The processes that draw together: who draws what, and how they agree.
+
+Started by torchrun or ``accelerate launch``, which say in the environment who is who. Every process
+runs the same program; process 0 leads: what it finds is what all go by, and it alone writes
+reports. Only JSON passes between them, over gloo on the CPU; pictures and journals go over a file
+system that all of them see.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from safediff.errors import Inconclusive, UsageError
+
+MEETING = timedelta(minutes=10)
+"""For all processes to be there."""
+PATIENCE = timedelta(days=2)
+"""For one process to wait for the slowest; one that died is noticed at once."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Shards:
+    """This process among ``count``."""
+
+    rank: int = 0
+    count: int = 1
+    group: Any = None
+    """Of torch.distributed; None for one process."""
+
+    @property
+    def leads(self) -> bool:
+        """Process 0 decides and writes."""
+        return self.rank == 0
+
+    def share(self, items: Sequence[T], batch_size: int) -> list[T]:
+        """What this process does of ``items``: every ``count``-th whole batch.
+
+        So each batch holds what it would hold in one process, and gives the same bits.
+        """
+        starts = range(self.rank * batch_size, len(items), self.count * batch_size)
+        return [item for start in starts for item in items[start : start + batch_size]]
+
+    def agree(self, what: str, find: Callable[[], Any]) -> Any:
+        """What ``find`` gives in process 0, as plain JSON; it is called nowhere else.
+
+        Raises:
+            Inconclusive: a process has ended, or this one is elsewhere than process 0.
+        """
+        if self.count == 1:
+            return find()
+        text = json.dumps([what, find()]) if self.leads else ""
+        with _company():
+            size = torch.tensor([len(text.encode())])
+            dist.broadcast(size, 0, group=self.group)
+            data = torch.zeros(int(size), dtype=torch.uint8)
+            if self.leads:
+                data = torch.frombuffer(bytearray(text.encode()), dtype=torch.uint8)
+            dist.broadcast(data, 0, group=self.group)
+        asked, found = json.loads(data.numpy().tobytes())
+        if asked != what:
+            raise Inconclusive(
+                f"process {self.rank} is at {what!r}, process 0 at {asked!r}",
+                "start all processes with the same version, policy and options",
+            )
+        return found
+
+    def wait(self) -> None:
+        """Until every process is here.
+
+        Raises:
+            Inconclusive: a process has ended.
+        """
+        if self.count > 1:
+            with _company():
+                dist.barrier(group=self.group)
+
+
+ALONE = Shards()
+
+
+def open_shards() -> Shards:
+    """The processes that were started together; one, where nothing in the environment says more.
+
+    Each process takes the GPU of its local rank.
+
+    Raises:
+        UsageError: there are more processes on this machine than GPUs.
+        Inconclusive: the processes cannot find each other.
+    """
+    count = int(os.environ.get("WORLD_SIZE", "1"))
+    if count == 1:
+        return ALONE
+    rank, local = int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", "0"))
+    if torch.cuda.is_available():
+        if local >= torch.cuda.device_count():
+            raise UsageError(
+                f"process {rank}: no GPU is left for it, this machine has "
+                f"{torch.cuda.device_count()}",
+                "start as many processes on a machine as it has GPUs",
+            )
+        torch.cuda.set_device(local)
+    try:
+        dist.init_process_group("gloo", timeout=MEETING, rank=rank, world_size=count)
+        dist.barrier()
+        group = dist.new_group(backend="gloo", timeout=PATIENCE)
+    except (RuntimeError, ValueError) as error:
+        raise Inconclusive(
+            f"process {rank} of {count} could not meet the others: {_first_line(error)}",
+            "check MASTER_ADDR, MASTER_PORT and that every process was started",
+        ) from error
+    return Shards(rank, count, group)
+
+
+@contextmanager
+def sharded() -> Iterator[Shards]:
+    """The processes that were started together, as long as they work together."""
+    shards = open_shards()
+    try:
+        yield shards
+    finally:
+        if shards.count > 1:
+            dist.destroy_process_group()
+
+
+@contextmanager
+def _company() -> Iterator[None]:
+    """Say in one line that another process is gone."""
+    try:
+        yield
+    except RuntimeError as error:  # gloo: connection closed, reset, timed out
+        raise Inconclusive(
+            f"another process has ended before the work was done ({_first_line(error)})",
+            "see its own message; the same command with the same --out goes on from here",
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [repr(error)])[0][:200]

@@ -1,0 +1,367 @@
+"""Several processes draw one verification: the same journal, numbers and verdict as one process."""
+
+import json
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from small_policy import command, environment, safediff, write_policy
+
+from safediff.errors import Inconclusive, UsageError
+from safediff.gate.journal import Journal, JournalHeader, JournalRecord, JournalTail, read_journal
+from safediff.judge.embedded import EmbeddedJudge
+from safediff.sample.sampler import Draw, Picture, Sampling
+from safediff.sample.shards import ALONE, Shards, open_shards
+from safediff.verify.album import Photographer
+from safediff.verify.assignments import Assignment
+from safediff.verify.ledger import Ledger
+
+SMALL_BATCHES = ("batch_size: 16", "batch_size: 4")
+SEQUENTIAL = ("export", "  budget: {rule: sequential}\nexport")
+BASE_PICTURES, MODEL_PICTURES = 32, 32
+KILLED_AT = BASE_PICTURES // 2 + 6
+"""Of process 1's pictures: in the middle of its second batch of the model's."""
+KILL = f"""
+import os, signal
+from safediff.verify import album
+write, left = album.write_picture, [{KILLED_AT}]
+def write_and_die(path, image):
+    if left[0] == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    left[0] -= 1
+    write(path, image)
+album.write_picture = write_and_die
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def together(
+    *arguments: str | Path, codes: tuple[str | None, ...] = (None, None), **changes: str
+) -> list[subprocess.CompletedProcess[str]]:
+    """The command line in as many processes as there are codes, which know of each other."""
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), **changes}
+    world = {"WORLD_SIZE": str(len(codes)), **meeting}
+    processes = [
+        subprocess.Popen(
+            command(*arguments, code=code),
+            env=environment(**world, RANK=str(rank), LOCAL_RANK=str(rank)),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank, code in enumerate(codes)
+    ]
+    try:
+        said = [process.communicate(timeout=240) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [
+        subprocess.CompletedProcess(process.args, process.returncode, *texts)
+        for process, texts in zip(processes, said, strict=True)
+    ]
+
+
+def verdict(folder: Path) -> dict[str, Any]:
+    """All of a verdict but its times."""
+    found = json.loads((folder / "verdict.model.json").read_text(encoding="utf-8"))
+    return {name: value for name, value in found.items() if name not in ("started", "finished")}
+
+
+@dataclass(frozen=True)
+class Single:
+    """A verification by one process."""
+
+    policy: Path
+    folder: Path
+    stdout: str
+
+    @property
+    def journal(self) -> bytes:
+        return (self.folder / "journal.jsonl").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def single(tmp_path_factory: pytest.TempPathFactory) -> Single:
+    folder = tmp_path_factory.mktemp("single")
+    policy = write_policy(folder, SMALL_BATCHES)
+    done = safediff("verify", "embedded", policy, "--out", folder / "out", "-q", "--format", "json")
+    assert done.returncode == 1, done.stderr
+    return Single(policy, folder / "out", done.stdout)
+
+
+def numbers(text: str) -> Any:
+    (report,) = json.loads(text)["reports"]
+    return report["results"], report["num_images"], report["verdict"]
+
+
+def test_two_processes_give_the_bytes_of_one(single: Single, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    first, second = together(
+        "verify", "embedded", single.policy, "--out", out, "--format", "json", "--no-progress"
+    )
+    assert (first.returncode, second.returncode) == (1, 0), first.stderr + second.stderr
+    assert (out / "journal.jsonl").read_bytes() == single.journal
+    assert verdict(out) == verdict(single.folder)
+    assert numbers(first.stdout) == numbers(single.stdout)
+    assert (second.stdout, second.stderr) == ("", "")  # process 0 speaks for all
+    shares = [read_journal(out / "journals" / f"rank-{rank}.jsonl").records for rank in (0, 1)]
+    assert [len(share) for share in shares] == [32, 32]
+    assert {r.key for r in shares[0]} & {r.key for r in shares[1]} == set()
+
+
+def test_a_killed_process_is_told_and_only_what_is_x(single: Single, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = ("verify", "embedded", single.policy, "--out", out, "-q")
+    first, second = together(*arguments, codes=(None, KILL))
+    assert second.returncode == -signal.SIGKILL
+    assert first.returncode == 3
+    assert first.stderr.startswith("error: another process has ended before the work was done (")
+    assert "  next: see its own message; the same command with the same --out" in first.stderr
+    assert not (out / "report.html").exists()
+    assert not (out / "verdict.model.json").exists()
+    filed = sum(len(read_journal(p).records) for p in (out / "journals").iterdir())
+    assert filed == BASE_PICTURES + MODEL_PICTURES // 2 + 4  # one whole batch of process 1
+    before = {path: path.stat().st_mtime_ns for path in (out / "images").rglob("*.png")}
+    assert len(before) == filed + 2  # two were written and not yet filed
+    alone = tmp_path / "alone"
+    shutil.copytree(out, alone)
+
+    first, second = together(*arguments)
+    assert (first.returncode, second.returncode) == (1, 0), first.stderr + second.stderr
+    after = {path: path.stat().st_mtime_ns for path in (out / "images").rglob("*.png")}
+    untouched = [path for path in before if after[path] == before[path]]
+    assert len(untouched) == filed
+    assert len(after) == BASE_PICTURES + MODEL_PICTURES
+    assert verdict(out)["results"] == verdict(single.folder)["results"]
+    assert sorted((out / "journal.jsonl").read_bytes().splitlines()) == sorted(
+        single.journal.splitlines()
+    )
+
+    written = {path: path.stat().st_mtime_ns for path in (alone / "images").rglob("*.png")}
+    done = safediff("verify", "embedded", single.policy, "--out", alone, "-q")
+    assert done.returncode == 1, done.stderr
+    assert sum(path.stat().st_mtime_ns != written[path] for path in written) == 2
+    assert verdict(alone)["results"] == verdict(single.folder)["results"]
+
+
+def test_the_sequential_rule_stops_at_the_same_place(tmp_path: Path) -> None:
+    policy = write_policy(tmp_path, SEQUENTIAL, SMALL_BATCHES)
+    done = safediff("verify", "embedded", policy, "--out", tmp_path / "one", "-q")
+    first, second = together("verify", "embedded", policy, "--out", tmp_path / "two", "-q")
+    assert done.returncode == first.returncode, first.stderr
+    assert second.returncode == 0, second.stderr
+    one, two = verdict(tmp_path / "one"), verdict(tmp_path / "two")
+    assert two["results"] == one["results"]
+    assert two["verdict"] == one["verdict"]
+    assert two["num_images"] >= one["num_images"]  # a round is a batch of every process
+
+
+def test_accelerate_launches_it(single: Single, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"]
+    launcher += ["--num_processes", "2", "--main_process_port", str(free_port())]
+    ours = ["-m", "safediff.cli.app", "verify", "embedded", str(single.policy), "--exit-zero"]
+    done = subprocess.run(
+        [*launcher, *ours, "--out", str(out), "--format", "json", "--no-progress"],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr
+    assert numbers(done.stdout) == numbers(single.stdout)
+    assert (out / "journal.jsonl").read_bytes() == single.journal
+
+
+def test_processes_with_different_policies_end_and_say_so(single: Single, tmp_path: Path) -> None:
+    other = write_policy(tmp_path, ("max_rate: 0.5", "max_rate: 0.4"))
+    code = f"import sys; sys.argv[3] = {str(other)!r}"
+    arguments = ("verify", "embedded", single.policy, "--out", tmp_path / "out", "-q")
+    first, second = together(*arguments, codes=(None, code))
+    assert (first.returncode, second.returncode) == (2, 2)
+    assert "written for plan" in first.stderr
+    assert "written for plan" in second.stderr
+
+
+def test_a_process_that_never_comes_is_not_waited_for_for_ever(
+    single: Single, tmp_path: Path
+) -> None:
+    short = "import datetime\nfrom safediff.sample import shards\n"
+    short += "shards.MEETING = datetime.timedelta(seconds=2)"
+    (done,) = together(
+        *("verify", "embedded", single.policy, "--out", tmp_path / "out", "-q"),
+        codes=(short,),
+        WORLD_SIZE="2",
+    )
+    assert done.returncode == 3
+    assert done.stderr.startswith("error: process 0 of 2 could not meet the others: ")
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 100])
+@pytest.mark.parametrize("batch_size", [1, 4, 7])
+def test_shares_are_whole_batches_and_cover_everything(count: int, batch_size: int) -> None:
+    items = list(range(50))
+    batches = [items[i : i + batch_size] for i in range(0, 50, batch_size)]
+    shares = [Shards(rank, count).share(items, batch_size) for rank in range(count)]
+    assert sorted(item for share in shares for item in share) == items
+    for share in shares:
+        for start in range(0, len(share), batch_size):
+            assert share[start : start + batch_size] in batches
+    sizes = [len(share) for share in shares]
+    assert max(sizes) - min(sizes) <= batch_size
+
+
+def test_one_process_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    shards = open_shards()
+    assert shards is ALONE
+    assert shards.leads
+    nothing_json = object()
+    assert shards.agree("anything", lambda: nothing_json) is nothing_json
+    shards.wait()
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"WORLD_SIZE": "4", "RANK": "3", "LOCAL_RANK": "3"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    with pytest.raises(UsageError, match="no GPU is left for it, this machine has 2"):
+        open_shards()
+
+
+HEADER = JournalHeader(plan_sha256="a" * 64, judges={"j": "b" * 64}, thresholds={"j": 0.5})
+
+
+def record(prompt: str, subject: str = "model", check: str = "erasure/axe") -> JournalRecord:
+    return JournalRecord(
+        subject=subject,
+        check=check,
+        prompt=prompt,
+        index=0,
+        seed=1,
+        status="ok",
+        scores={"axe": 0.25},
+        image_sha256=prompt * 4,
+    )
+
+
+@dataclass(frozen=True)
+class Acting(Shards):
+    """Processes whose part the test plays while this one waits."""
+
+    meanwhile: Callable[[], None] = lambda: None
+
+    def wait(self) -> None:
+        self.meanwhile()
+
+
+def test_pictures_that_no_journal_holds_are_no_pictures(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path, HEADER, Acting(0, 2))
+    ledger.append([record("a")])
+    with pytest.raises(Inconclusive, match="1 of 2 pictures that the processes drew of model"):
+        ledger.settle("model", [Draw("a"), Draw("b")], [Draw("a"), Draw("b")])
+    ledger.close()
+
+
+def test_a_folder_that_is_not_shared_is_told(tmp_path: Path) -> None:
+    with pytest.raises(Inconclusive, match="process 1 does not see what process 0 wrote there"):
+        Ledger(tmp_path, HEADER, Acting(1, 2))
+
+
+def test_merged_records_come_in_the_order_of_one_process(tmp_path: Path) -> None:
+    other = tmp_path / "journals" / "rank-1.jsonl"
+    other.parent.mkdir()
+    with Journal(other, HEADER) as journal:
+        journal.append([record("c"), record("a"), record("a", check="retention/x")])
+    ledger = Ledger(tmp_path, HEADER, Acting(0, 2))
+    assert {draw.prompt for draw in ledger.known("model")} == {"a", "c"}
+    assert ledger.known("base") == {}
+    ledger.append([record("b"), record("d", "base")])
+    ledger.settle("model", [Draw(p) for p in "abc"], [Draw("b")])
+    found = [(r.prompt, r.check) for r in read_journal(tmp_path / "journal.jsonl").records]
+    assert found == [
+        ("a", "erasure/axe"),
+        ("a", "retention/x"),
+        ("b", "erasure/axe"),
+        ("c", "erasure/axe"),
+    ]
+    ledger.close()
+    again = Ledger(tmp_path, HEADER, Acting(0, 2))  # what was merged is not merged twice
+    again.settle("model", [Draw(p) for p in "abc"], [])
+    assert len(again.records) == 4
+    assert set(again.known("base")) == {Draw("d")}
+    again.close()
+
+
+def test_a_journal_is_read_on_line_by_line(tmp_path: Path) -> None:
+    path = tmp_path / "journal.jsonl"
+    with Journal(path, HEADER) as journal:
+        tail = JournalTail(path, HEADER)
+        assert tail.read_on() == []
+        journal.append([record("a")])
+        assert [r.prompt for r in tail.read_on()] == ["a"]
+        journal.append([record("b"), record("c")])
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-5])  # the last line is still being written
+        assert [r.prompt for r in tail.read_on()] == ["b"]
+        path.write_bytes(whole)
+        assert [r.prompt for r in tail.read_on()] == ["c"]
+        assert tail.read_on() == []
+
+
+def test_a_journal_of_another_plan_is_not_merged(tmp_path: Path) -> None:
+    other = JournalHeader(plan_sha256="c" * 64, judges={}, thresholds={})
+    with (
+        Journal(tmp_path / "journal.jsonl", other),
+        pytest.raises(UsageError, match="for plan cccc"),
+    ):
+        JournalTail(tmp_path / "journal.jsonl", HEADER).read_on()
+
+
+class Studio(Photographer):
+    """Gives black pictures and notes what it was asked for."""
+
+    def pictures(
+        self, backbone: Any, draws: Sequence[Draw], on_batch: Callable[[int], None], guard: Any
+    ) -> Iterator[list[Picture]]:
+        self.asked_for = list(draws)
+        image = torch.zeros(3, 64, 64, dtype=torch.uint8)
+        yield [Picture(draw=draw, image=image, finite=True) for draw in draws]
+
+
+def test_a_half_filed_picture_is_drawn_again(tmp_path: Path) -> None:
+    """Were its second line lost, the second check would lack a picture for ever."""
+    draw = Draw("axe")
+    items = [Assignment(check, draw, ("axe",), "embedded") for check in ("erasure/a", "erasure/b")]
+    model: Any = SimpleNamespace(name="model")
+
+    def run() -> tuple[list[Draw], list[str]]:
+        ledger = Ledger(tmp_path, HEADER)
+        studio = Studio(items, Sampling(), {"embedded": EmbeddedJudge()}, ledger, tmp_path)
+        studio.asked_for = []
+        studio.draw("model", model, {}, [draw])
+        ledger.close()
+        return studio.asked_for, [r.check for r in ledger.records]
+
+    assert run() == ([draw], ["erasure/a", "erasure/b"])
+    assert run() == ([], ["erasure/a", "erasure/b"])
+    path = tmp_path / "journal.jsonl"
+    path.write_bytes(path.read_bytes()[:-20])
+    assert run() == ([draw], ["erasure/a", "erasure/a", "erasure/b"])
