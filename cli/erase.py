@@ -25,6 +25,9 @@ def erase(
 
     plan = load_plan(policy)
     quiet_libraries()
+    from safediff.sample.shards import only_one_process
+
+    only_one_process("safediff erase")
     from safediff.workflow.erase import erase as run_erase
     from safediff.workflow.hub_prompts import with_hub_prompts
     from safediff.workflow.run_folder import open_run

@@ -11,6 +11,7 @@ from safediff.models.backbone import Backbone, Condition
 from safediff.sample.draw import NO_ROWS, Row, Rows
 from safediff.sample.draw import Draw as Draw
 from safediff.sample.draw import seed_of as seed_of
+from safediff.sample.projections import text_projections_once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,8 +111,9 @@ def denoise_all(
     scheduler.set_timesteps(sampling.num_steps, device=c.hidden.device)
     z: Tensor = initial_latents(draws, backbone.latent_shape, sampling.seed, sampling.rows)
     z = z.to(c.hidden.device, c.hidden.dtype) * scheduler.init_noise_sigma
-    for step, t in enumerate(scheduler.timesteps):
-        model_in = torch.cat([scheduler.scale_model_input(z, t)] * guidance.num_branches)
-        eps = guidance(step, backbone.denoise(model_in, t, guidance.condition))
-        z = scheduler.step(eps, t, z, return_dict=False)[0]
+    with text_projections_once(backbone.unet):
+        for step, t in enumerate(scheduler.timesteps):
+            model_in = torch.cat([scheduler.scale_model_input(z, t)] * guidance.num_branches)
+            eps = guidance(step, backbone.denoise(model_in, t, guidance.condition))
+            z = scheduler.step(eps, t, z, return_dict=False)[0]
     return z

@@ -120,6 +120,19 @@ def open_shards() -> Shards:
     return Shards(rank, count, group)
 
 
+def only_one_process(what: str) -> None:
+    """For work that is not shared.
+
+    Raises:
+        UsageError: several processes were started, which would write over each other.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UsageError(
+            f"{what} does not share its work among processes",
+            "start it without torchrun or accelerate launch; `safediff verify` can be shared",
+        )
+
+
 @contextmanager
 def sharded() -> Iterator[Shards]:
     """The processes that were started together, as long as they work together."""
