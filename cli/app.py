@@ -30,6 +30,7 @@ VERBS = (
     "report",
     "export",
     "sign",
+    "serve",
     "generate",
     "doctor",
 )

@@ -1,42 +1,105 @@
-"""``safediff export``: engines of a run's result."""
+"""``safediff export``: engines of a run's or release's result."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+if TYPE_CHECKING:
+    from safediff.export.to_onnx import Precision
+    from safediff.export.to_tensorrt import Kind
+    from safediff.workflow.deploy import Layout
+
+PRECISIONS = ("fp32", "fp16", "int8")
+LAYOUTS = ("triton", "single-file")
+
 
 def export(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder of safediff erase.")],
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN_OR_RELEASE", help="Folder that safediff erase wrote.")
+    ],
     onnx: Annotated[bool, typer.Option("--onnx", help="ONNX for ONNX Runtime.")] = False,
-    trt: Annotated[bool, typer.Option("--trt", help="TensorRT (not in this version).")] = False,
-    precision: Annotated[str, typer.Option(help="fp32 or fp16.")] = "fp32",
+    full: Annotated[
+        bool, typer.Option("--full", help="A folder to serve: every part as an engine.")
+    ] = False,
+    swap_weights: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="ENGINE",
+            help="Take the graph of this engine or release; only the weights are new.",
+        ),
+    ] = None,
+    trt: Annotated[bool, typer.Option("--trt", help="TensorRT plan (needs its GPU).")] = False,
+    trt_rtx: Annotated[
+        bool, typer.Option("--trt-rtx", help="TensorRT-RTX plan (builds without a GPU).")
+    ] = False,
+    target: Annotated[
+        str | None, typer.Option(help="--trt-rtx: compute capability, such as SM89.")
+    ] = None,
+    precision: Annotated[str, typer.Option(help="fp32, fp16 or int8 (linear layers).")] = "fp32",
     opset: Annotated[int, typer.Option(help="18 or 23.")] = 18,
+    layout: Annotated[
+        list[str] | None, typer.Option(help="With --full, also: triton, single-file.")
+    ] = None,
+    gate: Annotated[
+        Path | None,
+        typer.Option(metavar="POLICY", help="With --full: measure this policy on the engine."),
+    ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Engine folder; RUN/engine-<precision> if not given.")
+        Path | None, typer.Option(help="Folder to write; beside RUN_OR_RELEASE if not given.")
     ] = None,
 ) -> None:
-    """Export the erased UNet of a run and prove which weights the engine holds.
-
-    The gate on the engine is `safediff verify RELEASE POLICY`.
-    """
+    """Export the erased model and prove which weights the engine holds."""
     from safediff.errors import UsageError
 
-    if trt:
-        raise UsageError(
-            "--trt: this version builds no TensorRT engine", "export with --onnx instead"
-        )
-    if not onnx:
-        raise UsageError("no target given", "add --onnx")
-    if precision not in ("fp32", "fp16"):
-        raise UsageError(f"--precision {precision}: expected fp32 or fp16")
+    if not (onnx or trt or trt_rtx or swap_weights):
+        raise UsageError("no target given", "add --onnx, --trt-rtx, --trt or --swap-weights")
+    if precision not in PRECISIONS:
+        raise UsageError(f"--precision {precision}: expected {', '.join(PRECISIONS)}")
     if opset not in (18, 23):
         raise UsageError(f"--opset {opset}: expected 18 or 23")
+    layouts = tuple(layout or ())
+    for name in layouts:
+        if name not in LAYOUTS:
+            raise UsageError(f"--layout {name}: expected {', '.join(LAYOUTS)}")
+    if (layouts or gate) and not full:
+        raise UsageError("--layout and --gate belong to a whole folder", "add --full")
+    if swap_weights and precision == "int8":
+        raise UsageError(
+            "--swap-weights: the scales of an int8 engine belong to its weights",
+            "swap in fp32 first, then export with --precision int8",
+        )
+    if target and not trt_rtx:
+        raise UsageError("--target: belongs to --trt-rtx", "add --trt-rtx")
     from safediff.cli.quiet_libraries import quiet_libraries
 
     quiet_libraries()
-    from safediff.workflow.export import export_run
+    chosen = cast("Precision", precision)
+    if trt or trt_rtx:
+        from safediff.workflow.plans import export_plan
 
-    target = out if out is not None else run / f"engine-{precision}"
-    result = export_run(run, target, precision, opset)
-    print(f"{target}: {result}")
+        kind: Kind = "tensorrt_rtx" if trt_rtx else "tensorrt"
+        print(export_plan(run, out or run / f"engine-{kind}-{precision}", kind, chosen, target))
+    elif full:
+        from safediff.workflow.deploy import deploy_run
+
+        folder = out or run.with_name(f"{run.name}-{precision}")
+        named = cast("tuple[Layout, ...]", layouts)
+        deployed = deploy_run(run, folder, chosen, opset, named, swap_weights, gate)
+        print(f"{folder}: {deployed.line}")
+        if deployed.gate is not None:
+            from safediff.cli.outcome import end
+
+            end(
+                [deployed.gate],
+                deployed.gate.verdict,
+                next_step=f"read {folder / 'safediff-export.json'}",
+            )
+    else:
+        from safediff.workflow.export import export_run, swap
+
+        folder = out or run / f"engine-{precision}"
+        if swap_weights:
+            print(f"{folder}: {swap(run, swap_weights, folder).line}")
+        else:
+            print(f"{folder}: {export_run(run, folder, chosen, opset).line}")

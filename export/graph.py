@@ -1,5 +1,6 @@
 """From a UNet to an ONNX graph in memory that keeps every parameter under its own name."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import onnx_ir as ir
@@ -70,25 +71,50 @@ def build_graph(unet: UNet2DConditionModel, opset: int, num_tokens: int) -> ir.M
     shapes: dict[str, Any] = {name: {0: batch} for name in inputs}
     shapes["sample"] |= {2: multiple * Dim("rows", min=1), 3: multiple * Dim("columns", min=1)}
     shapes["timestep"] = None
+    model = trace(_Graph(unet), inputs, shapes, [OUTPUT_NAME], opset, PREFIX, is_unet=True)
+    _name_dimensions(model)
+    require_names(model, PREFIX, unet.state_dict())
+    return model
+
+
+def trace(
+    module: nn.Module,
+    inputs: Mapping[str, Tensor],
+    shapes: Mapping[str, Any],
+    outputs: Sequence[str],
+    opset: int,
+    prefix: str,
+    *,
+    is_unet: bool = False,
+) -> ir.Model:
+    """Trace, translate and optimise one call of ``module``.
+
+    Args:
+        module: Its one attribute, named like ``prefix`` without the dot, holds the parameters.
+        inputs: Examples by name, in the order of the call.
+        shapes: The dynamic dimensions of each input.
+        outputs: Names of what the call returns.
+        opset: Of the graph.
+        prefix: Of the parameters' names.
+        is_unet: Its operators are known, which saves half of the time.
+    """
     with torch.no_grad():
         program = torch.export.export(
-            _Graph(unet).eval(), tuple(inputs.values()), dynamic_shapes=tuple(shapes.values())
+            module.eval(), tuple(inputs.values()), dynamic_shapes=tuple(shapes.values())
         )
         translated = torch.onnx.export(
-            _as_decomposed(program),
+            _as_decomposed(program) if is_unet else program,
             dynamo=True,
             opset_version=opset,
             optimize=False,
             input_names=list(inputs),
-            output_names=[OUTPUT_NAME],
+            output_names=list(outputs),
             custom_translation_table={torch.ops.aten.to.dtype: _to_dtype},
             verbose=False,
         )
     assert translated is not None
     model = translated.model
-    _optimise(model)
-    _name_dimensions(model)
-    _require_names(model, unet)
+    _optimise(model, prefix)
     return model
 
 
@@ -138,14 +164,14 @@ def _to_dtype(x: Any, dtype: int, non_blocking: bool = False, copy: bool = False
     return opset18.Cast(x, to=dtype)
 
 
-def _optimise(model: ir.Model) -> None:
+def _optimise(model: ir.Model, prefix: str) -> None:
     """Fold and simplify with the parameters shown to the optimiser as inputs.
 
     As constants they would be folded into others, and small equal ones (the norms of a fresh
     network) would be merged: a later swap of weights would then change the wrong layer.
     """
     graph = model.graph
-    parameters = [v for name, v in graph.initializers.items() if name.startswith(PREFIX)]
+    parameters = [v for name, v in graph.initializers.items() if name.startswith(prefix)]
     values = [parameter.const_value for parameter in parameters]
     num_inputs = len(graph.inputs)
     for parameter in parameters:
@@ -175,9 +201,9 @@ def _name_dimensions(model: ir.Model) -> None:
         value.shape = ir.Shape(["batch", value.shape[1], "height", "width"])
 
 
-def _require_names(model: ir.Model, unet: nn.Module) -> None:
+def require_names(model: ir.Model, prefix: str, state: Mapping[str, Tensor]) -> None:
     """Every parameter is there under its name, and used: the point of this exporter."""
     found = {name for name, value in model.graph.initializers.items() if value.uses()}
-    lost = {PREFIX + key for key in unet.state_dict()} - found
+    lost = {prefix + key for key in state} - found
     if lost:
         raise RuntimeError(f"{len(lost)} parameters lost or merged, first {min(lost)}")

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from safediff.errors import Inconclusive, UsageError
 from safediff.export.graph import PREFIX, build_graph
+from safediff.export.int8 import is_int8, verify_int8_identity
 from safediff.export.quiet import quiet
 from safediff.folders import new_folder
 from safediff.models.patch import state_sha256
@@ -29,8 +30,9 @@ DATA_NAME = "model.onnx.data"
 CONFIG_NAME = "config.json"
 ENGINE_FILES = frozenset({MODEL_NAME, DATA_NAME, CONFIG_NAME})
 
-Precision = Literal["fp32", "fp16"]
+Precision = Literal["fp32", "fp16", "int8"]
 DTYPES: Mapping[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16}
+"""Types that a UNet is traced in; an int8 engine is made of an fp32 one (``int8``)."""
 
 
 def export_unet(
@@ -103,6 +105,11 @@ def swap_weights(
     if dst.absolute() == src.absolute():
         raise UsageError(f"{dst}: is the engine that is read", "write to another folder")
     model = _load(src / MODEL_NAME)
+    if is_int8(model):
+        raise UsageError(
+            f"{src}: is an int8 engine, whose scales belong to its weights",
+            "swap into the fp32 engine and quantise that (--precision int8)",
+        )
     slots = _slots(model, state_dict, src / MODEL_NAME)
     for name, slot in slots.items():
         assert slot.const_value is not None
@@ -123,16 +130,24 @@ def swap_weights(
     return dst / MODEL_NAME
 
 
-def verify_identity(model_path: Path, state_dict: Mapping[str, Tensor]) -> None:
+def verify_identity(
+    model_path: Path, state_dict: Mapping[str, Tensor], prefix: str = PREFIX
+) -> None:
     """Prove that an engine computes with exactly these weights, cast to its precision.
+
+    Of an int8 engine: with what quantising these weights gives.
 
     Raises:
         UsageError: the names differ from the engine's.
         Inconclusive: a weight differs or is not used, or the engine can't be read.
     """
-    for name, slot in _slots(_load(model_path), state_dict, model_path).items():
+    model = _load(model_path)
+    if is_int8(model):
+        verify_int8_identity(model_path, model, state_dict)
+        return
+    for name, slot in _slots(model, state_dict, model_path, prefix).items():
         assert slot.const_value is not None
-        expected = _cast(state_dict[name.removeprefix(PREFIX)], slot)
+        expected = _cast(state_dict[name.removeprefix(prefix)], slot)
         shape = tuple(slot.const_value.shape)
         if not slot.uses():
             raise _foreign(f"{model_path}: holds {name} but does not compute with it")
@@ -148,14 +163,32 @@ def initializers_sha256(model_path: Path) -> str:
     Raises:
         Inconclusive: the engine can't be read.
     """
+    return tensor_sha256(model_path, PREFIX)
+
+
+def tensor_sha256(model_path: Path, prefix: str) -> str:
+    """``state_sha256`` of the initializers of that prefix, which their names lose.
+
+    Raises:
+        Inconclusive: the model can't be read.
+    """
     state = {}
     for name, value in _load(model_path).graph.initializers.items():
-        if name.startswith(PREFIX):
+        if name.startswith(prefix):
             assert value.const_value is not None
             array = np.frombuffer(_bytes(value.const_value), value.const_value.dtype.numpy())
             tensor = torch.tensor(array).reshape(value.const_value.shape.numpy())
-            state[name.removeprefix(PREFIX)] = tensor
+            state[name.removeprefix(prefix)] = tensor
     return state_sha256(state)
+
+
+def read_opset(model_path: Path) -> int:
+    """The ONNX opset of an engine.
+
+    Raises:
+        Inconclusive: the engine can't be read.
+    """
+    return int(_load(model_path).opset_imports.get("", 0))
 
 
 def read_metadata(model_path: Path) -> dict[str, str]:
@@ -173,7 +206,10 @@ def read_precision(model_path: Path) -> Precision:
     Raises:
         Inconclusive: the engine can't be read, or is of another type.
     """
-    dtype = _load(model_path).graph.inputs[0].dtype
+    model = _load(model_path)
+    if is_int8(model):
+        return "int8"
+    dtype = model.graph.inputs[0].dtype
     for name, known in DTYPES.items():
         if dtype is not None and to_torch_dtype(dtype) == known:
             return name
@@ -215,9 +251,11 @@ def _load(path: Path) -> ir.Model:
         ) from error
 
 
-def _slots(model: ir.Model, state: Mapping[str, Tensor], path: Path) -> dict[str, ir.Value]:
-    slots = {n: v for n, v in model.graph.initializers.items() if n.startswith(PREFIX)}
-    differing = slots.keys() ^ {PREFIX + key for key in state}
+def _slots(
+    model: ir.Model, state: Mapping[str, Tensor], path: Path, prefix: str = PREFIX
+) -> dict[str, ir.Value]:
+    slots = {n: v for n, v in model.graph.initializers.items() if n.startswith(prefix)}
+    differing = slots.keys() ^ {prefix + key for key in state}
     if differing:
         raise UsageError(
             f"{path}: {len(differing)} parameter names differ from those of the weights, "

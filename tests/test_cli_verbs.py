@@ -190,8 +190,10 @@ def test_verify_ends_with_0_where_it_is(tmp_path: Path, here: Ran) -> None:
     ("options", "line"),
     [
         ((), "error: no target given"),
-        (("--trt",), "error: --trt: this version builds no TensorRT engine"),
-        (("--onnx", "--precision", "int4"), "error: --precision int4: expected fp32 or fp16"),
+        (("--trt",), "error: tensorrt is not installed (No module named 'tensorrt')"),
+        (("--onnx", "--precision", "int4"), "error: --precision int4: expected fp32, fp16, int8"),
+        (("--onnx", "--target", "SM89"), "error: --target: belongs to --trt-rtx"),
+        (("--onnx", "--layout", "triton"), "error: --layout and --gate belong to a whole folder"),
         (("--onnx", "--opset", "7"), "error: --opset 7: expected 18 or 23"),
     ],
 )
@@ -202,7 +204,10 @@ def test_export_refuses(tmp_path: Path, options: tuple[str, ...], line: str) -> 
 
 
 def test_export_wants_a_run(tmp_path: Path, here: Ran) -> None:
-    assert said(here("export", tmp_path, "--onnx"), 2) == f"error: {tmp_path}: is not a run folder"
+    assert (
+        said(here("export", tmp_path, "--onnx"), 2)
+        == f"error: {tmp_path}: is neither a run nor a release"
+    )
 
 
 def test_report_on_an_empty_folder(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """README and docs: commands exist with their options, files are there, the policy is valid."""
 
+import json
 import re
 from pathlib import Path
 
@@ -61,3 +62,12 @@ def test_the_readmes_policy_is_valid(tmp_path: Path) -> None:
     path = tmp_path / "policy.yaml"
     path.write_text(block, encoding="utf-8")
     assert [concept.name for concept in load_plan(path).concepts] == ["kitchen knife", "bomb"]
+
+
+def test_the_container_starts_what_there_is() -> None:
+    text = (ROOT / "docs" / "serving.Dockerfile").read_text(encoding="utf-8")
+    (entry,) = re.findall(r"^ENTRYPOINT (\[.*\])$", text, re.MULTILINE)
+    assert wrong(" ".join(json.loads(entry))) is None
+    for path in re.findall(r"/src/([\w.]+)", text):
+        assert (ROOT / path).exists(), path
+    assert (ROOT / "docs" / "serving.Dockerfile").name in text

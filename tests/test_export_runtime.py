@@ -89,7 +89,7 @@ def test_type_of_the_sample_comes_back() -> None:
 
 
 def test_number_of_threads(engine: ExportedUNet) -> None:
-    assert engine._session.get_session_options().intra_op_num_threads == 1
+    assert engine._session.ort.get_session_options().intra_op_num_threads == 1
 
 
 @pytest.mark.parametrize(

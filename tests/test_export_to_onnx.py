@@ -154,7 +154,7 @@ def test_a_lost_parameter_stops_the_export() -> None:
     model = ir.load(tiny_engine() / MODEL_NAME)
     del model.graph.initializers["unet.conv_out.bias"]
     with pytest.raises(RuntimeError, match=r"1 parameters lost .* unet\.conv_out\.bias"):
-        graph._require_names(model, tiny_unet())
+        graph.require_names(model, graph.PREFIX, tiny_unet().state_dict())
 
 
 def test_swap_refuses_other_architectures(tmp_path: Path) -> None:

@@ -9,13 +9,14 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 from release_examples import make_evidence
+from safetensors import safe_open
 from tiny import tiny_backbone, tiny_engine, tiny_unet
 from transformers import CLIPTokenizer
 
 from safediff.errors import Inconclusive, UsageError
 from safediff.export.runtime import ExportedUNet
 from safediff.models.backbone import Backbone
-from safediff.models.patch import unet_sha256
+from safediff.models.patch import state_sha256, unet_sha256
 from safediff.release import layout
 from safediff.release.checksums import verify_checksums
 from safediff.release.layout import ENGINE_PATH, write_release
@@ -80,6 +81,16 @@ def test_diffusers_loads_it_with_the_verified_weights(release: Path, backbone: B
         16,
         16,
     )
+
+
+def test_the_text_encoder_is_found_by_older_libraries(release: Path, backbone: Backbone) -> None:
+    with safe_open(release / "text_encoder" / "model.safetensors", "pt") as file:
+        names = set(file.keys())
+    assert names
+    assert all(name.startswith("text_model.") for name in names)
+    pipeline = StableDiffusionPipeline.from_pretrained(release)
+    found, expected = pipeline.text_encoder.state_dict(), backbone.text_encoder.state_dict()
+    assert state_sha256(found) == state_sha256(expected)
 
 
 def test_the_engine_in_it_runs(release: Path, backbone: Backbone) -> None:

@@ -87,8 +87,7 @@ class Backbone:
                     f"{text[:60]!r}",
                     "shorten it or split the concept",
                 )
-        device = next(self.text_encoder.parameters()).device
-        ids = torch.tensor(tokens, device=device)
+        ids = torch.tensor(tokens, device=self.text_encoder.device)
         parts = [self.text_encoder(part).last_hidden_state for part in ids.split(64)]
         return Condition(torch.cat(parts))
 

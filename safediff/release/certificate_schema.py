@@ -238,6 +238,24 @@ class ParityLimit(Part):
     min_cosine: float
 
 
+class LayerSurvivalPart(Part):
+    """One edited tensor: the edit that rounding leaves, against the edit that was verified."""
+
+    name: str
+    cosine: float
+    noise_ratio: float
+
+
+class SurvivalPart(Part):
+    """What rounding to the engine's precision leaves of the edit."""
+
+    precision: str
+    layers: tuple[LayerSurvivalPart, ...]
+    min_cosine: float
+    max_noise_ratio: float
+    survives: bool
+
+
 class ParityPart(Part):
     """An engine against the reference."""
 
@@ -249,6 +267,7 @@ class ParityPart(Part):
     limits: ParityLimit
     margin_ratio: float | None
     max_abs: float | None
+    delta: SurvivalPart
     passed: bool
     gate_rerun: bool = Field(description="Whether the whole gate was run on the artifact.")
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import diffusers
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from safediff.errors import UsageError
 from safediff.export.quiet import quiet
@@ -29,6 +30,7 @@ from safediff.release.gate_statement import STATEMENT_NAME, dump_statement, gate
 
 ENGINE_PATH = f"unet/{MODEL_NAME}"
 _FORMATS = {".safetensors": "safetensors", ".onnx": "onnx", ".data": "onnx-external-data"}
+TEXT_LEVEL = "text_model."
 _SAFETENSORS_PRECISIONS = {"F32": "fp32", "F16": "fp16", "BF16": "bf16"}
 
 
@@ -62,7 +64,7 @@ def write_release(
         Inconclusive: the engine holds other weights, or the folder can't be written.
     """
     with new_folder(folder, is_certified, "a release") as release:
-        _write_model(release, backbone)
+        write_model(release, backbone)
         if engine is not None:
             verify_identity(engine / MODEL_NAME, backbone.unet.state_dict())
             for name in (MODEL_NAME, DATA_NAME):
@@ -93,7 +95,8 @@ def _write_evidence(release: Path, certificate: Json) -> None:
         (release / name).write_text(text, encoding="utf-8")
 
 
-def _write_model(release: Path, backbone: Backbone) -> None:
+def write_model(release: Path, backbone: Backbone) -> None:
+    """The diffusers folder, with the tokenizer files that older libraries read."""
     with quiet():
         new_pipeline: Any = diffusers.StableDiffusionPipeline
         pipeline = new_pipeline(
@@ -109,8 +112,21 @@ def _write_model(release: Path, backbone: Backbone) -> None:
         pipeline.save_pretrained(release)
     # transformers 5 writes tokenizer.json only; transformers 4 and optimum read these two
     backbone.tokenizer.backend_tokenizer.model.save(str(release / "tokenizer"))
+    _write_old_names(release / "text_encoder" / "model.safetensors")
     for path in release.rglob("*.json"):
         _forget_origin(path)
+
+
+def _write_old_names(path: Path) -> None:
+    """Name the text encoder's weights as transformers 4 does, which transformers 5 reads as well.
+
+    Without their first level transformers 4 finds none of them and goes on with random weights.
+    """
+    state = {
+        name if name.startswith(TEXT_LEVEL) else TEXT_LEVEL + name: tensor
+        for name, tensor in load_file(path).items()
+    }
+    save_file(state, path, metadata={"format": "pt"})
 
 
 def _forget_origin(path: Path) -> None:

@@ -103,14 +103,20 @@ def denoise_all(
     c: Condition,
     sampling: Sampling,
     guard: Guard | None = None,
+    *,
+    latents: Tensor | None = None,
 ) -> Tensor:
-    """Final latents (n, c, h, w) of one batch; ``c_0`` and ``c`` have one row a draw."""
+    """Final latents (n, c, h, w) of one batch; ``c_0`` and ``c`` have one row a draw.
+
+    ``latents`` are standard normal and take the place of those that the draws would give.
+    """
     scale = sampling.guidance_scale
     guidance = guard.start(backbone, c_0, c, scale) if guard else ClassifierFree([c_0, c], scale)
     scheduler = backbone.new_scheduler()
     scheduler.set_timesteps(sampling.num_steps, device=c.hidden.device)
-    z: Tensor = initial_latents(draws, backbone.latent_shape, sampling.seed, sampling.rows)
-    z = z.to(c.hidden.device, c.hidden.dtype) * scheduler.init_noise_sigma
+    if latents is None:
+        latents = initial_latents(draws, backbone.latent_shape, sampling.seed, sampling.rows)
+    z: Tensor = latents.to(c.hidden.device, c.hidden.dtype) * scheduler.init_noise_sigma
     with text_projections_once(backbone.unet):
         for step, t in enumerate(scheduler.timesteps):
             model_in = torch.cat([scheduler.scale_model_input(z, t)] * guidance.num_branches)

@@ -8,6 +8,7 @@ import torch
 
 from safediff.export.parity import Parity, measure_margin_ratio, measure_parity
 from safediff.export.runtime import ExportedUNet
+from safediff.export.survival import Survival
 from safediff.export.to_onnx import (
     MODEL_NAME,
     export_unet,
@@ -24,7 +25,7 @@ NUM_LATENTS = 8
 ENGINE = "onnx engine"
 
 
-def export_engine(plan: Plan, safe: Backbone, folder: Path) -> Path:
+def export_engine(plan: Plan, base: Backbone, safe: Backbone, folder: Path) -> Path:
     """Write the ONNX engine of a PyTorch UNet, or keep one that is there; prove its weights."""
     path = folder / MODEL_NAME
     if not path.exists():
@@ -34,7 +35,11 @@ def export_engine(plan: Plan, safe: Backbone, folder: Path) -> Path:
             opset=plan.export.opset,
             precision=plan.export.precision,
             num_tokens=safe.tokenizer.model_max_length,
-            metadata={"policy": plan.name, "safe_sha256": unet_sha256(safe.unet)},
+            metadata={
+                "policy": plan.name,
+                "safe_sha256": unet_sha256(safe.unet),
+                "base_sha256": unet_sha256(base.unet),
+            },
         )
     verify_identity(path, safe.unet.state_dict())
     return path
@@ -79,11 +84,12 @@ def _condition(base: Backbone, texts: list[str]) -> Condition:
     return base.encode(chosen)
 
 
-def parity_json(found: Parity, artifact: str) -> dict[str, Any]:
-    """The comparison as the certificate holds it."""
+def parity_json(found: Parity, survival: Survival, artifact: str) -> dict[str, Any]:
+    """The comparison, and what rounding left of the edit, as the certificate holds them."""
     worst = found.worst_max_abs
     return found.to_json() | {
         "artifact": artifact,
         "reference": "PyTorch, fp32",
         "max_abs": worst if isfinite(worst) else None,
+        "delta": survival.to_json(),
     }

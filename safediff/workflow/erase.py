@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from safediff.export.survival import measure_survival
 from safediff.gate.verdict import GateReport, Verdict, combined
 from safediff.judge.load import prove_judges
 from safediff.models.backbone import Backbone
@@ -94,7 +95,7 @@ def _export(
     """Engine, its parity, its gate; the release if all of it met the policy."""
     run = outcome.run
     task = ui.task("export onnx", 1)
-    export_engine(plan, teacher, run.engine)
+    export_engine(plan, base, teacher, run.engine)
     engine, parity, check, weights = compare_engine(plan, base, teacher, run.engine)
     task.advance(1)
     task.done(f"differs by at most {parity.worst_max_abs:.1e} standard deviations")
@@ -104,13 +105,15 @@ def _export(
     albums.append(album)
     if outcome.verdict.exit_code != 0:
         return
+    states = base.unet.state_dict(), teacher.unet.state_dict()
+    survival = measure_survival(*states, plan.export.precision)
     evidence = certificate_evidence(
         plan,
         run,
         outcome.reports,
         verification.judges,
         training,
-        [parity_json(parity, "unet/model.onnx")],
+        [parity_json(parity, survival, "unet/model.onnx")],
         base,
     )
     write_release(

@@ -1,0 +1,156 @@
+"""What does a lower precision do to an erasure? The gate on one erased model in several of them.
+
+fp32 is the reference. int8 is the real engine: ONNX Runtime's dynamic quantisation of the linear
+layers. All others are simulated: the weights are rounded to the precision and computed with in
+fp32. Two are planted to fail: ``coarse`` (three levels a row of every matrix) wrecks the model, and
+``edit lost`` stores it in steps so wide that nothing is left of it, which gives the base back:
+full quality, and the concepts. A gate that lets the second one pass is no gate: exit code 1.
+
+    python benchmarks/precision.py RUN --out benchmarks/precision.json
+
+RUN is the run folder, or the release, of ``--policy``.
+"""
+
+import argparse
+import copy
+import json
+import sys
+import tempfile
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from safediff.cli.quiet_libraries import quiet_libraries
+
+quiet_libraries()
+
+from safediff.environment import environment  # noqa: E402
+from safediff.errors import UsageError  # noqa: E402
+from safediff.export.parity import measure_margin_ratio  # noqa: E402
+from safediff.export.runtime import ExportedUNet  # noqa: E402
+from safediff.export.survival import ROUNDINGS, measure_survival  # noqa: E402
+from safediff.gate.verdict import GateReport  # noqa: E402
+from safediff.models.backbone import Backbone  # noqa: E402
+from safediff.policy.load import load_plan  # noqa: E402
+from safediff.verify.verification import Verification  # noqa: E402
+from safediff.workflow.export import write_engine  # noqa: E402
+from safediff.workflow.export_source import ExportSource, open_source  # noqa: E402
+
+SIMULATED = ("fp16", "bf16", "int4", "coarse")
+LOST = "edit lost"
+EDIT_STEPS = 0.5
+"""Steps of the edit, in units of twice its largest value: everything rounds to nothing."""
+NUM_LATENTS = 8
+
+
+def main() -> int:
+    """Measure every precision; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--policy", type=Path, default=Path("policies/demo-weapons.yaml"))
+    parser.add_argument("--only", nargs="*", help="precisions to measure; all if not given")
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    plan, source = load_plan(args.policy), open_source(args.run)
+    if plan.to_json() != source.policy:
+        raise UsageError(f"{args.policy}: is not the policy of {args.run}")
+    assert source.base is not None
+    rows = {}
+    with (
+        tempfile.TemporaryDirectory() as work,
+        Verification(plan, source.base, source.base_sha256, Path(work) / "gate") as verification,
+    ):
+        for name, model in models(source, Path(work), args.only):
+            report, _ = verification.measure(name, model, {"base": source.base_sha256})
+            rows[name] = row(source, name, model, report)
+            print(name, json.dumps(rows[name]), flush=True)
+    result = {
+        "policy": plan.name,
+        "plan_sha256": plan.sha256,
+        "date": datetime.now(UTC).date().isoformat(),
+        "precisions": rows,
+        "environment": environment(),
+    }
+    args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    caught = LOST not in rows or rows[LOST]["verdict"] == "fail"
+    if not caught:
+        print(f"error: the gate let {LOST!r} pass", file=sys.stderr)
+    return 0 if caught else 1
+
+
+def models(source: ExportSource, work: Path, only: list[str] | None) -> Any:
+    """Name and model of every precision."""
+    assert source.base is not None
+    wanted = only or ["fp32", *SIMULATED, "int8", LOST]
+    safe = source.model.unet.state_dict()
+    for name in wanted:
+        if name == "fp32":
+            yield name, source.model
+        elif name == "int8":
+            write_engine(source, work / "int8", "int8", 18)
+            engine = ExportedUNet(work / "int8", num_threads=torch.get_num_threads())
+            yield name, source.model.with_unet(engine)
+        elif name == LOST:
+            yield name, with_state(source.model, lost(source.base.unet.state_dict(), safe))
+        else:
+            rounded = {key: ROUNDINGS[name](w.float()) for key, w in safe.items()}
+            yield name, with_state(source.model, rounded)
+
+
+def lost(base: Mapping[str, Tensor], safe: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Base weights with the edit rounded to steps wider than twice its largest value."""
+    state = {}
+    for key, w_safe in safe.items():
+        d = w_safe - base[key]
+        step = (d.abs().max() / EDIT_STEPS).clamp(min=1e-12) * 1.01
+        state[key] = base[key] + (d / step).round() * step
+    return state
+
+
+def with_state(model: Backbone, state: Mapping[str, Tensor]) -> Backbone:
+    """The model around a UNet with other weights."""
+    unet = copy.deepcopy(model.unet)
+    unet.load_state_dict(dict(state))
+    return model.with_unet(unet)
+
+
+def row(source: ExportSource, name: str, model: Backbone, report: GateReport) -> dict[str, Any]:
+    """What is published of one precision."""
+    assert source.base is not None
+    generator = torch.Generator().manual_seed(0)
+    z = torch.randn(NUM_LATENTS, *source.model.latent_shape, generator=generator)
+    prompts = source.erased_prompts
+    chosen = [prompts[i * len(prompts) // NUM_LATENTS] for i in range(NUM_LATENTS)]
+    c = source.model.encode(chosen)
+    safe, base = source.model.denoise, source.base.denoise
+    checks = {
+        result.id: {
+            "estimate": result.estimate,
+            "lower": result.lower,
+            "upper": result.upper,
+            "n": result.num_samples,
+            "verdict": result.verdict.value,
+        }
+        for result in report.results
+        if result.gating and result.kind in ("erasure", "retention", "collapse")
+    }
+    found: dict[str, Any] = {
+        "computed": "ONNX Runtime engine" if name == "int8" else "weights rounded, fp32 arithmetic",
+        "margin_ratio": round(measure_margin_ratio(model.denoise, safe, base, z, c), 6),
+        "verdict": report.verdict.value,
+        "checks": checks,
+    }
+    if name != LOST:
+        states = source.base.unet.state_dict(), source.model.unet.state_dict()
+        survival = measure_survival(*states, name)
+        found["edit_min_cosine"] = round(survival.min_cosine, 6)
+        found["edit_max_noise_ratio"] = round(survival.max_noise_ratio, 6)
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())

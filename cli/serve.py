@@ -1,0 +1,77 @@
+"""``safediff serve``: a release behind HTTP."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+if TYPE_CHECKING:
+    from safediff.serve.trust import EngineChoice
+
+ENGINES = ("auto", "onnx", "torch")
+
+
+def serve(
+    release: Annotated[
+        Path, typer.Argument(metavar="RELEASE", help="Release, or folder of export --full.")
+    ],
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
+    engine: Annotated[str, typer.Option(help="auto, onnx or torch.")] = "auto",
+    provider: Annotated[
+        str, typer.Option(help="ONNX Runtime's; never replaced by another.")
+    ] = "CPUExecutionProvider",
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads of one operator; all cores if not given.")
+    ] = None,
+    max_batch: Annotated[int, typer.Option(min=1, help="Pictures drawn at once.")] = 8,
+    max_queue: Annotated[
+        int, typer.Option(min=1, help="Pictures that may wait; more are answered with 429.")
+    ] = 64,
+    max_wait_ms: Annotated[
+        float, typer.Option(min=0, help="How long a batch waits for further pictures.")
+    ] = 20.0,
+    drain_seconds: Annotated[
+        int, typer.Option(min=1, help="Time to finish accepted requests after SIGTERM.")
+    ] = 60,
+    public_key: Annotated[
+        Path | None, typer.Option(help="Check the release's signature first.")
+    ] = None,
+    accept_unverified: Annotated[
+        str | None,
+        typer.Option(metavar="REASON", help="Serve without a certificate that says pass."),
+    ] = None,
+) -> None:
+    """Serve a release: POST /v1/images/generations, GET /healthz, GET /metrics."""
+    from importlib.util import find_spec
+
+    from safediff.errors import UsageError
+
+    if engine not in ENGINES:
+        raise UsageError(f"--engine {engine}: expected {', '.join(ENGINES)}")
+    lacking = [name for name in ("fastapi", "uvicorn", "prometheus_client") if not find_spec(name)]
+    if lacking:
+        raise UsageError(f"{lacking[0]} is not installed", "pip install 'safediff[serve]'")
+    from safediff.cli.quiet_libraries import quiet_libraries
+
+    quiet_libraries()
+    from safediff.serve.pipeline import SafePipeline
+    from safediff.serve.server import run
+
+    pipeline = SafePipeline.from_release(
+        release,
+        engine=cast("EngineChoice", engine),
+        provider=provider,
+        num_threads=threads,
+        public_key=public_key,
+        accept_unverified=accept_unverified,
+        max_batch=max_batch,
+    )
+    run(
+        pipeline,
+        host=host,
+        port=port,
+        max_queue=max_queue,
+        max_wait_ms=max_wait_ms,
+        drain_s=drain_seconds,
+    )

@@ -1,0 +1,21 @@
+# Serves a release on CPUs. Build from the repository's root, mount the release read-only:
+#   docker build -f docs/serving.Dockerfile -t safediff-serve .
+#   docker run --read-only --tmpfs /tmp -p 8000:8000 -v "$PWD/serve:/release:ro" safediff-serve
+FROM python:3.11-slim
+
+RUN useradd --create-home --uid 10001 safediff
+COPY . /src
+# the CPU build of torch comes first, so that what is found for it is not replaced by another
+RUN pip install --no-cache-dir --index-url https://download.pytorch.org/whl/cpu \
+        "$(grep '^torch==' /src/constraints.txt)" \
+    && pip install --no-cache-dir -c /src/constraints.txt "/src[serve]" \
+    && rm -r /src
+
+USER safediff
+ENV HF_HUB_OFFLINE=1 OMP_WAIT_POLICY=passive
+EXPOSE 8000
+HEALTHCHECK --start-period=60s --interval=10s --timeout=3s \
+    CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/healthz')"]
+# SIGTERM drains: give it as long as --drain-seconds (docker stop --time)
+STOPSIGNAL SIGTERM
+ENTRYPOINT ["safediff", "serve", "/release", "--host", "0.0.0.0"]

@@ -1,0 +1,195 @@
+"""int8 engines for CPUs: the linear layers' weights in int8, activations quantised at run time.
+
+ONNX Runtime's ``quantize_dynamic`` does the work, per output channel and symmetric. The weight of
+``unet.X`` becomes ``unet.X_quantized`` (int8, transposed: in, out) with ``unet.X_scale`` (float32,
+one an output channel): w = q * scale. Convolutions, norms and biases keep name and value.
+"""
+
+import logging
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from safediff.errors import Inconclusive, UsageError
+from safediff.export.graph import PREFIX
+from safediff.folders import new_folder
+
+MODEL_NAME, DATA_NAME, CONFIG_NAME = "model.onnx", "model.onnx.data", "config.json"
+QUANTIZED, SCALE = "_quantized", "_scale"
+_OWN_SUFFIX = "_Transposed"  # the quantiser's, on weights that it turned itself
+LEVELS = 127
+"""Steps on either side of zero."""
+SCALE_TOLERANCE = 1e-5
+"""Relative; the scale is a float32 quotient of the largest weight of its channel."""
+
+
+def quantize_engine(source: Path, folder: Path, metadata: Mapping[str, str]) -> Path:
+    """Write the int8 engine of an fp32 engine folder.
+
+    Args:
+        source: Engine folder of ``export_unet`` in fp32.
+        folder: The engine folder to write; an earlier engine there is replaced.
+        metadata: Stored in the graph.
+
+    Returns:
+        Path of the written ``model.onnx``.
+
+    Raises:
+        UsageError: ``folder`` is something else.
+        Inconclusive: the source can't be read or quantised.
+    """
+    from safediff.export.to_onnx import is_engine
+
+    with new_folder(folder, is_engine, "an engine folder") as temporary:
+        try:
+            with tempfile.TemporaryDirectory() as work, _without_advice():
+                _quantize(source, Path(work), temporary, metadata)
+        except OSError:
+            raise
+        except Exception as error:
+            first = (str(error).strip() or repr(error)).splitlines()[0]
+            raise Inconclusive(
+                f"{source}: could not be quantised: {type(error).__name__}: {first[:200]}",
+                "export the fp32 engine again",
+            ) from error
+        shutil.copyfile(source / CONFIG_NAME, temporary / CONFIG_NAME)
+    return folder / MODEL_NAME
+
+
+def _quantize(source: Path, work: Path, folder: Path, metadata: Mapping[str, str]) -> None:
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    model = ir.load(source / MODEL_NAME)
+    _transpose_weights(model)
+    ir.save(model, work / MODEL_NAME, external_data=DATA_NAME)
+    quantize_dynamic(
+        work / MODEL_NAME,
+        work / "int8.onnx",
+        op_types_to_quantize=["MatMul"],
+        per_channel=True,
+        weight_type=QuantType.QInt8,
+        extra_options={"WeightSymmetric": True},
+    )
+    quantized = ir.from_proto(onnx.load(work / "int8.onnx"))
+    for value in list(quantized.graph.initializers.values()):
+        assert value.name is not None
+        value.name = value.name.replace(_OWN_SUFFIX, "")
+    quantized.metadata_props.clear()
+    quantized.metadata_props.update(metadata)
+    ir.save(quantized, folder / MODEL_NAME, external_data=DATA_NAME)
+
+
+def _transpose_weights(model: ir.Model) -> None:
+    """Weights that only a Transpose reads take its place: the quantiser wants them as constants."""
+    graph = model.graph
+    for node in list(graph):
+        weight = node.inputs[0] if node.op_type == "Transpose" else None
+        if weight is None or not weight.is_initializer() or len(weight.uses()) != 1:
+            continue
+        assert weight.const_value is not None
+        assert weight.name is not None
+        array = np.ascontiguousarray(weight.const_value.numpy().T)
+        name, output = weight.name, node.outputs[0]
+        del graph.initializers[name]
+        tensor = ir.tensor(array, name=name)
+        value = ir.Value(
+            name=name,
+            const_value=tensor,
+            shape=ir.Shape(array.shape),
+            type=ir.TensorType(tensor.dtype),
+        )
+        graph.register_initializer(value)
+        ir.convenience.replace_all_uses_with(output, value)
+        graph.remove(node, safe=True)
+
+
+@contextmanager
+def _without_advice() -> Iterator[None]:
+    """The quantiser recommends a preparation on the root logger; the graph has had its own."""
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def is_int8(model: ir.Model) -> bool:
+    """Whether a graph holds weights that ``quantize_engine`` wrote."""
+    return any(n.startswith(PREFIX) and n.endswith(QUANTIZED) for n in model.graph.initializers)
+
+
+def verify_int8_identity(path: Path, model: ir.Model, state: Mapping[str, Tensor]) -> None:
+    """Prove that an int8 engine holds these weights: quantised anew they give the same bytes.
+
+    Raises:
+        UsageError: the names differ from the engine's.
+        Inconclusive: a weight differs, or its scale is not that of its channel.
+    """
+    found: dict[str, None] = {}
+    for name, value in model.graph.initializers.items():
+        key = _key(name)
+        if key is None or value.const_value is None:
+            continue
+        if key not in state:
+            raise UsageError(
+                f"{path}: holds {name}, which the weights lack",
+                "export an engine of this architecture",
+            )
+        weight = state[key].detach().to("cpu", torch.float32).numpy()
+        if name.endswith(QUANTIZED):
+            scale = model.graph.initializers[name.removesuffix(QUANTIZED) + SCALE].const_value
+            assert scale is not None
+            same = _same_int8(value.const_value.numpy(), scale.numpy(), weight)
+        else:
+            array = value.const_value.numpy()
+            same = any(np.array_equal(array, w) for w in (weight, weight.T))
+        if not same:
+            raise Inconclusive(
+                f"{path}: {name} differs from the weights it should hold",
+                "export the engine again from the weights that were verified",
+            )
+        found[key] = None
+    lacking = state.keys() - found
+    if lacking:
+        raise UsageError(
+            f"{path}: {len(lacking)} weights are not in the engine, first {min(lacking)}",
+            "export an engine of this architecture",
+        )
+
+
+def _key(name: str) -> str | None:
+    """Which parameter an initializer is made of; None for scales, zero points and constants."""
+    if not name.startswith(PREFIX) or name.endswith((SCALE, "_zero_point")):
+        return None
+    return name.removeprefix(PREFIX).removesuffix(QUANTIZED)
+
+
+def _same_int8(
+    q: NDArray[np.int8], scale: NDArray[np.float32], weight: NDArray[np.float32]
+) -> bool:
+    if q.shape != weight.T.shape or not np.isfinite(weight).all():
+        return False
+    expected, wanted = int8_weights(weight)
+    steps = np.abs(weight.T / wanted)
+    # so near the middle between two steps that rounding may go either way
+    tied = np.abs(steps - np.floor(steps) - 0.5) < LEVELS * SCALE_TOLERANCE
+    same_scale = np.abs(scale - wanted) <= SCALE_TOLERANCE * wanted
+    same_steps = np.abs(q.astype(int) - expected) <= tied
+    return bool(same_scale.all()) and bool(same_steps.all())
+
+
+def int8_weights(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """A weight (out, in) as q (in, out) and scale (out,): w = q * scale, |q| <= 127."""
+    largest = np.abs(weight).max(axis=1)
+    scale = np.where(largest > 0, largest / LEVELS, 1.0).astype(np.float32)
+    q = np.clip(np.rint(weight.T / scale), -LEVELS, LEVELS).astype(np.int8)
+    return q, scale

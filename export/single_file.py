@@ -1,0 +1,156 @@
+"""One .safetensors file with the original names of Stable Diffusion 1.x, for other front ends.
+
+The names are those of the CompVis checkpoints: ``model.diffusion_model.*``, ``first_stage_model.*``
+and ``cond_stage_model.transformer.*``. diffusers reads such files; it has no writer for them.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from safediff.errors import Inconclusive
+from safediff.models.backbone import Backbone
+from safediff.models.patch import save_whole
+
+UNET, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.transformer."
+
+_RESNET = {
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "time_emb_proj": "emb_layers.1",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+    "conv_shortcut": "skip_connection",
+}
+_UNET_TOP = {
+    "time_embedding.linear_1": "time_embed.0",
+    "time_embedding.linear_2": "time_embed.2",
+    "conv_in": "input_blocks.0.0",
+    "conv_norm_out": "out.0",
+    "conv_out": "out.2",
+}
+_ATTENTION = {
+    "group_norm": "norm",
+    "to_q": "q",
+    "to_k": "k",
+    "to_v": "v",
+    "to_out.0": "proj_out",
+}
+
+
+def write_single_file(path: Path, model: Backbone) -> Path:
+    """Write UNet, autoencoder and text encoder into one checkpoint.
+
+    Raises:
+        Inconclusive: a tensor has no original name (another family), or the file can't be written.
+    """
+    save_whole(original_state(model), path, {"format": "pt"})
+    return path
+
+
+def original_state(model: Backbone) -> dict[str, Tensor]:
+    """All tensors by their original names.
+
+    Raises:
+        Inconclusive: a tensor has none.
+    """
+    config: Any = model.unet.config
+    attends = ["CrossAttn" in block for block in config.up_block_types]
+    state: dict[str, Tensor] = {}
+    for key, tensor in model.unet.state_dict().items():
+        state[UNET + unet_name(key, config.layers_per_block, attends)] = tensor
+    vae: Any = model.vae.config
+    for key, tensor in model.vae.state_dict().items():
+        name = vae_name(key, len(vae.block_out_channels))
+        is_matrix = ".attn_1." in name and name.endswith("weight") and tensor.ndim == 2
+        state[VAE + name] = tensor[:, :, None, None] if is_matrix else tensor
+    state |= {TEXT + name: t for name, t in _text_state(model.text_encoder.state_dict()).items()}
+    return state
+
+
+def _text_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Names of checkpoints: transformers 5 dropped the level ``text_model``."""
+    return {k if k.startswith("text_model.") else f"text_model.{k}": v for k, v in state.items()}
+
+
+def unet_name(key: str, num_layers: int, attends: Sequence[bool]) -> str:
+    """The original name of a UNet parameter.
+
+    Args:
+        key: Its name in diffusers.
+        num_layers: ``layers_per_block``.
+        attends: Which of the blocks on the way up have attention.
+
+    Raises:
+        Inconclusive: the original has no such parameter.
+    """
+    for ours, theirs in _UNET_TOP.items():
+        if key.startswith(ours + "."):
+            return theirs + key.removeprefix(ours)
+    if found := re.fullmatch(r"mid_block\.(resnets|attentions)\.(\d)\.(.+)", key):
+        kind, index, rest = found[1], int(found[2]), found[3]
+        number = 2 * index if kind == "resnets" else 1
+        return f"middle_block.{number}.{_inner(kind, rest)}"
+    pattern = r"(down|up)_blocks\.(\d+)\.(resnets|attentions|downsamplers|upsamplers)\.(\d+)\.(.+)"
+    if (found := re.fullmatch(pattern, key)) is None:
+        raise _unknown(key)
+    way, level, kind, index, rest = found[1], int(found[2]), found[3], int(found[4]), found[5]
+    if way == "down":
+        first = 1 + level * (num_layers + 1)
+        if kind == "downsamplers":
+            return f"input_blocks.{first + num_layers}.0.op.{rest.removeprefix('conv.')}"
+        place = f"input_blocks.{first + index}.{int(kind == 'attentions')}"
+        return f"{place}.{_inner(kind, rest)}"
+    last = level * (num_layers + 1)
+    if kind == "upsamplers":
+        number = 2 if attends[level] else 1  # after the attention, where there is one
+        return f"output_blocks.{last + num_layers}.{number}.{rest}"
+    place = f"output_blocks.{last + index}.{int(kind == 'attentions')}"
+    return f"{place}.{_inner(kind, rest)}"
+
+
+def _inner(kind: str, rest: str) -> str:
+    if kind == "attentions":
+        return rest
+    part, _, leaf = rest.rpartition(".")
+    if part not in _RESNET:
+        raise _unknown(rest)
+    return f"{_RESNET[part]}.{leaf}"
+
+
+def vae_name(key: str, num_levels: int) -> str:
+    """The original name of a parameter of the autoencoder.
+
+    Raises:
+        Inconclusive: the original has no such parameter.
+    """
+    key = key.replace("conv_norm_out", "norm_out").replace("conv_shortcut", "nin_shortcut")
+    if found := re.fullmatch(r"(encoder|decoder)\.mid_block\.resnets\.(\d)\.(.+)", key):
+        return f"{found[1]}.mid.block_{int(found[2]) + 1}.{found[3]}"
+    if found := re.fullmatch(r"(encoder|decoder)\.mid_block\.attentions\.0\.(.+)\.(\w+)", key):
+        if found[2] not in _ATTENTION:
+            raise _unknown(key)
+        return f"{found[1]}.mid.attn_1.{_ATTENTION[found[2]]}.{found[3]}"
+    if found := re.fullmatch(r"encoder\.down_blocks\.(\d+)\.resnets\.(\d+)\.(.+)", key):
+        return f"encoder.down.{found[1]}.block.{found[2]}.{found[3]}"
+    if found := re.fullmatch(r"encoder\.down_blocks\.(\d+)\.downsamplers\.0\.(.+)", key):
+        return f"encoder.down.{found[1]}.downsample.{found[2]}"
+    if found := re.fullmatch(r"decoder\.up_blocks\.(\d+)\.resnets\.(\d+)\.(.+)", key):
+        return f"decoder.up.{num_levels - 1 - int(found[1])}.block.{found[2]}.{found[3]}"
+    if found := re.fullmatch(r"decoder\.up_blocks\.(\d+)\.upsamplers\.0\.(.+)", key):
+        return f"decoder.up.{num_levels - 1 - int(found[1])}.upsample.{found[2]}"
+    if re.fullmatch(r"(encoder|decoder)\.(conv_in|conv_out|norm_out)\.\w+", key) or re.fullmatch(
+        r"(post_)?quant_conv\.\w+", key
+    ):
+        return key
+    raise _unknown(key)
+
+
+def _unknown(key: str) -> Inconclusive:
+    return Inconclusive(
+        f"{key}: has no name in the original form of Stable Diffusion 1.x",
+        "leave out --layout single-file for this family",
+    )

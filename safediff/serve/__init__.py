@@ -1,0 +1,1 @@
+"""Serving a release: checks, pictures, batching, HTTP."""

@@ -1,0 +1,221 @@
+"""The HTTP side: image generation in the shape that image clients use, health, metrics.
+
+Every answer carries the certificate's hash. Prompts are neither logged nor returned in errors.
+"""
+
+import asyncio
+import base64
+import json
+import logging
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Annotated, Any, Literal
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.exceptions import HTTPException
+
+from safediff.errors import SafediffError
+from safediff.policy.content import check_text
+from safediff.serve.batching import Batcher, QueueFull, Stopping
+from safediff.serve.pipeline import Order, SafePipeline, Settings
+from safediff.serve.png import png_bytes
+from safediff.serve.telemetry import Telemetry
+from safediff.serve.trust import Trust
+
+MAX_IMAGES, MAX_STEPS, MAX_GUIDANCE, MAX_PROMPT_CHARS = 8, 200, 30.0, 4000
+log = logging.getLogger("safediff.serve")
+
+
+class Generation(BaseModel):
+    """POST /v1/images/generations."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    prompt: Annotated[str, Field(min_length=1, max_length=MAX_PROMPT_CHARS)]
+    n: Annotated[int, Field(ge=1, le=MAX_IMAGES)] = 1
+    size: str | None = None
+    """``WxH``; only the model's own, which was verified."""
+    response_format: Literal["b64_json"] = "b64_json"
+    model: str | None = None
+    """Accepted because clients send it; there is one model here."""
+    user: str | None = None
+    """Likewise; neither used nor kept."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    num_steps: Annotated[int, Field(ge=1, le=MAX_STEPS)] | None = None
+    guidance_scale: Annotated[float, Field(ge=0, le=MAX_GUIDANCE, allow_inf_nan=False)] | None = (
+        None
+    )
+
+
+class Refusal(Exception):
+    """An answer that is no picture."""
+
+    def __init__(self, status: int, message: str, param: str | None = None) -> None:
+        super().__init__(message)
+        self.status, self.param = status, param
+        self.headers: dict[str, str] = {}
+
+
+def build_app(pipeline: SafePipeline, *, max_queue: int = 64, max_wait_ms: float = 20.0) -> FastAPI:
+    """The application; its batches end when it is shut down, after what waits was drawn."""
+    trust = pipeline.trust
+    batcher = Batcher(
+        pipeline.draw,
+        max_batch=pipeline.max_batch,
+        max_queue=max_queue,
+        max_wait_s=max_wait_ms / 1000,
+        on_batch=lambda count, seconds: telemetry.batch(count, seconds),
+    )
+    telemetry = Telemetry(trust, lambda: batcher.depth, pipeline.max_batch)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await asyncio.to_thread(batcher.drain)
+
+    app = FastAPI(title="safediff", docs_url=None, redoc_url=None, lifespan=lifespan)
+    app.state.batcher = batcher
+    _answer_errors(app)
+    _mark_answers(app, trust)
+
+    @app.get("/healthz")
+    async def healthz() -> dict[str, Any]:
+        return health(pipeline)
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        return Response(telemetry.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @app.post("/v1/images/generations")
+    async def generations(wanted: Generation) -> dict[str, Any]:
+        began = time.monotonic()
+        pictures = await draw(pipeline, batcher, wanted)
+        telemetry.latency.observe(time.monotonic() - began)
+        return {"created": int(time.time()), "data": [{"b64_json": p} for p in pictures]}
+
+    @app.middleware("http")
+    async def counted(request: Request, go_on: Callable[[Request], Awaitable[Response]]) -> Any:
+        began = time.monotonic()
+        response = await go_on(request)
+        if request.url.path == "/v1/images/generations":
+            telemetry.requests.labels(str(response.status_code)).inc()
+            milliseconds = 1000 * (time.monotonic() - began)
+            log.info("%s %d in %.0f ms", request.method, response.status_code, milliseconds)
+        return response
+
+    return app
+
+
+def health(pipeline: SafePipeline) -> dict[str, Any]:
+    """What is served and on whose word."""
+    trust = pipeline.trust
+    return {
+        "status": "ok",
+        "policy": trust.plan.get("name"),
+        "verdict": trust.verdict,
+        "engine": trust.engine,
+        "guard": None if pipeline.guard is None else pipeline.guard.name,
+        "size": "{}x{}".format(*pipeline.size),
+        "certificate_sha256": trust.certificate_sha256,
+        "release_sha256": trust.release_sha256,
+        "unverified": trust.unverified or None,
+    }
+
+
+async def draw(pipeline: SafePipeline, batcher: Batcher, wanted: Generation) -> list[str]:
+    """The pictures of a request as base64 PNG.
+
+    Raises:
+        Refusal: the request is wrong, there is no room, or the engine failed.
+    """
+    _check(pipeline, wanted)
+    defaults = pipeline.defaults
+    settings = Settings(
+        num_steps=wanted.num_steps or defaults.num_steps,
+        guidance_scale=defaults.guidance_scale
+        if wanted.guidance_scale is None
+        else wanted.guidance_scale,
+    )
+    # without a seed, two equal requests give two pictures
+    seed = time.time_ns() % 2**63 if wanted.seed is None else wanted.seed
+    orders = [Order(wanted.prompt, seed, index) for index in range(wanted.n)]
+    try:
+        futures = batcher.submit(orders, settings)
+    except QueueFull as full:
+        refusal = Refusal(429, str(full))
+        refusal.headers["Retry-After"] = str(full.retry_after_s)
+        raise refusal from full
+    except Stopping as stopping:
+        raise Refusal(503, "the server is shutting down") from stopping
+    try:
+        pictures = await asyncio.gather(*map(asyncio.wrap_future, futures))
+    except SafediffError as error:
+        raise Refusal(500, str(error)) from error
+    trust = pipeline.trust
+    return [base64.b64encode(png_bytes(p, trust)).decode("ascii") for p in pictures]
+
+
+def _check(pipeline: SafePipeline, wanted: Generation) -> None:
+    own = "{}x{}".format(*pipeline.size)
+    if wanted.size not in (None, own, "auto"):
+        raise Refusal(400, f"size: this model was verified at {own} and draws nothing else", "size")
+    if reason := check_text(wanted.prompt):
+        raise Refusal(400, f"prompt: {reason}", "prompt")
+    if not pipeline.fits(wanted.prompt):
+        window = pipeline.backbone.tokenizer.model_max_length - 2
+        raise Refusal(400, f"prompt: longer than the {window} tokens that are read", "prompt")
+
+
+def _answer_errors(app: FastAPI) -> None:
+    """One line of JSON, whatever went wrong."""
+
+    @app.exception_handler(Refusal)
+    async def refused(_: Request, refusal: Refusal) -> JSONResponse:
+        return error_answer(refusal.status, str(refusal), refusal.param, refusal.headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        names = [str(part) for part in first["loc"] if part != "body"]
+        param = names[0] if names and first["type"] != "json_invalid" else None
+        message = f"{param}: {first['msg']}" if param else f"body: {first['msg']}"
+        return error_answer(400, message, param)
+
+    @app.exception_handler(HTTPException)
+    async def other(_: Request, error: HTTPException) -> JSONResponse:
+        return error_answer(error.status_code, str(error.detail))
+
+    @app.exception_handler(Exception)
+    async def unforeseen(_: Request, error: Exception) -> JSONResponse:
+        log.error("internal error: %s", type(error).__name__)  # its text may hold the prompt
+        return error_answer(500, "internal error")
+
+
+def error_answer(
+    status: int, message: str, param: str | None = None, headers: dict[str, str] | None = None
+) -> JSONResponse:
+    """An error in the shape that image clients read."""
+    kind = {429: "rate_limit_error", 400: "invalid_request_error"}.get(status, "server_error")
+    line = " ".join(message.split())
+    body = {"error": {"message": line, "type": kind, "param": param, "code": status}}
+    return JSONResponse(body, status, headers)
+
+
+def _mark_answers(app: FastAPI, trust: Trust) -> None:
+    marks = {
+        "X-Safediff-Certificate": trust.certificate_sha256,
+        "X-Safediff-Release": trust.release_sha256,
+        "X-Safediff-Verdict": trust.verdict,
+    }
+    if trust.unverified:  # headers are latin-1; JSON's escapes are ASCII
+        marks["X-Safediff-Unverified"] = json.dumps(trust.unverified)
+
+    @app.middleware("http")
+    async def marked(request: Request, go_on: Callable[[Request], Awaitable[Response]]) -> Any:
+        response = await go_on(request)
+        response.headers.update(marks)
+        return response

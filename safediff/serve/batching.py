@@ -1,0 +1,149 @@
+"""Dynamic batching: pictures of concurrent requests are drawn together, within a bounded queue."""
+
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from safediff.serve.pipeline import Order, Settings
+
+Draw = Callable[[Sequence[Order], Settings], Tensor]
+OnBatch = Callable[[int, float], None]
+"""Called with the number of pictures of a batch and the seconds that it took."""
+
+FIRST_GUESS_S = 1.0
+"""How long a batch takes, before one was measured."""
+MEMORY = 0.8
+"""Weight of the past in the moving average of that."""
+
+
+class QueueFull(Exception):
+    """There is no room for a request; ``retry_after_s`` says when there may be."""
+
+    def __init__(self, retry_after_s: int) -> None:
+        super().__init__(f"the queue is full; try again in {retry_after_s} s")
+        self.retry_after_s = retry_after_s
+
+
+class Stopping(Exception):
+    """The server shuts down and takes no more requests."""
+
+
+@dataclass(eq=False)
+class _Job:
+    order: Order
+    settings: Settings
+    future: "Future[Tensor]" = field(default_factory=Future)
+
+
+class Batcher:
+    """Draws queued pictures in batches, in a thread of its own.
+
+    A batch starts when it is full, or ``max_wait_s`` after its first picture came. Pictures of one
+    batch share their settings; others wait for their turn, oldest first.
+    """
+
+    def __init__(
+        self,
+        draw: Draw,
+        *,
+        max_batch: int,
+        max_queue: int,
+        max_wait_s: float,
+        on_batch: OnBatch = lambda count, seconds: None,
+    ) -> None:
+        self.draw, self.on_batch = draw, on_batch
+        self.max_batch, self.max_queue, self.max_wait_s = max_batch, max_queue, max_wait_s
+        self._jobs: deque[_Job] = deque()
+        self._changed = threading.Condition()
+        self._stopping = False
+        self._batch_s = FIRST_GUESS_S
+        self._thread = threading.Thread(target=self._work, name="safediff-batches", daemon=True)
+        self._thread.start()
+
+    @property
+    def depth(self) -> int:
+        """Pictures that wait."""
+        return len(self._jobs)
+
+    def submit(self, orders: Sequence[Order], settings: Settings) -> "list[Future[Tensor]]":
+        """Queue all pictures of a request, or none of them.
+
+        Raises:
+            QueueFull: they do not fit into the queue.
+            Stopping: the server shuts down.
+        """
+        jobs = [_Job(order, settings) for order in orders]
+        with self._changed:
+            if self._stopping:
+                raise Stopping
+            if len(self._jobs) + len(jobs) > self.max_queue:
+                raise QueueFull(self._retry_after_s())
+            self._jobs.extend(jobs)
+            self._changed.notify_all()
+        return [job.future for job in jobs]
+
+    def _retry_after_s(self) -> int:
+        """Until what waits now is drawn."""
+        return max(1, math.ceil(len(self._jobs) / self.max_batch * self._batch_s))
+
+    def drain(self) -> None:
+        """Take no more requests, finish those that wait, end the thread."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+        self._thread.join()
+
+    def _work(self) -> None:
+        while batch := self._next_batch():
+            began = time.monotonic()
+            try:
+                pictures = self.draw([job.order for job in batch], batch[0].settings)
+            except Exception as error:
+                for job in batch:
+                    job.future.set_exception(error)
+            else:
+                for job, picture in zip(batch, pictures, strict=True):
+                    job.future.set_result(picture)
+            seconds = time.monotonic() - began
+            self._batch_s = MEMORY * self._batch_s + (1 - MEMORY) * seconds
+            self.on_batch(len(batch), seconds)
+
+    def _next_batch(self) -> list[_Job]:
+        """The next pictures to draw; none once the queue is drained."""
+        with self._changed:
+            while True:
+                self._forget_cancelled()
+                if self._jobs or self._stopping:
+                    break
+                self._changed.wait()
+            if not self._jobs:
+                return []
+            settings = self._jobs[0].settings
+            full_at = time.monotonic() + self.max_wait_s
+            while not self._stopping and self._matching(settings) < self.max_batch:
+                if not self._changed.wait(max(0.0, full_at - time.monotonic())):
+                    break
+            return self._take(settings)
+
+    def _matching(self, settings: Settings) -> int:
+        return sum(job.settings == settings for job in self._jobs)
+
+    def _take(self, settings: Settings) -> list[_Job]:
+        taken: list[_Job] = []
+        for job in list(self._jobs):
+            if job.settings == settings and len(taken) < self.max_batch:
+                self._jobs.remove(job)
+                if job.future.set_running_or_notify_cancel():
+                    taken.append(job)
+        return taken or self._next_batch()
+
+    def _forget_cancelled(self) -> None:
+        """Clients that went away."""
+        for job in [job for job in self._jobs if job.future.cancelled()]:
+            self._jobs.remove(job)

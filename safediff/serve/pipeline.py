@@ -1,0 +1,235 @@
+"""A checked release as a function from prompts to pictures."""
+
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from safediff.errors import Inconclusive, UsageError
+from safediff.export.exported_parts import ExportedDecoder, ExportedTextEncoder
+from safediff.export.exported_unet import ExportedUNet
+from safediff.export.parts import DECODER_FOLDER, TEXT_FOLDER
+from safediff.export.session import CPU_PROVIDER
+from safediff.export.to_onnx import MODEL_NAME
+from safediff.guard.base import Guard
+from safediff.guard.load import make_guard
+from safediff.models.backbone import Backbone
+from safediff.models.load import load_backbone
+from safediff.policy.plan import ModelPlan
+from safediff.sample.sampler import Draw, Sampling, denoise_all, initial_latents
+from safediff.serve.trust import EngineChoice, Trust, establish
+
+DEFAULT_NUM_STEPS, DEFAULT_GUIDANCE = 25, 5.0
+"""Where no certificate says what the model was verified with."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """One picture: the same order gives the same picture in any batch."""
+
+    prompt: str
+    seed: int = 0
+    index: int = 0
+    """Which picture of this prompt and seed."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the pictures of one batch share."""
+
+    num_steps: int
+    guidance_scale: float
+
+
+class SafePipeline:
+    """Draws with the engine of a release, behind the guard of its policy.
+
+    One batch at a time: calls from several threads wait for each other.
+    """
+
+    def __init__(
+        self, backbone: Backbone, trust: Trust, *, guard: Guard | None, max_batch: int = 8
+    ) -> None:
+        self.backbone, self.trust, self.guard, self.max_batch = backbone, trust, guard, max_batch
+        verified = trust.plan.get("verify", {}).get("sampling", {})
+        self.defaults = Settings(
+            num_steps=verified.get("num_steps", DEFAULT_NUM_STEPS),
+            guidance_scale=verified.get("guidance_scale", DEFAULT_GUIDANCE),
+        )
+        """Those that the policy was verified with."""
+        self._null = backbone.encode([""])
+        self._lock = threading.Lock()
+
+    @classmethod
+    def from_release(
+        cls,
+        path: str | Path,
+        *,
+        engine: EngineChoice = "auto",
+        provider: str = CPU_PROVIDER,
+        num_threads: int | None = None,
+        public_key: Path | None = None,
+        accept_unverified: str | None = None,
+        guard: Guard | None = None,
+        max_batch: int = 8,
+    ) -> "SafePipeline":
+        """Check a release, then open its engine.
+
+        Args:
+            path: A release, or a folder of ``safediff export --full``.
+            engine: ``onnx``, ``torch``, or the best one that was gated.
+            provider: Of ONNX Runtime; another one is never used in its place.
+            num_threads: Threads of one operator.
+            public_key: Checks the signature first.
+            accept_unverified: Why the release is served without a certificate that says pass.
+            guard: Takes the place of the guard of the policy, with which it was verified: then
+                the certificate does not speak for the pictures, so a reason must be given.
+            max_batch: Most pictures drawn at once.
+
+        Raises:
+            UsageError: the release was changed, is not certified, or lacks what was asked for.
+            Inconclusive: something can't be read or opened.
+        """
+        trust = establish(
+            Path(path), engine=engine, public_key=public_key, accept_unverified=accept_unverified
+        )
+        if guard is not None and accept_unverified is None:
+            raise UsageError(
+                f"{path}: was verified with {_guard_name(trust)}, not with {guard.name}",
+                "give accept_unverified, a reason in words",
+            )
+        if num_threads is not None:
+            torch.set_num_threads(num_threads)
+        backbone = _open(trust, provider, num_threads)
+        chosen = guard or _policy_guard(trust)
+        return cls(backbone, trust, guard=chosen, max_batch=max_batch)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of the pictures, in pixels."""
+        config: Any = self.backbone.vae.config
+        factor = 2 ** (len(config.block_out_channels) - 1)
+        _, height, width = self.backbone.latent_shape
+        return width * factor, height * factor
+
+    def fits(self, prompt: str) -> bool:
+        """Whether the text encoder reads all of a prompt."""
+        tokenizer = self.backbone.tokenizer
+        return len(tokenizer(prompt)["input_ids"]) <= tokenizer.model_max_length
+
+    def __call__(
+        self,
+        prompts: str | Sequence[str],
+        *,
+        seed: int = 0,
+        num_images: int = 1,
+        settings: Settings | None = None,
+    ) -> list[Image.Image]:
+        """Pictures, prompt by prompt, ``num_images`` of each.
+
+        Raises:
+            UsageError: a prompt is longer than the text encoder's window.
+            Inconclusive: the engine produced values that are not finite.
+        """
+        texts = [prompts] if isinstance(prompts, str) else prompts
+        orders = [Order(text, seed, index) for text in texts for index in range(num_images)]
+        return list(self.stream(orders, settings))
+
+    def stream(
+        self, orders: Iterable[Order], settings: Settings | None = None
+    ) -> Iterator[Image.Image]:
+        """The pictures in order, each as soon as its batch is done.
+
+        Raises:
+            UsageError: a prompt is longer than the text encoder's window.
+            Inconclusive: the engine produced values that are not finite.
+        """
+        remaining = iter(orders)
+        while batch := list(islice(remaining, self.max_batch)):
+            for picture in self.draw(batch, settings or self.defaults):
+                yield Image.fromarray(picture.permute(1, 2, 0).numpy())
+
+    @torch.no_grad()
+    def draw(self, orders: Sequence[Order], settings: Settings) -> Tensor:
+        """One batch of pictures, uint8 (n, 3, H, W).
+
+        Raises:
+            UsageError: a prompt is longer than the text encoder's window.
+            Inconclusive: the engine produced values that are not finite.
+        """
+        sampling = Sampling(num_steps=settings.num_steps, guidance_scale=settings.guidance_scale)
+        shape = self.backbone.latent_shape
+        draws = [Draw(order.prompt, order.index) for order in orders]
+        latents = torch.cat(
+            [initial_latents([d], shape, o.seed) for d, o in zip(draws, orders, strict=True)]
+        )
+        with self._lock:
+            c = self.backbone.encode([order.prompt for order in orders])
+            c_0 = self._null.repeat(len(orders))
+            guard = self.guard
+            z = denoise_all(self.backbone, draws, c_0, c, sampling, guard, latents=latents)
+            images, finite = self.backbone.decode(z)
+            if not bool(finite.all()):
+                raise Inconclusive(
+                    "the engine produced values that are not finite, so there is no picture",
+                    "lower the guidance scale, or use an fp32 engine",
+                )
+            return images.cpu()
+
+
+def _guard_name(trust: Trust) -> str:
+    plan = trust.plan.get("guard")
+    return "no guard" if plan is None else f"guard {plan['name']}"
+
+
+def _policy_guard(trust: Trust) -> Guard | None:
+    plan = trust.plan.get("guard")
+    return None if plan is None else make_guard(plan["name"], plan["texts"])
+
+
+def _open(trust: Trust, provider: str, num_threads: int | None) -> Backbone:
+    if trust.engine == "torch":
+        if provider != CPU_PROVIDER:
+            raise UsageError(
+                f"{trust.path}: {provider} needs the ONNX engine, and PyTorch's weights are served",
+                "use --engine onnx",
+            )
+        return load_backbone(ModelPlan(base=str(trust.path)))
+    options: dict[str, Any] = {"provider": provider, "num_threads": num_threads}
+    unet = ExportedUNet(trust.path / "unet", **options)
+    if not (trust.path / DECODER_FOLDER / MODEL_NAME).exists():
+        return load_backbone(ModelPlan(base=str(trust.path))).with_unet(unet)
+    return _without_torch(trust.path, unet, options)
+
+
+def _without_torch(path: Path, unet: ExportedUNet, options: dict[str, Any]) -> Backbone:
+    """All parts compiled; of diffusers' folder only tokenizer and scheduler are read."""
+    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import (
+        StableDiffusionPipeline,
+    )
+
+    from safediff.export.quiet import quiet
+
+    new: Any = StableDiffusionPipeline.from_pretrained
+    try:
+        with quiet():
+            pipeline = new(str(path), unet=None, vae=None, text_encoder=None)
+    except Exception as error:
+        first = (str(error).strip() or repr(error)).splitlines()[0]
+        raise Inconclusive(f"{path}: cannot be loaded: {first[:200]}", "export it again") from error
+    text_encoder: Any = ExportedTextEncoder(path / TEXT_FOLDER, **options)
+    vae: Any = ExportedDecoder(path / DECODER_FOLDER, **options)
+    return Backbone(
+        name=str(path),
+        unet=unet,
+        text_encoder=text_encoder,
+        tokenizer=pipeline.tokenizer,
+        vae=vae,
+        scheduler=pipeline.scheduler,
+    )

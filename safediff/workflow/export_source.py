@@ -1,0 +1,102 @@
+"""What is exported: the erased model of a run or of a release, with its base where it is known."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safediff.errors import SafediffError, UsageError
+from safediff.export.to_onnx import MODEL_NAME
+from safediff.models.backbone import Backbone
+from safediff.models.load import load_backbone
+from safediff.models.patch import unet_sha256
+from safediff.policy.plan import ModelPlan
+from safediff.release.certificate import CERTIFICATE_NAME
+from safediff.workflow.run_folder import RunFolder
+from safediff.workflow.subject import open_subject
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportSource:
+    """A model whose weights were verified, or are to be."""
+
+    path: Path
+    policy: dict[str, Any]
+    """The resolved plan."""
+    model: Backbone
+    base: Backbone | None
+    """None where the base can't be loaded here: then what depends on it is not measured."""
+    base_sha256: str
+    """Hash of the base UNet."""
+    release: Path | None
+    """Release folder with a certificate; None for a run that has not met its policy."""
+    engine: Path | None
+    """Engine folder of the same weights."""
+
+    @property
+    def erased_prompts(self) -> list[str]:
+        """Every phrasing of every concept."""
+        return [text for c in self.policy["concepts"] for text in c["phrasings"]]
+
+    @property
+    def kept_prompts(self) -> list[str]:
+        """The empty prompt and the keep list."""
+        return ["", *self.policy["erase"]["keep"]]
+
+
+def open_source(path: Path) -> ExportSource:
+    """Load a run or a release.
+
+    Raises:
+        UsageError: it is neither, or a release does not match its checksums.
+        Inconclusive: it can't be read.
+    """
+    if (path / "plan.json").exists():
+        return _open_run(RunFolder(path))
+    if (path / CERTIFICATE_NAME).exists():
+        return _open_release(path)
+    raise UsageError(
+        f"{path}: is neither a run nor a release", "give a folder that safediff erase wrote"
+    )
+
+
+def _open_run(run: RunFolder) -> ExportSource:
+    subject = open_subject(str(run.path))
+    base, model = subject.models["base"], subject.models["erased"]
+    released = (run.release / CERTIFICATE_NAME).exists()
+    return ExportSource(
+        path=run.path,
+        policy=json.loads((run.path / "plan.json").read_text(encoding="utf-8"))["plan"],
+        model=model,
+        base=base,
+        base_sha256=unet_sha256(base.unet),
+        release=run.release if released else None,
+        engine=_engine(run.release / "unet" if released else run.engine),
+    )
+
+
+def _open_release(path: Path) -> ExportSource:
+    *_, model = open_subject(str(path)).models.values()
+    certificate = json.loads((path / CERTIFICATE_NAME).read_text(encoding="utf-8"))
+    base_sha256: str = certificate["base_model"]["sha256"]["unet"]
+    return ExportSource(
+        path=path,
+        policy=certificate["policy"]["resolved"],
+        model=model,
+        base=_find_base(certificate["policy"]["resolved"]["model"], base_sha256),
+        base_sha256=base_sha256,
+        release=path,
+        engine=_engine(path / "unet"),
+    )
+
+
+def _engine(folder: Path) -> Path | None:
+    return folder if (folder / MODEL_NAME).exists() else None
+
+
+def _find_base(model: dict[str, Any], sha256: str) -> Backbone | None:
+    try:
+        base = load_backbone(ModelPlan(**model))
+    except SafediffError:
+        return None
+    return base if unet_sha256(base.unet) == sha256 else None

@@ -1,0 +1,80 @@
+"""A tiny release and its export: real files, no training, seconds."""
+
+import atexit
+import functools
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from release_examples import make_evidence
+from tiny import tiny_backbone, tiny_engine, tiny_pipeline, tiny_unet
+
+from safediff.models.patch import unet_sha256
+from safediff.release.layout import write_release
+from safediff.workflow.deploy import deploy_run
+
+BASE_SEED = 7
+"""Of the base UNet; the erased one has seed 0, so that the two differ everywhere."""
+
+
+@functools.cache
+def folder() -> Path:
+    path = Path(tempfile.mkdtemp(prefix="safediff-tests-"))
+    atexit.register(shutil.rmtree, path, ignore_errors=True)
+    return path
+
+
+@functools.cache
+def base_folder() -> Path:
+    """The base model as diffusers writes it."""
+    pipeline = tiny_pipeline(folder() / "base-tokenizer")
+    pipeline.unet = tiny_unet(seed=BASE_SEED)
+    pipeline.save_pretrained(folder() / "base")
+    return folder() / "base"
+
+
+def resolved_plan(**changes: Any) -> dict[str, Any]:
+    return {
+        "name": "small",
+        "model": {"base": str(base_folder()), "revision": None, "dtype": "float32"},
+        "concepts": [{"name": "axe", "phrasings": ["an axe", "axe", "a big axe"]}],
+        "erase": {"keep": ["an owl", "a rose"]},
+        "guard": None,
+        **changes,
+    }
+
+
+def write_example(path: Path, *, passed: bool = True, **plan: Any) -> Path:
+    """A release whose certificate says that the policy was met, or could not be decided."""
+    evidence = make_evidence()
+    unet = unet_sha256(tiny_unet(seed=BASE_SEED))
+    changes: dict[str, Any] = {
+        "policy": evidence.policy | {"resolved": resolved_plan(**plan)},
+        "base_model": evidence.base_model | {"sha256": {"unet": unet}},
+    }
+    if not passed:  # the engine was compared, but nobody gated it
+        changes["reports"] = evidence.reports[:1]
+    backbone = tiny_backbone(folder() / "tokenizer")
+    write_release(path, backbone, make_evidence(**changes), engine=tiny_engine())
+    return path
+
+
+@functools.cache
+def release() -> Path:
+    """Do not write to it."""
+    return write_example(folder() / "release")
+
+
+@functools.cache
+def exported(precision: str = "fp32") -> Path:
+    """The release with all parts as engines; do not write to it."""
+    path = folder() / f"exported-{precision}"
+    deploy_run(release(), path, precision, 18, ("triton", "single-file"))  # type: ignore[arg-type]
+    return path
+
+
+def copy_of(source: Path, path: Path) -> Path:
+    """One that may be changed."""
+    shutil.copytree(source, path)
+    return path

@@ -1,0 +1,97 @@
+"""int8 engines hold the quantised weights of the model they are of, and of no other."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+import torch
+from tiny import tiny_backbone, tiny_engine, tiny_unet
+
+from safediff.errors import Inconclusive, UsageError
+from safediff.export.int8 import int8_weights, quantize_engine
+from safediff.export.parity import measure_parity
+from safediff.export.runtime import ExportedUNet
+from safediff.export.to_onnx import (
+    CONFIG_NAME,
+    MODEL_NAME,
+    read_metadata,
+    read_precision,
+    swap_weights,
+    verify_identity,
+)
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("int8") / "engine"
+    quantize_engine(tiny_engine(), folder, {"policy": "small"})
+    return folder
+
+
+def test_linear_layers_become_int8_under_their_names(engine: Path) -> None:
+    state = tiny_unet().state_dict()
+    found = ir.load(engine / MODEL_NAME).graph.initializers
+    matrices = {k for k, v in state.items() if v.ndim == 2}
+    quantized = {n.removesuffix("_quantized") for n in found if n.endswith("_quantized")}
+    assert quantized == {f"unet.{k}" for k in matrices}
+    assert {f"unet.{k}" for k in state.keys() - matrices} <= set(found)
+    assert read_precision(engine / MODEL_NAME) == "int8"
+    assert read_metadata(engine / MODEL_NAME) == {"policy": "small"}
+
+
+def test_it_is_proved_to_be_this_model(engine: Path) -> None:
+    verify_identity(engine / MODEL_NAME, tiny_unet().state_dict())
+
+
+@pytest.mark.parametrize("ending", ["attn2.to_k.weight", "conv_in.weight", "norm1.bias"])
+def test_other_weights_are_seen(engine: Path, ending: str) -> None:
+    state = tiny_unet().state_dict()
+    key = next(k for k in state if k.endswith(ending))
+    state[key] = state[key] * 1.02
+    with pytest.raises(Inconclusive, match="differs from the weights it should hold"):
+        verify_identity(engine / MODEL_NAME, state)
+
+
+def test_a_weight_too_many_or_too_few_is_seen(engine: Path) -> None:
+    state = tiny_unet().state_dict()
+    with pytest.raises(UsageError, match="1 weights are not in the engine"):
+        verify_identity(engine / MODEL_NAME, {**state, "more.weight": torch.ones(2, 2)})
+    state.pop("conv_in.weight")
+    with pytest.raises(UsageError, match="which the weights lack"):
+        verify_identity(engine / MODEL_NAME, state)
+
+
+def test_it_predicts_nearly_the_same_noise(engine: Path, tmp_path: Path) -> None:
+    safe = tiny_backbone(tmp_path)
+    compiled = safe.with_unet(ExportedUNet(engine, num_threads=1))
+    z = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+    condition = safe.encode(["a hammer", "a cat", ""])
+    parity = measure_parity(compiled.denoise, safe.denoise, z, condition, precision="int8")
+    assert parity.passed
+    assert 1e-4 < parity.worst_max_abs < 1.0  # not the fp32 engine under another name
+    other = safe.with_unet(tiny_unet(seed=5))
+    parity = measure_parity(compiled.denoise, other.denoise, z, condition, precision="int8")
+    assert not parity.passed
+
+
+def test_rounding_is_to_the_nearest_step() -> None:
+    weight = np.array([[1.27, -0.634, 0.0], [0.0, 0.0, 0.0]], dtype=np.float32)
+    q, scale = int8_weights(weight)
+    assert q.T.tolist() == [[127, -63, 0], [0, 0, 0]]
+    assert scale.tolist() == pytest.approx([0.01, 1.0])
+
+
+def test_weights_are_not_swapped_into_it(engine: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="whose scales belong to its weights"):
+        swap_weights(engine, tmp_path / "x", tiny_unet(seed=3).state_dict(), metadata={})
+
+
+def test_a_damaged_source_leaves_nothing(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / MODEL_NAME).write_bytes(b"nothing")
+    (source / CONFIG_NAME).write_text("{}")
+    with pytest.raises(Inconclusive, match="could not be quantised"):
+        quantize_engine(source, tmp_path / "out", {})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["source"]

@@ -1,0 +1,273 @@
+"""The server as clients and operators see it: a process, HTTP, signals."""
+
+import base64
+import io
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from email.message import Message
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from PIL import Image
+from serving_examples import exported, write_example
+from small_policy import command, environment
+
+from safediff.release.checksums import sha256_file
+
+PATH = "/v1/images/generations"
+PROMPT = "an owl in a hat"
+REASON = "an internal trial: ümlaut, no users"
+
+
+class Answer(NamedTuple):
+    status: int
+    headers: Message
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class Server(NamedTuple):
+    process: "subprocess.Popen[str]"
+    url: str
+
+    def ask(self, path: str, body: Any = None) -> Answer:
+        data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+        request = urllib.request.Request(
+            self.url + path, data, {"Content-Type": "application/json"} if data else {}
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=120) as answer:
+                return Answer(answer.status, answer.headers, answer.read())
+        except urllib.error.HTTPError as error:
+            with error:
+                return Answer(error.code, error.headers, error.read())
+
+    def stop(self) -> tuple[int, str]:
+        self.process.send_signal(signal.SIGTERM)
+        _, errors = self.process.communicate(timeout=60)
+        return self.process.returncode, errors
+
+    def metric(self, name: str) -> float:
+        found = re.search(rf"^{re.escape(name)} (\S+)$", self.ask("/metrics").body.decode(), re.M)
+        return float(found[1]) if found else 0.0
+
+
+def start(release: Path, *options: str) -> Server:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = subprocess.Popen(
+        command("serve", release, "--port", str(port), "--threads", "1", *options),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+    )
+    server = Server(process, f"http://127.0.0.1:{port}")
+    deadline = time.monotonic() + 180
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            pytest.fail(f"the server ended: {process.communicate()[1]}")
+        try:
+            if server.ask("/healthz").status == 200:
+                return server
+        except OSError:
+            time.sleep(0.2)
+    process.kill()
+    pytest.fail("the server did not start")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    running = start(exported())
+    yield running
+    code, errors = running.stop()
+    assert code == 0, errors
+    assert "drained" in errors
+    assert PROMPT not in errors  # prompts are never logged
+    assert "owl" not in errors
+
+
+def test_a_request_gives_a_picture(server: Server) -> None:
+    wanted = {"prompt": PROMPT, "n": 2, "size": "16x16", "response_format": "b64_json"}
+    answer = server.ask(PATH, wanted | {"seed": 3, "num_steps": 2, "guidance_scale": 4.0})
+    assert answer.status == 200, answer.body
+    assert answer.json["created"] > 1_700_000_000
+    files = [base64.b64decode(row["b64_json"]) for row in answer.json["data"]]
+    assert len(files) == 2
+    assert files[0] != files[1]
+    certificate = sha256_file(exported() / "safety-certificate.json")
+    release = sha256_file(exported() / "SHA256SUMS")
+    assert answer.headers["X-Safediff-Certificate"] == certificate
+    assert answer.headers["X-Safediff-Unverified"] is None
+    with Image.open(io.BytesIO(files[0])) as picture:
+        assert picture.size == (16, 16)
+        assert picture.text["safediff:release"] == release  # type: ignore[attr-defined]
+        assert picture.text["safediff:certificate"] == certificate  # type: ignore[attr-defined]
+        assert "Synthetic picture" in picture.text["Comment"]  # type: ignore[attr-defined]
+        assert "trainedAlgorithmicMedia" in str(picture.text)  # type: ignore[attr-defined]
+    assert PROMPT.encode() not in files[0]
+
+
+def test_a_seed_gives_the_same_picture_again(server: Server) -> None:
+    wanted = {"prompt": PROMPT, "seed": 3, "num_steps": 2}
+    first, second = server.ask(PATH, wanted).json["data"], server.ask(PATH, wanted).json["data"]
+    assert first == second
+    assert server.ask(PATH, wanted | {"seed": 4}).json["data"] != first
+    unseeded = {"prompt": PROMPT, "num_steps": 2}
+    assert server.ask(PATH, unseeded).json["data"] != server.ask(PATH, unseeded).json["data"]
+
+
+def test_health_says_what_is_served(server: Server) -> None:
+    answer = server.ask("/healthz")
+    assert answer.json["status"] == "ok"
+    assert answer.json["verdict"] == "pass"
+    assert answer.json["engine"] == "onnx"
+    assert answer.json["size"] == "16x16"
+    assert answer.headers["X-Safediff-Certificate"] == answer.json["certificate_sha256"]
+
+
+def test_metrics_count(server: Server) -> None:
+    drawn = server.metric("safediff_images_total")
+    answered = server.metric('safediff_requests_total{status="200"}')
+    server.ask(PATH, {"prompt": PROMPT, "n": 3, "num_steps": 1})
+    assert server.metric("safediff_images_total") == drawn + 3
+    assert server.metric('safediff_requests_total{status="200"}') == answered + 1
+    assert server.metric("safediff_request_seconds_count") >= 1
+    assert 'verdict="pass"' in server.ask("/metrics").body.decode()
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (b"not json", "body: JSON decode error"),
+        ({}, "prompt: Field required"),
+        ({"prompt": ""}, "prompt: String should have at least 1 character"),
+        ({"prompt": PROMPT, "n": 0}, "n: Input should be greater than or equal to 1"),
+        ({"prompt": PROMPT, "n": 99}, "n: Input should be less than or equal to 8"),
+        ({"prompt": PROMPT, "n": "2"}, "n: Input should be a valid integer"),
+        ({"prompt": PROMPT, "size": "512x512"}, "size: this model was verified at 16x16"),
+        ({"prompt": PROMPT, "response_format": "url"}, "response_format: Input should be"),
+        ({"prompt": PROMPT, "num_steps": 5000}, "num_steps: Input should be less than"),
+        ({"prompt": PROMPT, "guidance": 3}, "guidance: Extra inputs are not permitted"),
+        ({"prompt": "owl " * 90}, "prompt: longer than the 75 tokens that are read"),
+    ],
+)
+def test_wrong_requests_get_one_line(server: Server, body: Any, message: str) -> None:
+    answer = server.ask(PATH, body)
+    assert answer.status == 400
+    error = answer.json["error"]
+    assert error["message"].startswith(message)
+    assert "\n" not in error["message"]
+    assert error["type"] == "invalid_request_error"
+    assert "owl" not in error["message"]
+    assert answer.headers["X-Safediff-Certificate"]
+
+
+def test_texts_that_the_content_rules_refuse_are_not_drawn(server: Server) -> None:
+    drawn = server.metric("safediff_images_total")
+    answer = server.ask(PATH, {"prompt": "a toddler with a balloon"})
+    assert answer.status == 400
+    assert "are refused" in answer.json["error"]["message"]
+    assert server.metric("safediff_images_total") == drawn
+
+
+def test_unknown_paths_get_the_same_form(server: Server) -> None:
+    answer = server.ask("/v1/nothing")
+    assert (answer.status, answer.json["error"]["message"]) == (404, "Not Found")
+    assert answer.headers["X-Safediff-Certificate"]
+
+
+def test_overload_is_refused_and_counted_and_nothing_is_lost() -> None:
+    server = start(exported(), "--max-queue", "2", "--max-batch", "2", "--max-wait-ms", "0")
+    wanted = {"prompt": PROMPT, "num_steps": 40, "seed": 1}
+    with ThreadPoolExecutor(24) as pool:
+        answers = list(pool.map(lambda _: server.ask(PATH, wanted), range(24)))
+    statuses = [answer.status for answer in answers]
+    served, refused = statuses.count(200), statuses.count(429)
+    assert served + refused == 24
+    assert served >= 2
+    assert refused >= 1
+    for answer in answers:
+        if answer.status == 429:
+            assert int(answer.headers["Retry-After"]) >= 1
+            assert answer.json["error"]["type"] == "rate_limit_error"
+    assert server.metric('safediff_requests_total{status="429"}') == refused
+    assert server.metric('safediff_requests_total{status="200"}') == served
+    assert server.metric("safediff_images_total") == served
+    assert server.stop()[0] == 0
+
+
+def test_sigterm_drains() -> None:
+    server = start(exported(), "--max-batch", "1")
+    answers: list[Answer] = []
+    wanted = {"prompt": PROMPT, "num_steps": 60, "n": 2}
+    clients = [
+        threading.Thread(target=lambda: answers.append(server.ask(PATH, wanted))) for _ in range(3)
+    ]
+    for client in clients:
+        client.start()
+    deadline = time.monotonic() + 60
+    while server.metric("safediff_queue_images") < 3 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert server.metric("safediff_queue_images") >= 1
+    code, errors = server.stop()
+    for client in clients:
+        client.join(60)
+    assert code == 0, errors
+    assert [answer.status for answer in answers] == [200] * 3
+    assert all(len(answer.json["data"]) == 2 for answer in answers)
+    assert "drained" in errors
+
+
+def test_what_is_not_certified_needs_a_reason_and_says_so(tmp_path: Path) -> None:
+    release = write_example(tmp_path / "r", passed=False)
+    done = subprocess.run(
+        command("serve", release), capture_output=True, text=True, env=environment(), timeout=120
+    )
+    assert done.returncode == 2
+    first, *more = done.stderr.splitlines()
+    assert first == f"error: {release}: its certificate says inconclusive, not pass"
+    assert len(more) == 1
+    server = start(release, "--accept-unverified", REASON)
+    answer = server.ask(PATH, {"prompt": PROMPT, "num_steps": 1})
+    assert answer.status == 200
+    assert json.loads(answer.headers["X-Safediff-Unverified"]) == REASON
+    assert answer.headers["X-Safediff-Verdict"] == "inconclusive"
+    picture = Image.open(io.BytesIO(base64.b64decode(answer.json["data"][0]["b64_json"])))
+    assert picture.text["safediff:unverified"] == REASON  # type: ignore[attr-defined]
+    assert server.ask("/healthz").json["unverified"] == REASON
+    code, errors = server.stop()
+    assert code == 0
+    assert f"served without a valid certificate: {REASON}" in errors
+
+
+def test_an_address_that_is_taken() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        done = subprocess.run(
+            command("serve", exported(), "--port", port, "--threads", "1"),
+            capture_output=True,
+            text=True,
+            env=environment(),
+            timeout=180,
+        )
+    assert done.returncode == 3
+    assert f"error: 127.0.0.1:{port}: can't be served from" in done.stderr
+    assert os.path.exists(exported())

@@ -1,0 +1,258 @@
+"""Releases are checked before they are opened; engines draw what PyTorch draws."""
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from PIL import Image
+from release_examples import make_evidence
+from serving_examples import copy_of, exported, folder, release, write_example
+from tiny import tiny_backbone, tiny_engine, tiny_unet
+
+from safediff.errors import UsageError
+from safediff.export.manifest import read_manifest, write_manifest
+from safediff.export.runtime import SafePipeline
+from safediff.export.to_onnx import swap_weights
+from safediff.guard.load import make_guard
+from safediff.release.checksums import SUMS_NAME, write_checksums
+from safediff.sample.sampler import Draw, Sampling, sample
+from safediff.serve.pipeline import Order, Settings
+from safediff.serve.trust import establish
+
+FEW = Settings(num_steps=3, guidance_scale=4.0)
+PROMPTS = ["an owl", "a rose", "an axe"]
+REASON = "an internal trial without users"
+
+
+def arrays(pictures: list[Image.Image]) -> np.ndarray:
+    return np.stack([np.asarray(picture) for picture in pictures]).astype(int)
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> SafePipeline:
+    return SafePipeline.from_release(exported(), num_threads=1, max_batch=2)
+
+
+def test_a_compiled_release_draws_what_pytorch_draws(
+    pipeline: SafePipeline, tmp_path: Path
+) -> None:
+    sampling = Sampling(num_steps=3, guidance_scale=4.0, seed=5)
+    draws = [Draw(prompt, index) for prompt in PROMPTS for index in range(2)]
+    batches = sample(tiny_backbone(tmp_path), draws, sampling)
+    expected = torch.stack([p.image for batch in batches for p in batch]).permute(0, 2, 3, 1)
+    found = arrays(pipeline(PROMPTS, seed=5, num_images=2, settings=FEW))
+    assert np.abs(found - expected.numpy().astype(int)).max() <= 1
+    other = arrays(pipeline(PROMPTS, seed=6, num_images=2, settings=FEW))
+    assert np.abs(other - found).max() > 10
+    assert type(pipeline.backbone.vae).__name__ == "ExportedDecoder"
+
+
+def test_torch_weights_of_it_draw_the_same(pipeline: SafePipeline) -> None:
+    plain = SafePipeline.from_release(exported(), engine="torch")
+    assert plain.trust.engine == "torch"
+    difference = arrays(plain(PROMPTS, settings=FEW)) - arrays(pipeline(PROMPTS, settings=FEW))
+    assert np.abs(difference).max() <= 1
+
+
+def test_pictures_come_batch_by_batch(pipeline: SafePipeline) -> None:
+    drawn: list[int] = []
+    original = pipeline.draw
+
+    def counted(orders: Any, settings: Settings) -> torch.Tensor:
+        drawn.append(len(orders))
+        return original(orders, settings)
+
+    pipeline.draw = counted  # type: ignore[method-assign]
+    try:
+        stream = pipeline.stream([Order(p, i) for i, p in enumerate(PROMPTS)], FEW)
+        first = next(stream)
+        assert drawn == [2]  # the third is not drawn before the first is taken
+        rest = list(stream)
+    finally:
+        del pipeline.draw  # type: ignore[method-assign]
+    assert drawn == [2, 1]
+    alone = [pipeline([p], seed=i, settings=FEW)[0] for i, p in enumerate(PROMPTS)]
+    assert np.abs(arrays([first, *rest]) - arrays(alone)).max() <= 1
+
+
+def test_defaults_are_those_of_the_verification(tmp_path: Path) -> None:
+    sampling = {"num_steps": 7, "guidance_scale": 3.5}
+    path = write_example(tmp_path / "r", verify={"sampling": sampling})
+    assert SafePipeline.from_release(path).defaults == Settings(7, 3.5)
+
+
+def test_the_guard_of_the_policy_stands_before_the_engine(
+    pipeline: SafePipeline, tmp_path: Path
+) -> None:
+    path = write_example(tmp_path / "r", guard={"name": "sld-max", "texts": ["axe"]})
+    guarded = SafePipeline.from_release(path)
+    assert guarded.guard is not None
+    assert guarded.guard.name == "sld-max"
+    backbone = tiny_backbone(tmp_path / "t")
+    sampling = Sampling(num_steps=3, guidance_scale=4.0)
+    drawn = sample(backbone, [Draw("an axe")], sampling, guard=make_guard("sld-max", ["axe"]))
+    expected = next(drawn)[0].image.permute(1, 2, 0).numpy().astype(int)
+    found = arrays(guarded("an axe", settings=FEW))[0]
+    assert np.abs(found - expected).max() <= 1
+    assert np.abs(found - arrays(pipeline("an axe", settings=FEW))[0]).max() > 1
+
+
+@pytest.mark.parametrize("name", ["neg", "sld-strong", "sega-max"])
+def test_any_guard_works_on_an_engine_with_a_reason(name: str, tmp_path: Path) -> None:
+    guard = make_guard(name, ["axe"])
+    with pytest.raises(UsageError, match="was verified with no guard, not with"):
+        SafePipeline.from_release(exported(), guard=guard)
+    served = SafePipeline.from_release(exported(), guard=guard, accept_unverified=REASON)
+    many = Settings(num_steps=8, guidance_scale=4.0)
+    sampling = Sampling(num_steps=8, guidance_scale=4.0)
+    drawn = next(sample(tiny_backbone(tmp_path), [Draw("an axe")], sampling, guard=guard))
+    expected = drawn[0].image.permute(1, 2, 0).numpy().astype(int)
+    assert np.abs(arrays(served("an axe", settings=many))[0] - expected).max() <= 1
+
+
+def test_an_absent_provider_is_not_replaced() -> None:
+    with pytest.raises(UsageError, match="CUDAExecutionProvider is not available here"):
+        SafePipeline.from_release(exported(), provider="CUDAExecutionProvider")
+
+
+# What is refused, each with one line.
+
+
+def refused(path: Path, message: str, **options: Any) -> None:
+    with pytest.raises(UsageError, match=message) as caught:
+        SafePipeline.from_release(path, **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_changed_byte(tmp_path: Path) -> None:
+    path = copy_of(exported(), tmp_path / "r")
+    data = path / "unet" / "model.onnx.data"
+    content = bytearray(data.read_bytes())
+    content[1000] ^= 1
+    data.write_bytes(content)
+    refused(path, r"does not match its SHA256SUMS: unet/model\.onnx\.data differs")
+
+
+def test_wrong_checksums(tmp_path: Path) -> None:
+    path = copy_of(release(), tmp_path / "r")
+    sums = path / SUMS_NAME
+    sums.write_text(sums.read_text().replace("a", "b", 1))
+    refused(path, "does not match its SHA256SUMS")
+    sums.unlink()
+    refused(path, "no readable list of checksums")
+
+
+def with_engine(path: Path, seed: int, metadata: dict[str, str]) -> Path:
+    """A release whose engine was swapped by someone who also renewed the checksums."""
+    copy_of(release(), path)
+    engine = path.parent / "engine"
+    swap_weights(tiny_engine(), engine, tiny_unet(seed=seed).state_dict(), metadata=metadata)
+    for name in ("model.onnx", "model.onnx.data"):
+        (path / "unet" / name).write_bytes((engine / name).read_bytes())
+    write_checksums(path)
+    return path
+
+
+def test_a_swapped_engine(tmp_path: Path) -> None:
+    path = with_engine(tmp_path / "r", 7, {})
+    refused(path, r"unet/model\.onnx is not the engine that the certificate speaks of")
+
+
+def test_a_swapped_engine_is_not_served_by_asking_for_it(tmp_path: Path) -> None:
+    path = with_engine(tmp_path / "r", 7, {})
+    refused(path, "is not the engine that the certificate speaks of", engine="onnx")
+
+
+def test_an_engine_of_another_base(tmp_path: Path) -> None:
+    path = with_engine(tmp_path / "r", 7, {"base_sha256": "ee" * 32})
+    refused(path, "its engine was made from base eeeeeeeeeeee, its certificate is about base")
+
+
+def test_swapped_weights(tmp_path: Path) -> None:
+    path = copy_of(release(), tmp_path / "r")
+    tiny_unet(seed=7).save_pretrained(path / "unet")
+    write_checksums(path)
+    refused(path, "is not the file that the certificate speaks of", engine="torch")
+
+
+def test_a_verdict_that_is_not_pass(tmp_path: Path) -> None:
+    path = write_example(tmp_path / "r", passed=False)
+    refused(path, "its certificate says inconclusive, not pass")
+    refused(path, "is no reason", accept_unverified="because")
+    served = SafePipeline.from_release(path, accept_unverified=REASON)
+    assert served.trust.unverified == REASON
+    assert served.trust.verdict == "inconclusive"
+
+
+def test_a_verdict_that_was_edited(tmp_path: Path) -> None:
+    path = write_example(tmp_path / "r", passed=False)
+    certificate = path / "safety-certificate.json"
+    certificate.write_text(certificate.read_text().replace('"inconclusive"', '"pass"'))
+    refused(path, r"safety-certificate\.json differs")
+
+
+def test_an_expired_certificate() -> None:
+    expires = datetime.fromisoformat(make_evidence().issued_at.isoformat()) + timedelta(days=181)
+    with pytest.raises(UsageError, match="its certificate expired on 2027-05-23"):
+        establish(release(), now=expires)
+    assert establish(release(), now=datetime(2026, 12, 1, tzinfo=UTC)).unverified == ""
+
+
+def test_a_reason_is_not_recorded_where_none_was_needed() -> None:
+    assert establish(release(), accept_unverified=REASON).unverified == ""
+
+
+def test_no_certificate(tmp_path: Path) -> None:
+    path = copy_of(release(), tmp_path / "r")
+    (path / "safety-certificate.json").unlink()
+    write_checksums(path)
+    refused(path, "has no certificate, so nothing shows that it meets a policy")
+
+
+def test_an_engine_that_was_not_gated() -> None:
+    trust = establish(exported("int8"))
+    assert trust.engine == "torch"
+    assert "serving the PyTorch weights" in trust.remark
+    refused(exported("int8"), "no gate report on it passed", engine="onnx")
+    assert establish(exported("int8"), engine="onnx", accept_unverified=REASON).engine == "onnx"
+
+
+@pytest.mark.parametrize(("verdict", "engine"), [("pass", "onnx"), ("fail", "torch")])
+def test_an_engine_with_a_gate_report(tmp_path: Path, verdict: str, engine: str) -> None:
+    path = copy_of(exported("int8"), tmp_path / "r")
+    manifest = read_manifest(path)
+    assert manifest is not None
+    row = manifest["engines"][0]
+    row["gate"] = {"verdict": verdict, "bound_to": row["sha256"]}
+    write_manifest(path, manifest)
+    write_checksums(path)
+    assert establish(path).engine == engine
+    row["gate"] = {"verdict": "pass", "bound_to": "00" * 32}  # a report on other bytes
+    write_manifest(path, manifest)
+    write_checksums(path)
+    assert establish(path).engine == "torch"
+
+
+def test_a_signature_that_cannot_be_checked(tmp_path: Path) -> None:
+    path = copy_of(release(), tmp_path / "r")
+    refused(path, r"has no model\.sig", public_key=tmp_path / "key.pub")
+    (path / "model.sig").write_text("{}")
+    with pytest.raises(UsageError):
+        SafePipeline.from_release(path, public_key=tmp_path / "key.pub")
+
+
+def test_the_graph_is_not_opened_before_it_is_trusted(tmp_path: Path) -> None:
+    path = with_engine(tmp_path / "r", 7, {})
+    opened: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("onnxruntime.InferenceSession", lambda *a, **k: opened.append(str(a)))
+        with pytest.raises(UsageError):
+            SafePipeline.from_release(path)
+    assert opened == []
+    assert onnx.load(path / "unet" / "model.onnx", load_external_data=False).graph.node
+    assert json.loads((folder() / "release" / "safety-certificate.json").read_text())
