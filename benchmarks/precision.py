@@ -36,6 +36,7 @@ from safediff.export.survival import ROUNDINGS, measure_survival  # noqa: E402
 from safediff.gate.verdict import GateReport  # noqa: E402
 from safediff.models.backbone import Backbone  # noqa: E402
 from safediff.policy.load import load_plan  # noqa: E402
+from safediff.policy.plan import Plan  # noqa: E402
 from safediff.verify.verification import Verification  # noqa: E402
 from safediff.workflow.export import write_engine  # noqa: E402
 from safediff.workflow.export_source import ExportSource, open_source  # noqa: E402
@@ -59,7 +60,7 @@ def main() -> int:
     if plan.to_json() != source.policy:
         raise UsageError(f"{args.policy}: is not the policy of {args.run}")
     assert source.base is not None
-    rows = {}
+    rows: dict[str, Any] = {}
     with (
         tempfile.TemporaryDirectory() as work,
         Verification(plan, source.base, source.base_sha256, Path(work) / "gate") as verification,
@@ -68,6 +69,15 @@ def main() -> int:
             report, _ = verification.measure(name, model, {"base": source.base_sha256})
             rows[name] = row(source, name, model, report)
             print(name, json.dumps(rows[name]), flush=True)
+            write(args.out, plan, rows)  # hours on a slow machine: what is done is kept
+    caught = LOST not in rows or rows[LOST]["verdict"] == "fail"
+    if not caught:
+        print(f"error: the gate let {LOST!r} pass", file=sys.stderr)
+    return 0 if caught else 1
+
+
+def write(out: Path, plan: Plan, rows: dict[str, Any]) -> None:
+    """The result so far."""
     result = {
         "policy": plan.name,
         "plan_sha256": plan.sha256,
@@ -75,11 +85,7 @@ def main() -> int:
         "precisions": rows,
         "environment": environment(),
     }
-    args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    caught = LOST not in rows or rows[LOST]["verdict"] == "fail"
-    if not caught:
-        print(f"error: the gate let {LOST!r} pass", file=sys.stderr)
-    return 0 if caught else 1
+    out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 def models(source: ExportSource, work: Path, only: list[str] | None) -> Any:

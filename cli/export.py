@@ -39,7 +39,8 @@ def export(
     precision: Annotated[str, typer.Option(help="fp32, fp16 or int8 (linear layers).")] = "fp32",
     opset: Annotated[int, typer.Option(help="18 or 23.")] = 18,
     layout: Annotated[
-        list[str] | None, typer.Option(help="With --full, also: triton, single-file.")
+        list[str] | None,
+        typer.Option(help="With --full, also: triton, single-file; with --trt: triton."),
     ] = None,
     gate: Annotated[
         Path | None,
@@ -62,7 +63,8 @@ def export(
     for name in layouts:
         if name not in LAYOUTS:
             raise UsageError(f"--layout {name}: expected {', '.join(LAYOUTS)}")
-    if (layouts or gate) and not full:
+    with_plan = trt and layouts == ("triton",)
+    if (gate and not full) or (layouts and not (full or with_plan)):
         raise UsageError("--layout and --gate belong to a whole folder", "add --full")
     if swap_weights and precision == "int8":
         raise UsageError(
@@ -79,7 +81,8 @@ def export(
         from safediff.workflow.plans import export_plan
 
         kind: Kind = "tensorrt_rtx" if trt_rtx else "tensorrt"
-        print(export_plan(run, out or run / f"engine-{kind}-{precision}", kind, chosen, target))
+        folder = out or run / f"engine-{kind}-{precision}"
+        print(export_plan(run, folder, kind, chosen, target, triton=with_plan))
     elif full:
         from safediff.workflow.deploy import deploy_run
 

@@ -17,6 +17,9 @@ from safediff.models.patch import save_whole
 
 UNET, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.transformer."
 
+OPEN_CLIP_WIDTH = 1024
+"""Of the text encoder of Stable Diffusion 2.x, whose original is OpenCLIP's."""
+
 _RESNET = {
     "norm1": "in_layers.0",
     "conv1": "in_layers.2",
@@ -57,6 +60,12 @@ def original_state(model: Backbone) -> dict[str, Tensor]:
     Raises:
         Inconclusive: a tensor has none.
     """
+    text: Any = model.text_encoder.config
+    if text.hidden_size == OPEN_CLIP_WIDTH:
+        raise Inconclusive(
+            "the text encoder of Stable Diffusion 2.x has other names in its original form",
+            "leave out --layout single-file for this family",
+        )
     config: Any = model.unet.config
     attends = ["CrossAttn" in block for block in config.up_block_types]
     state: dict[str, Tensor] = {}

@@ -17,7 +17,9 @@ from tiny import tiny_engine, tiny_unet
 from safediff.errors import Inconclusive, UsageError
 from safediff.export.int8 import quantize_engine
 from safediff.export.to_tensorrt import Profile, build, load_module, plan_name, require_gpu
+from safediff.export.to_triton import check_config
 from safediff.models.patch import unet_sha256
+from safediff.workflow.export_source import open_source
 from safediff.workflow.plans import export_plan
 
 PROFILE = Profile(min_side=4, opt_side=8, max_side=16)
@@ -157,6 +159,19 @@ def test_a_release_becomes_a_plan(fake: FakeTrt, tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == [name, f"{name}.json"]
     assert "not gated" in line
     assert fake.shapes["sample"][2] == (16, 4, 16, 16)
+
+
+def test_a_plan_for_triton(fake: FakeTrt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = open_source(release())
+    monkeypatch.setattr("safediff.workflow.plans.open_source", lambda path: source)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    export_plan(release(), tmp_path, "tensorrt", "fp32", None, triton=True)
+    served = tmp_path / "triton" / "safediff_unet"
+    message = check_config((served / "config.pbtxt").read_text())
+    assert message["backend"] == "tensorrt"
+    assert [t["name"] for t in message["output"]] == ["out_sample"]
+    assert (served / "1" / "model.plan").read_bytes() == b"the plan"
+    assert unet_sha256(tiny_unet()) in json.dumps(message["parameters"])
 
 
 def test_profiles_leave_static_inputs_out() -> None:

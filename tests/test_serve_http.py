@@ -195,6 +195,9 @@ def test_unknown_paths_get_the_same_form(server: Server) -> None:
 def test_overload_is_refused_and_counted_and_nothing_is_lost() -> None:
     server = start(exported(), "--max-queue", "2", "--max-batch", "2", "--max-wait-ms", "0")
     wanted = {"prompt": PROMPT, "num_steps": 40, "seed": 1}
+    too_many = server.ask(PATH, wanted | {"n": 3})
+    assert too_many.status == 400
+    assert too_many.json["error"]["message"] == "n: at most 2 fit into the queue here"
     with ThreadPoolExecutor(24) as pool:
         answers = list(pool.map(lambda _: server.ask(PATH, wanted), range(24)))
     statuses = [answer.status for answer in answers]

@@ -14,8 +14,9 @@ from tiny import tiny_backbone, tiny_engine, tiny_unet
 
 from safediff.errors import Inconclusive, UsageError
 from safediff.export.manifest import read_manifest
+from safediff.export.single_file import original_state, unet_name
 from safediff.export.to_onnx import MODEL_NAME, initializers_sha256, swap_weights, verify_identity
-from safediff.export.triton import check_config
+from safediff.export.to_triton import check_config
 from safediff.models.patch import state_sha256, unet_sha256
 from safediff.release.checksums import sha256_file, verify_checksums, write_checksums
 from safediff.release.layout import write_release
@@ -171,6 +172,15 @@ def test_one_file_with_the_original_names() -> None:
     for part in ("unet", "vae", "text_encoder"):
         found, expected = getattr(single, part), getattr(pipeline, part)
         assert state_sha256(found.state_dict()) == state_sha256(expected.state_dict()), part
+
+
+def test_other_families_have_no_such_file(tmp_path: Path) -> None:
+    model = tiny_backbone(tmp_path)
+    model.text_encoder.config.hidden_size = 1024
+    with pytest.raises(Inconclusive, match=r"Stable Diffusion 2\.x has other names"):
+        original_state(model)
+    with pytest.raises(Inconclusive, match=r"class_embedding\.weight: has no name"):
+        unet_name("class_embedding.weight", 1, [False, True])
 
 
 def test_the_triton_repository_describes_the_graph() -> None:

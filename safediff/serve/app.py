@@ -17,6 +17,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
+from torch import Tensor
 
 from safediff.errors import SafediffError
 from safediff.policy.content import check_text
@@ -133,6 +134,8 @@ async def draw(pipeline: SafePipeline, batcher: Batcher, wanted: Generation) -> 
         Refusal: the request is wrong, there is no room, or the engine failed.
     """
     _check(pipeline, wanted)
+    if wanted.n > batcher.max_queue:  # would be told to try again for ever
+        raise Refusal(400, f"n: at most {batcher.max_queue} fit into the queue here", "n")
     defaults = pipeline.defaults
     settings = Settings(
         num_steps=wanted.num_steps or defaults.num_steps,
@@ -155,7 +158,10 @@ async def draw(pipeline: SafePipeline, batcher: Batcher, wanted: Generation) -> 
         pictures = await asyncio.gather(*map(asyncio.wrap_future, futures))
     except SafediffError as error:
         raise Refusal(500, str(error)) from error
-    trust = pipeline.trust
+    return await asyncio.to_thread(_encoded, pictures, pipeline.trust)
+
+
+def _encoded(pictures: list[Tensor], trust: Trust) -> list[str]:
     return [base64.b64encode(png_bytes(p, trust)).decode("ascii") for p in pictures]
 
 

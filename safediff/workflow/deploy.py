@@ -40,7 +40,7 @@ from safediff.export.to_onnx import (
     initializers_sha256,
     verify_identity,
 )
-from safediff.export.triton import write_repository
+from safediff.export.to_triton import write_repository
 from safediff.folders import new_folder
 from safediff.gate.verdict import GateReport
 from safediff.models.patch import unet_sha256

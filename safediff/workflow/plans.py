@@ -6,6 +6,7 @@ from pathlib import Path
 from safediff.export.graph import size_multiple
 from safediff.export.to_onnx import Precision
 from safediff.export.to_tensorrt import Kind, Profile, build, load_module, plan_name, require_gpu
+from safediff.export.to_triton import write_repository
 from safediff.workflow.export import write_engine
 from safediff.workflow.export_source import open_source
 
@@ -14,10 +15,17 @@ OPSET = 18
 
 
 def export_plan(
-    path: Path, folder: Path, kind: Kind, precision: Precision, target: str | None
+    path: Path,
+    folder: Path,
+    kind: Kind,
+    precision: Precision,
+    target: str | None,
+    *,
+    triton: bool = False,
 ) -> str:
     """Write a plan and its sidecar into ``folder``; returns one line.
 
+    With ``triton`` also a repository that serves the plan, for Triton's TensorRT backend.
     The plan takes one to eight pictures (two UNet rows each) from half to twice the model's size.
 
     Raises:
@@ -37,6 +45,8 @@ def export_plan(
         write_engine(source, engine, precision, OPSET)
         plan = folder / plan_name(kind, str(module.__version__), precision, target)
         sidecar = build(engine, plan, kind, profile, target=target)
+        if triton:
+            write_repository(folder / "triton", engine, sidecar["weights_sha256"], plan)
     size_mb = sidecar["size_bytes"] / 1e6
     return (
         f"{plan}: {precision}, {size_mb:.1f} MB, for {target or 'the GPU here'}; built from "
