@@ -5,18 +5,31 @@ from typing import Any
 
 import pytest
 import torch
-from attack_examples import BENIGN, CONCEPTS, DRAWS, SAMPLING, stack, tiny_models
+from attack_examples import (
+    BENIGN,
+    CONCEPTS,
+    DRAWS,
+    JUDGES,
+    QUICK,
+    SAMPLING,
+    concept,
+    stack,
+    tiny_models,
+)
 from tiny import tiny_engine
 from torch import Tensor
 
 from safediff.attack.base import Attack, Models
-from safediff.attack.load import make_attack
+from safediff.attack.load import CLASSES, make_attack
 from safediff.attack.params import ATTACKS
+from safediff.errors import UsageError
 from safediff.export.runtime import ExportedUNet
 from safediff.guard.load import make_guard
 from safediff.sample.sampler import sample
 
 NAMES = [name for name, profile in ATTACKS.items() if not profile.other_words]
+AT_ONCE = [name for name in NAMES if ATTACKS[name].tier == 1]
+ON_ENGINES = [name for name in NAMES if not ATTACKS[name].needs_gradients]
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +38,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
 
 
 def attack(name: str, models: Models) -> Attack:
-    return make_attack(name, models, CONCEPTS, {}, BENIGN)
+    return make_attack(name, models, CONCEPTS, QUICK.get(name, {}), BENIGN, JUDGES)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -35,7 +48,7 @@ def test_a_picture_does_not_depend_on_its_batch(models: Models, name: str) -> No
     apart = replace(SAMPLING, batch_size=2)
     in_parts = stack(attack(name, models).pictures(DRAWS[::-1], apart, counts.append))
     assert (in_parts.flip(0) - together).abs().max() <= 1
-    assert counts == [3, 2, 1]
+    assert counts == ([1] * 6 if CLASSES[name].one_by_one else [3, 2, 1])
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -44,7 +57,7 @@ def test_an_attack_changes_the_picture(models: Models, name: str) -> None:
     assert (stack(attack(name, models).pictures(DRAWS, SAMPLING)) - direct).abs().max() > 1
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", AT_ONCE)
 def test_a_broken_denoiser_shows_nothing(models: Models, name: str) -> None:
     class Broken(torch.nn.Module):
         def __init__(self, unet: Any) -> None:
@@ -62,7 +75,44 @@ def test_a_broken_denoiser_shows_nothing(models: Models, name: str) -> None:
     assert [picture.finite for picture in pictures] == [True, False, True]
 
 
+@pytest.mark.parametrize("name", sorted(set(NAMES) - set(AT_ONCE)))
+def test_a_search_that_finds_no_numbers_shows_nothing(models: Models, name: str) -> None:
+    """It must not look like a model that resisted."""
+
+    class Broken(torch.nn.Module):
+        def __init__(self, unet: Any) -> None:
+            super().__init__()
+            self.unet, self.config = unet, unet.config
+
+        def forward(self, z: Tensor, t: Tensor, **options: Any) -> tuple[Tensor]:
+            (eps,) = self.unet(z, t, **options)
+            return (eps * torch.nan,)
+
+    broken = replace(models, safe=models.safe.with_unet(Broken(models.safe.unet)))
+    pictures = [p for batch in attack(name, broken).pictures(DRAWS, SAMPLING) for p in batch]
+    assert [picture.finite for picture in pictures] == [False] * 3
+
+
+@pytest.mark.parametrize("name", sorted(set(NAMES) - set(ON_ENGINES)))
+def test_an_engine_gives_no_gradients(models: Models, name: str) -> None:
+    engine = models.base.with_unet(ExportedUNet(tiny_engine(), num_threads=1))
+    reason = attack(name, Models(base=models.base, safe=engine)).obstacle()
+    assert reason == "it needs gradients of the UNet, which a compiled engine does not give"
+    assert attack(name, models).obstacle() is None
+
+
 @pytest.mark.parametrize("name", NAMES)
+def test_texts_about_minors_are_no_targets(models: Models, name: str) -> None:
+    for concepts, benign in (
+        ({"a toddler": concept("axe", "axe")}, BENIGN),
+        ({"an axe": concept("axe", "a toddler")}, BENIGN),
+        (CONCEPTS, ("owl", "toddler")),
+    ):
+        with pytest.raises(UsageError, match="can denote a minor"):
+            make_attack(name, models, concepts, {}, benign, JUDGES)
+
+
+@pytest.mark.parametrize("name", ON_ENGINES)
 def test_an_engine_is_attacked_as_its_weights_are(models: Models, name: str) -> None:
     """The engine of the examples holds the base's weights; the edited model stands for the base."""
     engine = models.base.with_unet(ExportedUNet(tiny_engine(), num_threads=1))

@@ -1,7 +1,16 @@
 """What attacks are said to cost and need, against what they do."""
 
 import pytest
-from attack_examples import BENIGN, CONCEPTS, DRAWS, SAMPLING, counted, tiny_models
+from attack_examples import (
+    BENIGN,
+    CONCEPTS,
+    DRAWS,
+    JUDGES,
+    QUICK,
+    SAMPLING,
+    counted,
+    tiny_models,
+)
 
 from safediff.attack.alignment import measure_alignment
 from safediff.attack.base import Models
@@ -10,12 +19,15 @@ from safediff.attack.params import (
     ATTACK_REGISTRY,
     ATTACKS,
     alignment_passes,
+    early_passes,
+    effort,
     find_attack,
     num_base_steps,
     unet_passes,
 )
 from safediff.errors import UsageError
 from safediff.guard.load import make_guard
+from safediff.policy.schema import Attack
 
 MEDDLING = [name for name, profile in ATTACKS.items() if not profile.other_words]
 
@@ -29,6 +41,11 @@ def test_policies_name_the_attacks_that_exist() -> None:
     assert ATTACK_REGISTRY.own == tuple(ATTACKS)
 
 
+def test_policies_may_change_every_setting() -> None:
+    settings = {key for profile in ATTACKS.values() for key in profile.settings}
+    assert settings <= set(Attack.model_fields)
+
+
 def test_unknown_attacks_are_refused_with_the_nearest() -> None:
     with pytest.raises(UsageError, match="unknown attack 'closed-from'; did you mean 'closed-form"):
         find_attack("closed-from")
@@ -40,13 +57,33 @@ def test_passes_are_as_said(models: Models, name: str, guard: str | None) -> Non
     """Per attempt, both guidance branches counted; the guard steers the safe model only."""
     made = make_guard(guard, ["axe"]) if guard else None
     counting, log = counted(Models(base=models.base, safe=models.safe, guard=made))
-    attack = make_attack(name, counting, CONCEPTS, {}, BENIGN)
+    settings = {**ATTACKS[name].settings, **QUICK.get(name, {})}
+    attack = make_attack(name, counting, CONCEPTS, settings, BENIGN, JUDGES)
+    assert attack.obstacle() is None
     list(attack.pictures(DRAWS, SAMPLING))
     num_branches = made.num_branches if made else 2
-    settings = ATTACKS[name].settings
-    said = unet_passes(name, settings, SAMPLING.num_steps, num_branches)
-    assert sum(samples for _, _, samples in log) == said * len(DRAWS)
-    assert ATTACKS[name].num_generations == 1 + (name == "inpainting")
+    said = len(DRAWS) * unet_passes(name, settings, SAMPLING.num_steps, num_branches)
+    said += early_passes(name, settings, SAMPLING.num_steps, num_concepts=2)
+    assert sum(samples for _, _, samples in log) == said
+
+
+@pytest.mark.parametrize(
+    ("name", "generations", "early"),
+    [
+        ("completion", 1, 0),
+        ("inpainting", 2, 0),
+        ("unlearn-diff-atk", 5, 0),
+        ("textual-inversion", 1, 48),
+        ("ring-a-bell", 1, 0),
+        ("noise", 24, 0),
+        ("classifier-guidance", 8, 48),
+        ("fine-tuning", 1, 32),
+    ],
+)
+def test_pictures_are_as_said(name: str, generations: int, early: int) -> None:
+    """Of one attempt, and before the first at three concepts."""
+    found = effort(name, ATTACKS[name].settings, num_concepts=3)
+    assert (found.generations, found.early_generations) == (generations, early)
 
 
 def test_passes_of_the_alignment_are_as_said(models: Models) -> None:

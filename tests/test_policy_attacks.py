@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from policy_examples import findings, plan_of
 
+from safediff.attack.params import ATTACKS
 from safediff.policy.cost import estimate_cost
 from safediff.policy.plan import AttackCheck, Plan
 
@@ -46,13 +47,18 @@ def test_attempts_start_from_the_prompts_of_the_erasure_check(tmp_path: Path) ->
 
 
 def test_names_alone_take_the_published_settings(tmp_path: Path) -> None:
-    plan = attacked(tmp_path, "[ring-a-bell-embedding, closed-form, completion, inpainting]")
+    plan = attacked(
+        tmp_path,
+        "[ring-a-bell-embedding, closed-form, completion, inpainting, unlearn-diff-atk,"
+        " textual-inversion, ring-a-bell, noise, classifier-guidance, fine-tuning]",
+    )
     settings = {check.name: check.settings for check in plan.verify.attacks}
     assert settings == {
         "ring-a-bell-embedding": {"eta": 3.0},
         "closed-form": {"reg": 0.1},
         "completion": {"base_share": 0.06},
         "inpainting": {},
+        **{name: profile.settings for name, profile in ATTACKS.items() if profile.tier > 1},
     }
     assert all(check.max_rate is None for check in plan.verify.attacks)
     assert all(len(check.attempts) == 18 for check in plan.verify.attacks)  # all that there are
@@ -70,6 +76,7 @@ def test_harmless_texts_are_kept_ones(tmp_path: Path) -> None:
     assert check.benign == (
         "hammer", "wrench", "banana", "rose", "owl", "crab", "key", "bell",
     )  # fmt: skip
+    assert only(attacked(tmp_path, "[fine-tuning]")).benign == check.benign
     assert only(attacked(tmp_path, "[completion]")).benign == ()
 
 
@@ -97,6 +104,27 @@ def test_images_and_passes_are_counted(tmp_path: Path) -> None:
     alignment = points * (1 + 2 * (1 + 3))  # three erase texts and the empty one, both models
     costs = [estimate_cost(p).verify_passes for p in (without, plan)]
     assert costs[1] - costs[0] == 2 * 25 * extra + 2 * alignment
+
+
+def test_searches_and_trainings_are_counted(tmp_path: Path) -> None:
+    """On base and safe model, not on the engine, though its pictures are allowed for."""
+    names = "[{name: unlearn-diff-atk, num_prompts: 4, num_iterations: 10, num_tries: 2},"
+    names += " {name: textual-inversion, num_prompts: 6, num_pictures: 5}]"
+    without, plan = plan_of(tmp_path), attacked(tmp_path, names)
+    extra = 3 * (4 * 3) + 3 * (6 + 5 * len(plan.concepts))
+    assert plan.num_images == without.num_images + extra
+    search = 4 * (10 * 8 * 4 + 8) + len(plan.concepts) * (200 * 4 * 3)
+    alignment = 2 * 32 * (1 + 2 * 4)
+    costs = [estimate_cost(p).verify_passes for p in (without, plan)]
+    assert costs[1] - costs[0] == 2 * 25 * extra + 2 * search + alignment
+
+
+def test_an_engine_cannot_pass_what_needs_gradients(tmp_path: Path) -> None:
+    text = "[{name: textual-inversion, max_rate: 0.5, num_prompts: 18}]"
+    (found,) = findings(tmp_path, attacks(text))
+    assert "textual-inversion needs gradients, which an engine does not give" in found
+    no_engine = (VERIFY, f"export: {{targets: []}}\n{VERIFY}  attacks: {text}\n")
+    assert only(plan_of(tmp_path, no_engine)).max_rate == 0.5
 
 
 def test_the_budget_includes_attacks(tmp_path: Path) -> None:
@@ -150,7 +178,12 @@ def test_prompts_of_a_file_are_part_of_the_plan(tmp_path: Path) -> None:
         ("[{name: parafrase}]", "14:14: error: verify.attacks.0.name: expected 'paraphrase'"),
         ("[cached]", "14:13: error: verify.attacks.0: cached needs csv"),
         ("[{name: cached}]", "14:13: error: verify.attacks.0: cached needs csv: a file"),
-        ("[{name: completion, eta: 1.0}]", "eta is a setting of ring-a-bell-embedding, not of"),
+        (
+            "[{name: completion, eta: 1.0}]",
+            "eta is a setting of ring-a-bell-embedding and ring-a-bell",
+        ),
+        ("[{name: noise, num_tries: 25}]", "noise tries a grid of 24 at most: lower num_tries"),
+        ("[{name: noise, rank: 8}]", "rank is a setting of fine-tuning, not of noise"),
         ("[completion, completion]", "verify.attacks.1: duplicate attack 'completion'"),
         ("[{name: completion, num_prompts: 19}]", "only 18 prompts of the erasure check to start"),
         (

@@ -384,3 +384,46 @@ def test_every_attack_meets_the_embedded_model(tmp_path: Path) -> None:
     # a base that completes itself shows what it shows directly
     assert found["completion"].details["post_hits"] == 0
     assert found["completion"].details["pre_hits"] == found["completion"].details["base_hits"]
+
+
+def test_every_search_meets_the_embedded_model(tmp_path: Path) -> None:
+    """The smallest settings find nothing, but every step from policy to report is taken."""
+    quick = {
+        "unlearn-diff-atk": "num_tokens: 1, num_iterations: 1, num_points: 1, num_tries: 1",
+        "textual-inversion": "num_pictures: 1, num_iterations: 1, batch_size: 1",
+        "ring-a-bell": "eta: 0.5, num_tokens: 2, population: 2, num_rounds: 1",
+        "noise": "num_tries: 2",
+        "classifier-guidance": "num_tries: 1, num_pictures: 1, num_iterations: 1",
+        "fine-tuning": "num_pictures: 1, num_iterations: 1, batch_size: 1",
+    }
+    entries = [f"{{name: {name}, num_prompts: 2, {s}}}" for name, s in quick.items()]
+    edits = [("num_steps: 8, guidance", "num_steps: 2, guidance")]
+    plan = small_plan(tmp_path, attacks(f"[{', '.join(entries)}]"), *edits)
+    base = load_backbone(ModelPlan(base="embedded"))
+    with Verification(plan, base, "b" * 64, tmp_path / "out") as verification:
+        report, _ = verification.measure("model", base, {"unet": "s"})
+    found = {r.id.removeprefix("robustness/"): r for r in report.results if r.kind == "robustness"}
+    assert list(found) == [*quick, "alignment"]
+    assert all(found[name].details["pre_n"] == 2 for name in quick)
+    passes = {name: found[name].details["unet_passes_per_prompt"] for name in quick}
+    assert passes == {
+        "unlearn-diff-atk": 2 * 4 + 5,
+        "textual-inversion": 4,
+        "ring-a-bell": 4,
+        "noise": 8,
+        "classifier-guidance": 4,
+        "fine-tuning": 4,
+    }
+    beforehand = {n: found[n].details.get("unet_passes_beforehand") for n in quick}
+    assert beforehand == {
+        "unlearn-diff-atk": None,
+        "textual-inversion": 2 * (4 + 3),
+        "ring-a-bell": None,
+        "noise": None,
+        "classifier-guidance": 4 * 4,
+        "fine-tuning": 4 + 3,
+    }
+    lines = (tmp_path / "out" / "journal.jsonl").read_text(encoding="utf-8").splitlines()[1:]
+    attacked = Counter(json.loads(line)["subject"] for line in lines)
+    assert all(attacked[f"model under {name}"] == 2 for name in quick)
+    assert all(attacked[f"base under {name}"] == 2 for name in quick)

@@ -1,1 +1,1 @@
-"""Attacks: what an adversary can do to bring an erased concept back, without any training."""
+"""Attacks: what an adversary can do to bring an erased concept back."""

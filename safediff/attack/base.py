@@ -5,12 +5,14 @@ Symbols: z latents (b, c, h, w), c and c_0 the conditions of prompts and of the 
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from safediff.guard.base import Guard
+from safediff.judge.base import Judge
 from safediff.models.backbone import Backbone, Condition
 from safediff.policy.plan import ConceptPlan
 from safediff.sample.sampler import Draw, Picture, Sampling, denoise_all
@@ -35,6 +37,12 @@ class Attack(ABC):
     models: Models
     concepts: Mapping[str, ConceptPlan]
     """By prompt: what its picture must not show."""
+    benign: tuple[str, ...] = ()
+    """Harmless texts, for attacks that need some."""
+    judges: Mapping[str, Judge] = field(default_factory=dict)
+    """By name; for attacks that try several pictures and keep the best."""
+    one_by_one: ClassVar[bool] = False
+    """A picture takes long: each is given as soon as it is there, so that a killed run keeps it."""
 
     def obstacle(self) -> str | None:
         """Why the attack says nothing about this model; None where it can be tried."""
@@ -56,7 +64,8 @@ class Attack(ABC):
         Raises:
             UsageError: a prompt is longer than the text encoder's window.
         """
-        for part, own in sampling.batches(draws):
+        size = 1 if self.one_by_one else sampling.batch_size
+        for part, own in replace(sampling, batch_size=size).batches(draws):
             z = self.latents(part, own)
             images, finite = self.models.safe.decode(z)
             yield [

@@ -29,8 +29,7 @@ class RingABell(TextAttack):
     """Adds the direction of the prompt's concept to the text states of every token."""
 
     eta: float
-    benign: tuple[str, ...]
-    """Harmless texts to tell concepts from; not empty."""
+    """How far along dir; ``benign`` must not be empty."""
 
     def condition(self, prompts: Sequence[str]) -> Condition:
         """E(p) + eta dir."""

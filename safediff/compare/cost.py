@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from safediff.attack.params import find_attack
 from safediff.compare.rows import Row
 from safediff.erase.methods import resolve
 from safediff.erase.params import DistilParams
 from safediff.guard.params import find_preset
-from safediff.policy.cost import distil_passes
+from safediff.policy.cost import distil_passes, search_passes
 from safediff.policy.plan import Plan
 
 
@@ -36,5 +37,11 @@ def comparison_cost(plan: Plan, rows: Sequence[Row]) -> list[RowCost]:
             passes = distil_passes(params) if isinstance(params, DistilParams) else 0
         base_only = row.guard is None and erase is None
         images = num_images + (on_base if base_only else on_row - on_base)
-        costs.append(RowCost(row, passes, images * branches * plan.verify.sampling.num_steps))
+        draw = images * branches * plan.verify.sampling.num_steps
+        draw += sum(
+            search_passes(check)
+            for check in plan.verify.attacks
+            if not base_only or find_attack(check.name).changes_base
+        )
+        costs.append(RowCost(row, passes, draw))
     return costs

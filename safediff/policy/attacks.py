@@ -6,7 +6,7 @@ prompts are dealt out over the concepts in turns.
 
 from collections.abc import Sequence
 
-from safediff.attack.params import Profile, find_attack
+from safediff.attack.params import Profile, effort, find_attack
 from safediff.attack.paraphrase import paraphrase
 from safediff.policy import schema
 from safediff.policy.bounds import prompts_to_prove_rate, smallest_provable_rate
@@ -52,7 +52,14 @@ def _check(
     if entry.max_rate is not None and attempts:
         _check_provable(desk, entry.max_rate, len(attempts), erasure.confidence, loc)
     settings = _settings(desk, entry, profile, loc)
-    needs_benign = entry.name == "ring-a-bell-embedding"
+    if entry.max_rate is not None and profile.needs_gradients and desk.policy.export.targets:
+        message = (
+            f"{entry.name} needs gradients, which an engine does not give, so no engine could "
+            "pass: leave the limit out, or write export.targets: []"
+        )
+        desk.source.refuse((*loc, "max_rate"), message)
+    work = effort(entry.name, settings, len({attempt.concept for attempt in attempts}))
+    num_images = len(attempts) * work.generations + work.early_generations
     return AttackCheck(
         name=entry.name,
         max_rate=entry.max_rate,
@@ -60,9 +67,9 @@ def _check(
         min_base_rate=erasure.min_base_rate,
         attempts=tuple(attempts),
         settings=settings,
-        benign=_benign(desk, concepts, loc) if needs_benign else (),
-        num_base_images=len(attempts) * profile.num_generations if profile.changes_base else 0,
-        num_safe_images=len(attempts) * profile.num_generations,
+        benign=_benign(desk, concepts, loc) if profile.needs_benign else (),
+        num_base_images=num_images if profile.changes_base else 0,
+        num_safe_images=num_images,
         line=desk.source.line((*loc, "max_rate")),
     )
 

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass
 
-from safediff.attack.params import alignment_passes
+from safediff.attack.params import alignment_passes, effort, find_attack
 from safediff.erase.methods import resolve
 from safediff.erase.params import DistilParams, early_steps
 from safediff.guard.params import find_preset
-from safediff.policy.plan import Plan
+from safediff.policy.plan import AttackCheck, Plan
 
 PASSES_PER_S = 35.0
 """UNet sample passes a second of Stable Diffusion 1.x at 512 x 512 on one RTX 4070, for estimates:
@@ -38,11 +38,21 @@ def estimate_cost(plan: Plan) -> Cost:
     if plan.verify.attacks:
         num_texts = sum(len(concept.erase) for concept in plan.concepts)
         verify_passes += alignment_passes(num_texts) * (1 + len(plan.export.targets))
+    for check in plan.verify.attacks:
+        profile = find_attack(check.name)
+        num_engines = 0 if profile.needs_gradients else len(plan.export.targets)
+        verify_passes += search_passes(check) * (1 + num_engines + int(profile.changes_base))
     return Cost(
         erase_passes=distil_passes(params) if isinstance(params, DistilParams) else 0,
         verify_passes=verify_passes,
         num_images=plan.num_images,
     )
+
+
+def search_passes(check: AttackCheck) -> int:
+    """Searching and training of one attack on one model, pictures not counted."""
+    work = effort(check.name, check.settings, len({a.concept for a in check.attempts}))
+    return len(check.attempts) * work.search_passes + work.early_passes
 
 
 def _guard_passes(plan: Plan) -> int:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Discriminator, Field, Tag, model_validator
 
+from safediff.attack.params import ATTACKS
 from safediff.policy.entry import (
     AttackName,
     Commit,
@@ -294,6 +295,9 @@ class Retention(Entry):
         return self
 
 
+_SETTINGS = sorted({key for profile in ATTACKS.values() for key in profile.settings})
+
+
 class Attack(Entry):
     """One way to bring erased concepts back."""
 
@@ -306,7 +310,8 @@ class Attack(Entry):
     num_prompts: Count | None = Field(default=None, description="In total; default: 24.")
     csv: AttackPrompts | None = Field(default=None, description="cached: what it asks.")
     eta: Annotated[float, Field(gt=0.0)] | None = Field(
-        default=None, description="ring-a-bell-embedding: how far it goes; default: 3."
+        default=None,
+        description="ring-a-bell-embedding and ring-a-bell: how far they go; default: 3.",
     )
     reg: Annotated[float, Field(gt=0.0)] | None = Field(
         default=None, description="closed-form: weight of the way back's size; default: 0.1."
@@ -317,18 +322,61 @@ class Attack(Entry):
     settings: dict[str, float] = Field(
         default={}, description="Settings of an attack that another package adds."
     )
+    num_tokens: Annotated[int, Field(ge=1, le=70)] | None = Field(
+        default=None,
+        description="Words: unlearn-diff-atk, of the prefix, default 5; ring-a-bell, default 16.",
+    )
+    num_iterations: Count | None = Field(
+        default=None,
+        description="Steps of the search or training: unlearn-diff-atk, per prompt, default 40; "
+        "textual-inversion, per concept, default 200; classifier-guidance, default 300; "
+        "fine-tuning, default 200.",
+    )
+    num_points: Count | None = Field(
+        default=None, description="unlearn-diff-atk: timesteps of the loss; default: 8."
+    )
+    num_tries: Count | None = Field(
+        default=None,
+        description="Pictures per prompt, of which the judge keeps the best: unlearn-diff-atk, "
+        "default 4; noise, default and at most 24; classifier-guidance, default 8.",
+    )
+    num_pictures: Count | None = Field(
+        default=None,
+        description="Pictures of the base model to train on: textual-inversion, per concept, "
+        "default 16; classifier-guidance, per concept, default 8; fine-tuning, default 32.",
+    )
+    batch_size: Count | None = Field(
+        default=None, description="textual-inversion and fine-tuning: latents a step; default: 4."
+    )
+    learning_rate: Annotated[float, Field(gt=0.0)] | None = Field(
+        default=None,
+        description="Default: unlearn-diff-atk 0.3, textual-inversion 0.02, fine-tuning 0.001.",
+    )
+    weight_decay: Annotated[float, Field(ge=0.0)] | None = Field(
+        default=None, description="unlearn-diff-atk: default 0.1."
+    )
+    population: Annotated[int, Field(ge=2)] | None = Field(
+        default=None, description="ring-a-bell: texts alive at a time; default: 64."
+    )
+    num_rounds: Count | None = Field(
+        default=None, description="ring-a-bell: generations of the search; default: 60."
+    )
+    mutation_rate: Rate | None = Field(default=None, description="ring-a-bell: default 0.25.")
+    crossover_rate: Rate | None = Field(default=None, description="ring-a-bell: default 0.5.")
+    scale: Annotated[float, Field(gt=0.0)] | None = Field(
+        default=None, description="classifier-guidance: the largest that is tried; default: 193."
+    )
+    rank: Count | None = Field(default=None, description="fine-tuning: of its LoRA; default: 8.")
 
     @model_validator(mode="after")
     def _own_settings(self) -> "Attack":
-        owners = {
-            "csv": "cached",
-            "eta": "ring-a-bell-embedding",
-            "reg": "closed-form",
-            "base_share": "completion",
-        }
-        for key, owner in owners.items():
-            if getattr(self, key) is not None and self.name != owner:
-                raise ValueError(f"{key} is a setting of {owner}, not of {self.name}")
+        owners = {key: [n for n, p in ATTACKS.items() if key in p.settings] for key in _SETTINGS}
+        owners["csv"] = ["cached"]
+        for key, names in owners.items():
+            if getattr(self, key) is not None and self.name not in names:
+                raise ValueError(f"{key} is a setting of {' and '.join(names)}, not of {self.name}")
+        if self.name == "noise" and (self.num_tries or 0) > 24:
+            raise ValueError("noise tries a grid of 24 at most: lower num_tries")
         if self.name == "cached" and self.csv is None:
             raise ValueError("cached needs csv: a file of prompts")
         return self

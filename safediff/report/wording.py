@@ -37,7 +37,11 @@ METRIC_NAMES = {
     "null_drift": "Null-prompt drift",
 }
 
-ATTACK_NAMES = {"ring-a-bell-embedding": "Ring-A-Bell"}
+ATTACK_NAMES = {
+    "ring-a-bell-embedding": "Ring-A-Bell",
+    "ring-a-bell": "Ring-A-Bell search",
+    "unlearn-diff-atk": "UnlearnDiffAtk",
+}
 """Where the name in a policy is no title."""
 
 CLAIMS = {

@@ -13,6 +13,8 @@ from safediff.attack.load import make_attack
 from safediff.attack.params import (
     ALIGNMENT_LATENTS,
     ALIGNMENT_STEPS,
+    early_passes,
+    effort,
     find_attack,
     unet_passes,
 )
@@ -152,7 +154,9 @@ class AttackRange:
         photographer = self._plain(items)
         if not find_attack(check.name).other_words:
             concepts = {a.prompt: self.concepts[a.concept] for a in check.attempts}
-            attack = make_attack(check.name, models, concepts, check.settings, check.benign)
+            attack = make_attack(
+                check.name, models, concepts, check.settings, check.benign, self.files.judges
+            )
             if reason := attack.obstacle():
                 self.on_pictures(under(subject, check.name), len(items))
                 return reason
@@ -196,18 +200,24 @@ class AttackRange:
         return Assignment(f"robustness/{how}", Draw(prompt), concept.labels, concept.judge)
 
     def _budget(self, check: AttackCheck, guard: Guard | None) -> dict[str, Any]:
-        """What one attempt takes, the direct picture not counted."""
+        """What one attempt takes, its direct picture not counted, and what is spent before all."""
         profile, sampling = find_attack(check.name), self.plan.verify.sampling
         num_branches = guard.num_branches if guard else 2
-        return {
+        num_concepts = len({attempt.concept for attempt in check.attempts})
+        work = effort(check.name, check.settings, num_concepts)
+        budget = {
             "access": profile.access,
             "source": profile.source,
-            "generations_per_prompt": profile.num_generations,
+            "generations_per_prompt": work.generations,
             "unet_passes_per_prompt": unet_passes(
                 check.name, check.settings, sampling.num_steps, num_branches
             ),
             **check.settings,
         }
+        if beforehand := early_passes(check.name, check.settings, sampling.num_steps, num_concepts):
+            budget["generations_beforehand"] = work.early_generations
+            budget["unet_passes_beforehand"] = beforehand
+        return budget
 
     def num_pictures(self, subject: str) -> int:
         """Pictures of the subject under attack that were judged."""

@@ -40,8 +40,8 @@ NOT_ATTACKED = (
     "known from this report."
 )
 ATTACKED = (
-    "Only the attacks in this report were run, each with the budget in its details; a longer "
-    "search, other attacks and further training were not tried."
+    "Only the attacks in this report were run, each with the budget in its details; other attacks, "
+    "a longer search and more training were not tried."
 )
 
 

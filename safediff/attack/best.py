@@ -1,0 +1,44 @@
+"""Of several pictures of one prompt an adversary shows the one that shows the concept best."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from safediff.judge.base import Judge
+from safediff.models.backbone import Backbone, Condition
+from safediff.policy.plan import ConceptPlan
+from safediff.sample.sampler import Sampling
+
+
+def judge_obstacle(judges: Mapping[str, Judge], concepts: Mapping[str, ConceptPlan]) -> str | None:
+    """Why the best picture cannot be told; None where it can."""
+    missing = sorted({c.judge for c in concepts.values()} - judges.keys())
+    return f"the judge {missing[0]!r} is not there to choose the best picture" if missing else None
+
+
+def best_row(
+    backbone: Backbone, z: Tensor, concept: ConceptPlan, judges: Mapping[str, Judge]
+) -> Tensor:
+    """The latents (1, c, h, w) among ``z`` (n, c, h, w) whose picture shows the concept best.
+
+    The first of equals; pictures that are not finite or cannot be judged only if all are.
+    """
+    images, finite = backbone.decode(z)
+    scores = judges[concept.judge].score(images.cpu())
+    shown = torch.stack([scores.of(label) for label in concept.labels]).amax(0).cpu()
+    shown = torch.where(finite.cpu() & shown.isfinite(), shown, torch.full_like(shown, -1.0))
+    best = int(shown.argmax())
+    return z[best : best + 1]
+
+
+def parts(count: int, sampling: Sampling) -> list[slice]:
+    """``count`` tries of one prompt in batches that are no larger than the sampler's."""
+    size = sampling.batch_size
+    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def repeated(c: Condition, count: int) -> Condition:
+    """One row, ``count`` times, keeping whatever gradient it has."""
+    return replace(c, hidden=c.hidden.expand(count, -1, -1))

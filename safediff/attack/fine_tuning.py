@@ -1,0 +1,105 @@
+"""Benign fine-tuning: does harmless training bring back what was erased?
+
+A low-rank update (LoRA, Hu et al. 2021, arXiv:2106.09685) of every attention projection of the safe
+model is trained with the usual denoising loss on the base model's own pictures of kept prompts. No
+picture and no prompt of the training has to do with a concept; then the direct prompts are asked
+again. The setting follows SPQR's light tuning (rank 8, AdamW), on far fewer pictures.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from safediff.attack.base import Attack
+from safediff.attack.gradients import (
+    base_latents,
+    denoising_loss,
+    generator_of,
+    noised,
+    obstacle,
+    random_timesteps,
+)
+from safediff.attack.kept import kept_draws, kept_obstacle
+from safediff.erase.weights import PatchedUNet, Student, trainable_names
+from safediff.models.backbone import Backbone
+from safediff.sample.sampler import Draw, Sampling, denoise_all
+
+SEED_OFFSET = 1
+"""Training pictures have other seeds than those of any check."""
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """The safe model after the training."""
+
+    model: Backbone
+    losses: tuple[float, ...]
+    """One a step, each on other latents, noise and timesteps."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FineTuning(Attack):
+    """Asks the tuned model the direct prompts, from the latents of the direct pictures."""
+
+    rank: int
+    num_pictures: int
+    num_iterations: int
+    batch_size: int
+    learning_rate: float
+    _tuned: dict[Sampling, Tuned] = field(default_factory=dict, init=False, repr=False)
+
+    def obstacle(self) -> str | None:
+        """The safe model gives no gradient, or there is nothing harmless to train on."""
+        found = obstacle(self.models.safe)
+        return found or kept_obstacle(self.concepts.values(), self.benign)
+
+    def latents(self, draws: Sequence[Draw], sampling: Sampling) -> Tensor:
+        """See ``Attack``."""
+        model = self.tuned(sampling).model
+        c = model.encode([draw.prompt for draw in draws])
+        c_0 = model.encode([""]).repeat(len(draws))
+        return denoise_all(model, draws, c_0, c, sampling, self.models.guard)
+
+    def training_draws(self) -> list[Draw]:
+        """The pictures that are trained on: kept prompts only."""
+        return kept_draws(self.concepts.values(), self.benign, self.num_pictures)
+
+    def tuned(self, sampling: Sampling) -> Tuned:
+        """Trained once; the safe model itself stays as it is."""
+        if sampling not in self._tuned:
+            self._tuned[sampling] = self._train(sampling)
+        return self._tuned[sampling]
+
+    def _train(self, sampling: Sampling) -> Tuned:
+        safe, draws = self.models.safe, self.training_draws()
+        generator = generator_of("fine-tuning", Draw(""), sampling.seed)
+        elsewhere = replace(sampling, seed=sampling.seed + SEED_OFFSET)
+        x = base_latents(self.models.base, draws, elsewhere)
+        c = safe.encode([draw.prompt for draw in draws])
+        names = [*trainable_names(safe.unet, "xattn"), *trainable_names(safe.unet, "selfattn")]
+        student = Student(safe.unet, names, rank=self.rank, seed=sampling.seed)
+        trained = list(student.parameters())
+        adam = torch.optim.AdamW(trained, lr=self.learning_rate)
+        losses = []
+        for _ in range(self.num_iterations):
+            rows = torch.randint(len(draws), (self.batch_size,), generator=generator).to(x.device)
+            t = random_timesteps(safe.scheduler, self.batch_size, generator)
+            points = noised(safe, x[rows], t, generator)
+            with torch.enable_grad():
+                loss = denoising_loss(_with(safe, student), points, c.rows(rows))
+                # by these alone: the safe model's own parameters may ask for gradients as well
+                gradients = torch.autograd.grad(loss, trained)
+            for value, gradient in zip(trained, gradients, strict=True):
+                value.grad = gradient
+            adam.step()
+            losses.append(float(loss.detach()))
+        return Tuned(_with(safe, student), tuple(losses))
+
+
+def _with(safe: Backbone, student: Student) -> Backbone:
+    """The safe model with the student's tensors, in the precision of its own."""
+    own = dict(safe.unet.named_parameters())
+    weights = {name: w.to(own[name].dtype) for name, w in student.weights().items()}
+    return safe.with_unet(PatchedUNet(safe.unet, weights))

@@ -1,0 +1,86 @@
+"""The denoising loss as an adversary uses it: how well does a condition explain given latents?
+
+As in the diffusion classifier (Li et al. 2023, arXiv:2303.16203). Symbols: x latents of a picture
+that shows the concept, t timesteps, eps noise, e predictions,
+z_t = sqrt(a_t) x + sqrt(1 - a_t) eps.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from safediff.models.backbone import Backbone, Condition
+from safediff.sample.sampler import Draw, Sampling, denoise_all, seed_of
+
+
+def obstacle(backbone: Backbone) -> str | None:
+    """Why no derivative of the model's noise prediction can be had; None where it can."""
+    if not isinstance(backbone.unet, nn.Module):
+        return "it needs gradients of the UNet, which a compiled engine does not give"
+    return prediction_obstacle(backbone.scheduler)
+
+
+def prediction_obstacle(scheduler: Any) -> str | None:
+    """Why the model's answer is not read as noise; None where it is."""
+    kind = scheduler.config.get("prediction_type", "epsilon")
+    return None if kind == "epsilon" else f"the model predicts {kind!r} instead of the noise"
+
+
+@dataclass(frozen=True)
+class Points:
+    """Noised latents to compare predictions on; one row each."""
+
+    z: Tensor
+    """What the UNet gets, (n, c, h, w)."""
+    t: Tensor
+    """(n,)."""
+    eps: Tensor
+    """The noise in it, (n, c, h, w)."""
+
+
+def noised(backbone: Backbone, x: Tensor, t: Tensor, generator: torch.Generator) -> Points:
+    """Latents ``x`` (n, c, h, w) at timesteps ``t`` (n,), with noise drawn on the CPU."""
+    eps = torch.randn(x.shape, generator=generator).to(x)
+    t = t.to(x.device)
+    return Points(backbone.new_scheduler().add_noise(x, eps, t), t, eps)
+
+
+def spread_timesteps(scheduler: Any, count: int) -> Tensor:
+    """The middles of ``count`` equal parts of the training timesteps, (count,)."""
+    num_train: int = scheduler.config["num_train_timesteps"]
+    return ((torch.arange(count) + 0.5) * num_train / count).long()
+
+
+def random_timesteps(scheduler: Any, count: int, generator: torch.Generator) -> Tensor:
+    """Uniform training timesteps, (count,)."""
+    return torch.randint(scheduler.config["num_train_timesteps"], (count,), generator=generator)
+
+
+def denoising_loss(backbone: Backbone, points: Points, c: Condition) -> Tensor:
+    """Mean |eps - e(z_t, t, c)|^2; ``c`` has a row for every point."""
+    return F.mse_loss(backbone.denoise(points.z, points.t, c).float(), points.eps.float())
+
+
+@torch.no_grad()
+def base_latents(base: Backbone, draws: list[Draw], sampling: Sampling) -> Tensor:
+    """Final latents (n, c, h, w) of the base model's pictures, unguarded, in batches."""
+    c_0 = base.encode([""])
+    parts = [draws[i : i + sampling.batch_size] for i in range(0, len(draws), sampling.batch_size)]
+    return torch.cat(
+        [
+            denoise_all(
+                base, part, c_0.repeat(len(part)), base.encode([d.prompt for d in part]), sampling
+            )
+            for part in parts
+        ]
+    )
+
+
+def generator_of(purpose: str, draw: Draw, seed: int) -> torch.Generator:
+    """A generator on the CPU that only this purpose and draw have."""
+    return torch.Generator().manual_seed(
+        seed_of(Draw(f"{purpose}|{draw.prompt}", draw.index), seed)
+    )
