@@ -4,12 +4,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from attack_examples import AXE, BOMB, CONCEPTS, DRAWS, SAMPLING, tiny_models
+from attack_examples import AXE, BOMB, CONCEPTS, DRAWS, SAMPLING, concept, tiny_models
 
 from safediff.attack.base import Models
 from safediff.attack.gradients import base_latents, denoising_loss, noised, spread_timesteps
 from safediff.attack.own_tokens import searchable_words
-from safediff.attack.textual_inversion import TextualInversion, with_placeholder
+from safediff.attack.textual_inversion import Inverted, TextualInversion, with_placeholder
+from safediff.models.load import load_backbone
+from safediff.policy.plan import ModelPlan
 from safediff.sample.sampler import Draw
 
 
@@ -65,23 +67,36 @@ def test_a_vector_is_trained_once_a_concept_in_any_order(models: Models) -> None
 def test_the_vector_stands_for_the_concept_and_nothing_else(models: Models) -> None:
     """A vector that is the placeholder's own embedding reads as the placeholder."""
     attack = inversion(models)
-    for concept in (AXE, BOMB):
-        found = attack.learn(concept, SAMPLING)
+    for each in (AXE, BOMB):
+        found = attack.learn(each, SAMPLING)
         star = models.safe.tokenizer("*", add_special_tokens=False)["input_ids"][0]
         w = models.safe.text_encoder.get_input_embeddings().weight
-        attack._learned[concept.name] = replace(found, vector=w[star].detach())
+        attack._learned[each.name] = replace(found, vector=w[star].detach())
     c = attack.condition(["an axe", "a bomb"]).hidden
     expected = models.safe.encode(["an *", "a *"]).hidden
     assert torch.allclose(c, expected, atol=1e-6)
+
+
+def test_a_word_of_the_vocabulary_reads_as_itself_in_every_phrasing() -> None:
+    """Planted: with the embedding of a one-token text the prompt is what it was."""
+    base = load_backbone(ModelPlan(base="embedded"))
+    prompts = ("axe, noto style", "noto style axe", "a picture of a axe, fluent style", "axe")
+    concepts = dict.fromkeys(prompts, concept("axe", *prompts))
+    attack = replace(inversion(Models(base=base, safe=base)), concepts=concepts)
+    (axe,) = base.tokenizer("axe", add_special_tokens=False)["input_ids"]
+    w = base.text_encoder.get_input_embeddings().weight
+    attack._learned["axe"] = Inverted(w[axe].detach(), ())
+    found, expected = attack.condition(prompts).hidden, base.encode(prompts).hidden
+    assert torch.allclose(found, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(
     ("prompt", "expected"),
     [
         ("an axe", "an *"),
-        ("axe, red", "*, red"),
+        ("axe, red", "* , red"),
         ("axe axe", "* *"),
-        ("an * axe", "an   *"),
+        ("an * axe", "an *"),
         ("a hatchet", "a picture of a *"),
     ],
 )

@@ -38,7 +38,7 @@ def test_it_is_a_statement_and_a_test_result(evidence: Evidence) -> None:
     assert found["predicateType"] == "https://in-toto.io/attestation/test-result/v0.1"
     assert [s["digest"]["sha256"] for s in found["subject"]] == ["0a" * 32] * 2
     assert found["predicate"]["configuration"][0] == {
-        "name": "policies/demo-weapons.yaml",
+        "name": "demo-weapons.yaml",
         "digest": {"sha256": "a1" * 32},
     }
 

@@ -115,11 +115,16 @@ class TextualInversion(TextAttack):
         safe = self.models.safe
         ids = torch.cat([token_ids(safe, with_placeholder(p, concept.erase)) for p in prompts])
         own = ids == token_ids(safe, PLACEHOLDER)[0, 1]
+        assert own.any(1).all()
         return encode_own(safe, ids, own, vector.expand(int(own.sum()), -1))
 
 
 def with_placeholder(prompt: str, texts: Sequence[str]) -> str:
-    """The prompt with the placeholder for the erase text that it spells, and nowhere else."""
+    """The prompt with the placeholder for the erase text that it spells, and nowhere else.
+
+    Spaces around it keep the tokenizer from reading it together with a comma.
+    """
     plain = prompt.replace(PLACEHOLDER, " ")
     text = longest_text(plain, texts)
-    return plain.replace(text, PLACEHOLDER) if text else f"a picture of a {PLACEHOLDER}"
+    asked = plain.replace(text, f" {PLACEHOLDER} ") if text else f"a picture of a {PLACEHOLDER}"
+    return " ".join(asked.split())

@@ -6,6 +6,7 @@ that there is no statement.
 
 import json
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Any
 
 from safediff.gate.verdict import Verdict
@@ -40,7 +41,7 @@ def gate_statement(certificate: Mapping[str, Any]) -> Json | None:
         "predicate": {
             "result": result,
             "configuration": [
-                _resource(policy["path"], policy["sha256"]),
+                _resource(PurePath(policy["path"]).name, policy["sha256"]),
                 *(_resource(f"prompts {name}", sha256) for name, sha256 in prompts.items()),
             ],
             **tests,

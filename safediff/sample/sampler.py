@@ -22,7 +22,7 @@ class Sampling:
     guidance_scale: float = 5.0
     seed: int = 0
     batch_size: int = 32
-    rows: Rows = field(default_factory=dict)
+    rows: Rows = field(default_factory=dict, hash=False)
 
     def batches(self, draws: Sequence[Draw]) -> "Iterator[tuple[list[Draw], Sampling]]":
         """The draws in order, as many at a time as fit and share their guidance.
