@@ -142,7 +142,7 @@ def row(source: ExportSource, name: str, model: Backbone, report: GateReport) ->
             "verdict": result.verdict.value,
         }
         for result in report.results
-        if result.gating and result.kind in ("erasure", "retention", "collapse")
+        if result.gating
     }
     found: dict[str, Any] = {
         "computed": "ONNX Runtime engine" if name == "int8" else "weights rounded, fp32 arithmetic",

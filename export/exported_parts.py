@@ -31,13 +31,17 @@ class ExportedTextEncoder:
         self._width = int(self._session.outputs["last_hidden_state"].shape[-1])
 
     def __call__(self, input_ids: Tensor) -> TextStates:
-        """States of ids (b, tokens)."""
+        """States of ids (b, tokens), in fp32 whatever the engine's precision.
+
+        The trajectory takes its type from them: only the networks compute in half precision.
+        """
         batch, tokens = input_ids.shape
         shapes = {
             "last_hidden_state": (batch, tokens, self._width),
             "pooler_output": (batch, self._width),
         }
-        return TextStates(**self._session.run({"input_ids": input_ids}, shapes))
+        states = self._session.run({"input_ids": input_ids}, shapes)
+        return TextStates(**{name: state.float() for name, state in states.items()})
 
 
 class ExportedDecoder:

@@ -1,8 +1,10 @@
 """Releases are checked before they are opened; engines draw what PyTorch draws."""
 
 import json
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,7 +24,8 @@ from safediff.guard.load import make_guard
 from safediff.release.checksums import SUMS_NAME, write_checksums
 from safediff.sample.sampler import Draw, Sampling, sample
 from safediff.serve.pipeline import Order, Settings
-from safediff.serve.trust import establish
+from safediff.serve.trust import SIGNING_MODULE, establish
+from safediff.workflow.deploy import deploy_run
 
 FEW = Settings(num_steps=3, guidance_scale=4.0)
 PROMPTS = ["an owl", "a rose", "an axe"]
@@ -238,12 +241,47 @@ def test_an_engine_with_a_gate_report(tmp_path: Path, verdict: str, engine: str)
     assert establish(path).engine == "torch"
 
 
-def test_a_signature_that_cannot_be_checked(tmp_path: Path) -> None:
+def test_a_release_without_signature(tmp_path: Path) -> None:
+    refused(release(), r"has no model\.sig", public_key=tmp_path / "key.pub")
+
+
+def test_a_signature_that_cannot_be_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = copy_of(release(), tmp_path / "r")
-    refused(path, r"has no model\.sig", public_key=tmp_path / "key.pub")
     (path / "model.sig").write_text("{}")
-    with pytest.raises(UsageError):
-        SafePipeline.from_release(path, public_key=tmp_path / "key.pub")
+    monkeypatch.setitem(sys.modules, SIGNING_MODULE, None)
+    message = "its signature can't be checked by this installation"
+    refused(path, message, public_key=tmp_path / "key.pub")
+
+
+def test_the_signature_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[Path, Path]] = []
+
+    def verify_signature(folder: Path, key: Path) -> None:
+        asked.append((folder, key))
+        raise UsageError(f"{folder}: the signature is not of this key")
+
+    module = SimpleNamespace(verify_signature=verify_signature)
+    monkeypatch.setitem(sys.modules, SIGNING_MODULE, module)
+    path, key = copy_of(release(), tmp_path / "r"), tmp_path / "key.pub"
+    (path / "model.sig").write_text("{}")
+    (path / "unet" / "config.json").write_text("{}")  # would be seen by the checksums
+    refused(path, "the signature is not of this key", public_key=key)
+    assert asked == [(path, key)]
+
+
+def test_half_precision_draws_nearly_the_same(pipeline: SafePipeline, tmp_path: Path) -> None:
+    deploy_run(release(), tmp_path / "half", "fp16", 18)
+    trust = establish(tmp_path / "half")
+    assert trust.engine == "torch"  # nobody gated this engine
+    half = SafePipeline.from_release(tmp_path / "half", engine="onnx", accept_unverified=REASON)
+    assert half.backbone.unet.dtype == half.backbone.vae.dtype == torch.float16
+    assert half.backbone.encode(["an owl"]).hidden.dtype == torch.float32
+    difference = np.abs(
+        arrays(half(PROMPTS, settings=FEW)) - arrays(pipeline(PROMPTS, settings=FEW))
+    )
+    assert 0 < difference.max() <= 8
 
 
 def test_the_graph_is_not_opened_before_it_is_trusted(tmp_path: Path) -> None:
