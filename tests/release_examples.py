@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from gate_examples import make_report, make_result
@@ -160,3 +161,17 @@ def attacked_evidence() -> Evidence:
     }
     policy = make_evidence().policy | {"waivers": [waiver]}
     return make_evidence(reports=(attacked, engine), policy=policy)
+
+
+def new_keys(folder: Path, name: str) -> tuple[Path, Path]:
+    """A P-256 pair, made with what the library signs with."""
+    from cryptography.hazmat.primitives import serialization as s
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    private, public = folder / f"{name}.pem", folder / f"{name}.pub.pem"
+    private.write_bytes(key.private_bytes(s.Encoding.PEM, s.PrivateFormat.PKCS8, s.NoEncryption()))
+    public.write_bytes(
+        key.public_key().public_bytes(s.Encoding.PEM, s.PublicFormat.SubjectPublicKeyInfo)
+    )
+    return private, public

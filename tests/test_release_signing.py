@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from audit_examples import copy_of_release, flip_a_byte, forge
+from release_examples import new_keys
 from small_policy import safediff
 
 from safediff.errors import Inconclusive, UsageError
@@ -14,20 +15,6 @@ from safediff.release import signing
 from safediff.release.audit import UNET_PATH
 from safediff.release.checksums import verify_checksums, write_checksums
 from safediff.release.signing import check_signature, sign_release
-
-
-def new_keys(folder: Path, name: str) -> tuple[Path, Path]:
-    """A P-256 pair, made with what the library signs with."""
-    from cryptography.hazmat.primitives import serialization as s
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    private, public = folder / f"{name}.pem", folder / f"{name}.pub.pem"
-    private.write_bytes(key.private_bytes(s.Encoding.PEM, s.PrivateFormat.PKCS8, s.NoEncryption()))
-    public.write_bytes(
-        key.public_key().public_bytes(s.Encoding.PEM, s.PublicFormat.SubjectPublicKeyInfo)
-    )
-    return private, public
 
 
 @pytest.fixture(scope="module")

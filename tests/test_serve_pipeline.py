@@ -4,7 +4,6 @@ import json
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,19 +11,20 @@ import onnx
 import pytest
 import torch
 from PIL import Image
-from release_examples import make_evidence
+from release_examples import make_evidence, new_keys
 from serving_examples import copy_of, exported, folder, release, write_example
 from tiny import tiny_backbone, tiny_engine, tiny_unet
 
-from safediff.errors import UsageError
+from safediff.errors import Inconclusive, UsageError
 from safediff.export.manifest import read_manifest, write_manifest
 from safediff.export.runtime import SafePipeline
 from safediff.export.to_onnx import swap_weights
 from safediff.guard.load import make_guard
 from safediff.release.checksums import SUMS_NAME, write_checksums
+from safediff.release.signing import sign_release
 from safediff.sample.sampler import Draw, Sampling, sample
 from safediff.serve.pipeline import Order, Settings
-from safediff.serve.trust import SIGNING_MODULE, establish
+from safediff.serve.trust import establish
 from safediff.workflow.deploy import deploy_run
 
 FEW = Settings(num_steps=3, guidance_scale=4.0)
@@ -250,25 +250,19 @@ def test_a_signature_that_cannot_be_checked(
 ) -> None:
     path = copy_of(release(), tmp_path / "r")
     (path / "model.sig").write_text("{}")
-    monkeypatch.setitem(sys.modules, SIGNING_MODULE, None)
-    message = "its signature can't be checked by this installation"
-    refused(path, message, public_key=tmp_path / "key.pub")
+    monkeypatch.setitem(sys.modules, "model_signing", None)
+    with pytest.raises(Inconclusive, match="signatures need the signing extra"):
+        SafePipeline.from_release(path, public_key=tmp_path / "key.pub")
 
 
-def test_the_signature_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[tuple[Path, Path]] = []
-
-    def verify_signature(folder: Path, key: Path) -> None:
-        asked.append((folder, key))
-        raise UsageError(f"{folder}: the signature is not of this key")
-
-    module = SimpleNamespace(verify_signature=verify_signature)
-    monkeypatch.setitem(sys.modules, SIGNING_MODULE, module)
-    path, key = copy_of(release(), tmp_path / "r"), tmp_path / "key.pub"
-    (path / "model.sig").write_text("{}")
+def test_the_signature_comes_first(tmp_path: Path) -> None:
+    private, public = new_keys(tmp_path, "ours")
+    path = copy_of(release(), tmp_path / "r")
+    sign_release(path, private)
+    assert establish(path, public_key=public).path == path
+    refused(path, "does not fit files and key", public_key=new_keys(tmp_path, "theirs")[1])
     (path / "unet" / "config.json").write_text("{}")  # would be seen by the checksums
-    refused(path, "the signature is not of this key", public_key=key)
-    assert asked == [(path, key)]
+    refused(path, r"model\.sig does not fit files and key", public_key=public)
 
 
 def test_half_precision_draws_nearly_the_same(pipeline: SafePipeline, tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ An engine is trusted if the certificate lists its bytes, or the manifest holds a
 that passed. All of it is read from files; nothing is deserialised before it is established.
 """
 
-import importlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,12 +17,12 @@ from safediff.export.to_onnx import DATA_NAME, MODEL_NAME, read_metadata
 from safediff.gate.verdict import Verdict
 from safediff.release.certificate import CERTIFICATE_NAME, KIND
 from safediff.release.checksums import SIGNATURE_NAME, SUMS_NAME, sha256_file, verify_checksums
+from safediff.release.signing import check_signature
 
 Json = dict[str, Any]
 EngineChoice = Literal["auto", "onnx", "torch"]
 ENGINE_CHOICES: tuple[EngineChoice, ...] = ("auto", "onnx", "torch")
 UNET_WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
-SIGNING_MODULE = "safediff.release.signing"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,18 +102,13 @@ def verify_signature(path: Path, public_key: Path) -> None:
     """Check ``model.sig`` against a public key.
 
     Raises:
-        UsageError: the signature is missing or wrong, or this installation can't check any.
+        UsageError: the signature is missing or does not fit files and key.
+        Inconclusive: this installation can't check any.
     """
     if not (path / SIGNATURE_NAME).exists():
         raise UsageError(f"{path}: has no {SIGNATURE_NAME}", "sign it, or leave out --public-key")
-    try:
-        verify = importlib.import_module(SIGNING_MODULE).verify_signature
-    except (ImportError, AttributeError) as error:
-        raise UsageError(
-            f"{path}: its signature can't be checked by this installation ({error})",
-            "install 'safediff[sign]', or leave out --public-key and rely on the checksums",
-        ) from error
-    verify(path, public_key)
+    if found := check_signature(path, public_key):
+        raise UsageError(f"{path}: {found}", "serve the release as it was signed")
 
 
 def _reason(given: str | None) -> str:
