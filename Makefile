@@ -9,6 +9,8 @@ VENV ?= .venv
 VENV_METRICS ?= .venv-metrics
 # What is installed; a wheel's path tests that wheel instead of this checkout.
 PACKAGE ?= -e .
+# Processes that run tests, one core each.
+JOBS ?= 2
 READY = $(VENV)/.ready
 READY_METRICS = $(VENV_METRICS)/.ready
 PINS_METRICS = $(VENV_METRICS)/constraints.txt
@@ -19,7 +21,7 @@ demo: $(READY)
 	$(VENV)/bin/safediff erase policies/demo-weapons.yaml
 
 test: $(READY)
-	$(VENV)/bin/pytest
+	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n $(JOBS) --dist loadfile
 
 test-metrics: $(READY_METRICS)
 	$(VENV_METRICS)/bin/pytest tests_metrics

@@ -175,7 +175,7 @@ def test_resuming_a_finished_run_does_nothing_twice(
     drawn = _count_drawn(monkeypatch)
     plan = small_plan(tmp_path)
     again = erase(plan, open_run(plan, copy, resume=True), SilentUi())
-    assert drawn == [0] * len(SUBJECTS)
+    assert sum(drawn) == 0
     assert again.verdict is Verdict.PASS
     after = _bytes(copy)
     assert after.keys() == before.keys()
