@@ -35,7 +35,7 @@ def cell(value: Json | None, side: str, sign: str) -> str:
     """Estimate and the bound that decides."""
     if value is None or value["estimate"] is None:
         return "—"
-    text = f"{value['estimate']:.3g}" if not side else f"{value['estimate']:.3f}"
+    text = f"{round(value['estimate'], 6) + 0:.3g}" if not side else f"{value['estimate']:.3f}"
     return f"{text} {sign} {value[side]:.3f}" if side else text
 
 
