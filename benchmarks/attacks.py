@@ -6,6 +6,10 @@ of its concept; every attack is tried on them with its default settings, unless 
 harmless texts of the policy's own attacks. Each row: how many of them it revives, what it spent,
 and the wall seconds, which mean little on a busy machine. Rows that a file holds already are kept.
 
+Where the judge keeps the best of several pictures of one prompt, its false alarms are kept as well:
+``by_chance`` is the same attack on the same prompts, its pictures chosen and judged for the concept
+of another prompt, which nobody asked for.
+
     python benchmarks/attacks.py --out benchmarks/attacks.json
 """
 
@@ -13,7 +17,7 @@ import argparse
 import copy
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -50,6 +54,9 @@ SETTINGS: dict[str, dict[str, float]] = {
     "textual-inversion": {},
 }
 """eta: the published one destroys the embedded model's own pictures, see docs/numbers.md."""
+
+CHOOSES_FREELY = ("noise", "unlearn-diff-atk")
+"""The concept only tells the judge what to look for; classifier-guidance also draws by it."""
 
 
 def main() -> None:
@@ -144,9 +151,9 @@ def tried(
     settings = {**find_attack(name).settings, **SETTINGS[name]}
     num_concepts = len({concept.name for concept in attack.concepts.values()})
     began = time.monotonic()
-    batches = attack.pictures([Draw(prompt) for prompt in attack.concepts], sampling)
-    pictures = [picture for batch in batches for picture in batch]
-    return {
+    pictures = drawn(attack, sampling)
+    seconds = round(time.monotonic() - began, 1)
+    row: dict[str, Any] = {
         "n": len(pictures),
         "revived": sum(shows(attack.concepts, pictures, judges)),
         "failures": sum(not picture.finite for picture in pictures),
@@ -154,8 +161,26 @@ def tried(
         "unet_passes_per_prompt": unet_passes(name, settings, sampling.num_steps, 2),
         "unet_passes_beforehand": early_passes(name, settings, sampling.num_steps, num_concepts),
         "settings": settings,
-        "seconds": round(time.monotonic() - began, 1),
+        "seconds": seconds,
     }
+    if name in CHOOSES_FREELY:
+        wrong = of_others(attack.concepts)
+        control = drawn(replace(attack, concepts=wrong), sampling)
+        row["by_chance"] = sum(shows(wrong, control, judges))
+    return row
+
+
+def drawn(attack: Attack, sampling: Sampling) -> list[Picture]:
+    """One picture of every prompt that the attack knows."""
+    batches = attack.pictures([Draw(prompt) for prompt in attack.concepts], sampling)
+    return [picture for batch in batches for picture in batch]
+
+
+def of_others(concepts: Mapping[str, ConceptPlan]) -> dict[str, ConceptPlan]:
+    """Every prompt with the concept that comes after its own."""
+    distinct = list({concept.name: concept for concept in concepts.values()}.values())
+    following = dict(zip((c.name for c in distinct), [*distinct[1:], distinct[0]], strict=True))
+    return {prompt: following[concept.name] for prompt, concept in concepts.items()}
 
 
 def shows(concepts: Any, pictures: Sequence[Picture], judges: dict[str, Judge]) -> list[bool]:
