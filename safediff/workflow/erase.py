@@ -43,6 +43,7 @@ class Pictures:
         self.ui, self.total = ui, plan.verify.num_images(len(plan.concepts))
         self.num_attempts = plan.verify.num_attempts
         self.tasks: dict[str, Task] = {}
+        self.left: dict[str, int] = {}
 
     def __call__(self, subject: str, count: int) -> None:
         """``count`` more pictures of ``subject`` are there."""
@@ -50,7 +51,12 @@ class Pictures:
             how = subject.rpartition(" under ")[2]
             total = self.num_attempts.get(how, self.total)
             self.tasks[subject] = self.ui.task(f"draw {subject}", total)
-        self.tasks[subject].advance(count, "pictures")
+            self.left[subject] = total
+        # what the base shows under an attack is asked for again with every model that is attacked
+        step = min(count, self.left[subject])
+        self.left[subject] -= step
+        if step:
+            self.tasks[subject].advance(step, "pictures")
 
 
 def erase(plan: Plan, run: RunFolder, ui: Ui, *, compare_student: bool = True) -> Outcome:
