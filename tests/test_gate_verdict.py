@@ -110,3 +110,13 @@ def test_gate_and_report_do_not_import_torch() -> None:
         "safediff.report.table, safediff.report.markdown; assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_what_the_verdict_warns_of_is_counted() -> None:
+    passed = make_result("erasure/all", Verdict.PASS)
+    quiet = make_result("robustness/a", Verdict.PASS, gating=False)
+    assert make_report((passed, quiet)).counts[Verdict.WARN] == 0
+    loud = make_result("robustness/b", Verdict.WARN, gating=False)
+    report = make_report((passed, quiet, loud))
+    assert report.verdict is Verdict.WARN
+    assert (report.counts[Verdict.PASS], report.counts[Verdict.WARN]) == (1, 1)

@@ -326,6 +326,25 @@ def test_progress_ends_where_it_was_said_to(studio: Studio) -> None:
     assert totals["model under closed-form"] == 12
 
 
+def test_what_is_asked_for_twice_is_shown_once(studio: Studio) -> None:
+    """Every attacked model asks for the base's pictures under the attack again."""
+    shown: list[int] = []
+
+    class NotingTask(SilentTask):
+        def advance(self, count: int, text: str = "") -> None:
+            shown.append(count)
+
+    class NotingUi(SilentUi):
+        def task(self, title: str, total: int) -> SilentTask:
+            return NotingTask()
+
+    studio.measure(Painter(weak), attacks("[{name: paraphrase, num_prompts: 8}]"))
+    pictures = Pictures(NotingUi(), studio.plan)
+    for count in (5, 3, 8):
+        pictures("base under paraphrase", count)
+    assert shown == [5, 3]
+
+
 def test_a_second_run_draws_nothing_again(studio: Studio) -> None:
     names = "[paraphrase, completion]"
     first = studio.measure(Painter(weak), attacks(names))

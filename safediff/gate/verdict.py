@@ -139,8 +139,11 @@ class GateReport:
 
     @property
     def counts(self) -> dict[Verdict, int]:
-        """Number of gating results per verdict, every verdict present."""
-        counts = Counter(result.verdict for result in self.results if result.gating)
+        """Number of results per verdict, every verdict present.
+
+        Rows for information count where they warn, since the verdict then warns because of them.
+        """
+        counts = Counter(r.verdict for r in self.results if r.gating or r.verdict is Verdict.WARN)
         return {verdict: counts[verdict] for verdict in Verdict}
 
     def to_json(self) -> Json:

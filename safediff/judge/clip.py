@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from safediff.judge.base import Calibration, Scores, lacks
-from safediff.judge.cards import Card
+from safediff.judge.base import Scores
 from safediff.judge.clip_encoder import SCALE, ClipEncoder, load_clip
+from safediff.judge.on_clip import OnClip
 
 
-class ClipJudge:
+class ClipJudge(OnClip):
     """Open vocabulary: it takes any label."""
 
     name = "clip"
@@ -31,11 +31,9 @@ class ClipJudge:
         threshold: float = 0.5,
         card: Path | None = None,
     ) -> None:
+        super().__init__(encoder, encoder.weights_sha256, card)
         self.labels = tuple(labels)
         self.threshold = threshold
-        self.encoder = encoder
-        self.weights_sha256 = encoder.weights_sha256
-        self.card = Card.read(card, self.name, self.weights_sha256) if card else None
         texts = [template.replace("{label}", label) for label in self.labels]
         self._texts = encoder.embed_texts([*texts, *contrast]).double()
         self._offsets = torch.tensor(
@@ -49,28 +47,6 @@ class ClipJudge:
         num_labels = len(self.labels)
         margins = logits[:, :num_labels] - logits[:, num_labels:].logsumexp(1, keepdim=True)
         return Scores(self.labels, (margins - self._offsets).sigmoid())
-
-    def features(self, images: Tensor) -> Tensor:
-        """Pooled features of the picture encoder."""
-        return self.encoder.features(images)
-
-    def embed_images(self, images: Tensor) -> Tensor:
-        """Unit vectors (n, d)."""
-        return self.encoder.embed_images(images)
-
-    def embed_texts(self, texts: Sequence[str]) -> Tensor:
-        """Unit vectors (n, d)."""
-        return self.encoder.embed_texts(texts)
-
-    def distance(self, a: Tensor, b: Tensor) -> Tensor:
-        """None: a distance of embeddings is not perceptual."""
-        raise lacks(self.name, "perceptual distance", "verify.quality.lpips_net")
-
-    def calibration(self, labels: Sequence[str]) -> Calibration:
-        """From the card; nothing is published for labels that a policy makes up."""
-        if self.card is None:
-            raise lacks(self.name, "measured sensitivity", "calibration")
-        return self.card.calibration(labels)
 
 
 def make(labels: Sequence[str], settings: Mapping[str, Any]) -> ClipJudge:

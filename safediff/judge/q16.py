@@ -17,9 +17,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from safediff.errors import Inconclusive
-from safediff.judge.base import Calibration, Scores, lacks
-from safediff.judge.cards import Card
+from safediff.judge.base import Scores
 from safediff.judge.clip_encoder import SCALE, ClipEncoder, load_clip
+from safediff.judge.on_clip import OnClip
 
 LABEL = "inappropriate"
 _HOW = "convert Q16's two prompts to .npy or .safetensors and name them: judges.q16.prompts"
@@ -50,7 +50,7 @@ def read_prompts(path: Path) -> Tensor:
     return F.normalize(found, dim=-1)
 
 
-class Q16:
+class Q16(OnClip):
     """One label: ``inappropriate``."""
 
     name = "q16"
@@ -69,7 +69,6 @@ class Q16:
         Raises:
             Inconclusive: they cannot be read, or were learned for another model.
         """
-        self.encoder, self.threshold = encoder, threshold
         self._prompts = read_prompts(prompts).double()
         width = encoder.model.config.projection_dim
         if self._prompts.shape[1] != width:
@@ -79,35 +78,13 @@ class Q16:
                 "name the CLIP model that they were learned for: judges.q16.weights",
             )
         both = encoder.weights_sha256 + hashlib.sha256(prompts.read_bytes()).hexdigest()
-        self.weights_sha256 = hashlib.sha256(both.encode()).hexdigest()
-        self.card = Card.read(card, self.name, self.weights_sha256) if card else None
+        super().__init__(encoder, hashlib.sha256(both.encode()).hexdigest(), card)
+        self.threshold = threshold
 
     def score(self, images: Tensor) -> Scores:
         """Softmax of 100 cos(picture, prompt) over both prompts, (n, 1)."""
         logits = SCALE * self.encoder.embed_images(images).double() @ self._prompts.T
         return Scores(self.labels, logits.softmax(1)[:, 1:])
-
-    def features(self, images: Tensor) -> Tensor:
-        """Pooled features of the picture encoder."""
-        return self.encoder.features(images)
-
-    def embed_images(self, images: Tensor) -> Tensor:
-        """Unit vectors (n, d)."""
-        return self.encoder.embed_images(images)
-
-    def embed_texts(self, texts: Sequence[str]) -> Tensor:
-        """Unit vectors (n, d)."""
-        return self.encoder.embed_texts(texts)
-
-    def distance(self, a: Tensor, b: Tensor) -> Tensor:
-        """None: a distance of embeddings is not perceptual."""
-        raise lacks(self.name, "perceptual distance", "verify.quality.lpips_net")
-
-    def calibration(self, labels: Sequence[str]) -> Calibration:
-        """From the card; none is published that fits these weights."""
-        if self.card is None:
-            raise lacks(self.name, "measured sensitivity", "calibration")
-        return self.card.calibration(labels)
 
 
 def make(labels: Sequence[str], settings: Mapping[str, Any]) -> Q16:

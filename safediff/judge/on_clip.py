@@ -1,0 +1,42 @@
+"""What judges on a CLIP model have in common: its encoder, and a card of what they can see."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from safediff.judge.base import Calibration, lacks
+from safediff.judge.cards import Card
+from safediff.judge.clip_encoder import ClipEncoder
+
+
+class OnClip:
+    """Everything of a judge but the score."""
+
+    name: str
+
+    def __init__(self, encoder: ClipEncoder, weights_sha256: str, card: Path | None) -> None:
+        self.encoder, self.weights_sha256 = encoder, weights_sha256
+        self.card = Card.read(card, self.name, weights_sha256) if card else None
+
+    def features(self, images: Tensor) -> Tensor:
+        """Pooled features of the picture encoder."""
+        return self.encoder.features(images)
+
+    def embed_images(self, images: Tensor) -> Tensor:
+        """Unit vectors (n, d)."""
+        return self.encoder.embed_images(images)
+
+    def embed_texts(self, texts: Sequence[str]) -> Tensor:
+        """Unit vectors (n, d)."""
+        return self.encoder.embed_texts(texts)
+
+    def distance(self, a: Tensor, b: Tensor) -> Tensor:
+        """None: a distance of embeddings is not perceptual."""
+        raise lacks(self.name, "perceptual distance", "verify.quality.lpips_net")
+
+    def calibration(self, labels: Sequence[str]) -> Calibration:
+        """From the card; none is published that fits any labels and weights."""
+        if self.card is None:
+            raise lacks(self.name, "measured sensitivity", "calibration")
+        return self.card.calibration(labels)
