@@ -48,6 +48,7 @@ def main() -> None:
     parser.add_argument("--points", type=int, default=6, help="checkpoints")
     parser.add_argument("--picture-seed", type=int, default=2000)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--figure", type=Path, help="an SVG file")
     args = parser.parse_args()
     plan = load_plan(args.policy)
     preset, options = args.preset or plan.erase.preset, {} if args.preset else plan.erase.options
@@ -65,7 +66,8 @@ def main() -> None:
         "points": curves(plan, params, args.points),
     }
     args.out.write_text(json.dumps(result, indent=1) + "\n")
-    args.out.with_suffix(".svg").write_text(figure(result))
+    if args.figure:
+        args.figure.write_text(figure(result))
 
 
 def curves(plan: Any, params: DistilParams, num_points: int) -> list[Json]:
