@@ -24,8 +24,14 @@ from safediff.models.patch import save_patch, state_sha256, unet_sha256
 
 HINTS = get_type_hints(DistilParams)
 
-# They say when something is written down, and have no part in what is computed.
-WITHOUT_EFFECT = {"log_every", "save_every"}
+# They say when something is written down, or with how much memory it is computed.
+WITHOUT_EFFECT = {"log_every", "save_every"} | {
+    "gradient_checkpointing",
+    "micro_batch",
+    "offload",
+    "channels_last",
+    "compile",
+}
 
 # Another value than SMALL's; Literal knobs are tried in all their values.
 CHANGED: dict[str, Any] = {

@@ -99,7 +99,5 @@ class FineTuning(Attack):
 
 
 def _with(safe: Backbone, student: Student) -> Backbone:
-    """The safe model with the student's tensors, in the precision of its own."""
-    own = dict(safe.unet.named_parameters())
-    weights = {name: w.to(own[name].dtype) for name, w in student.weights().items()}
-    return safe.with_unet(PatchedUNet(safe.unet, weights))
+    """The safe model with the student's tensors."""
+    return safe.with_unet(PatchedUNet(safe.unet, student.weights()))

@@ -35,8 +35,12 @@ def distil_losses(
     c_0: Condition,
     batch: Batch,
     params: DistilParams,
+    shares: tuple[float, float] = (1.0, 1.0),
 ) -> Losses:
     """Erase + keep_weight * keep + anchor_weight * anchor.
+
+    ``shares``: of all rows to erase and of all kept ones, how many these are; terms are scaled by
+    them, so that those of the parts of a batch add up to those of the batch.
 
     erase: mean | sg[target] - e_theta(z, t, c_s) |^2 over the first ``num_erase`` rows. With c_t
     what is drawn instead, which is the empty prompt unless the policy says otherwise, the target
@@ -48,28 +52,30 @@ def distil_losses(
     z, t, n, c_s = state.z, state.t, batch.num_erase, batch.c_s
     erased, kept, null = slice(0, n), slice(n, len(z)), c_0.repeat(n)
     asked: Questions = {}
-    if params.target == "frozen":
+    if n and params.target == "frozen":
         asked["target"] = erased, batch.c_t
-    if params.anchor_weight:
+    if n and params.anchor_weight:
         asked["null"] = erased, null
-    if params.eta:
+    if n and params.eta:
         asked["concept"] = erased, c_s.rows(erased)
     if n < len(z):
         asked["keep"] = kept, c_s.rows(kept)
     e_orig = answers(original, state, asked)
-    if params.target == "student":
+    if n and params.target == "student":
         target = answers(student, state, {"target": (erased, batch.c_t)})["target"]
-    elif params.eta:
+    elif n and params.eta:
         target = e_orig["target"] - params.eta * (e_orig["concept"] - e_orig["target"])
-    else:
+    elif n:
         target = e_orig["target"]
     e_s = student.denoise(z, t, c_s).float()
-    erase = F.mse_loss(e_s[erased], target)
-    keep = anchor = torch.zeros((), device=z.device)
+    erase = keep = anchor = torch.zeros((), device=z.device)
+    if n:
+        erase = shares[0] * F.mse_loss(e_s[erased], target)
     if n < len(z):
-        keep = F.mse_loss(e_s[kept], e_orig["keep"])
-    if params.anchor_weight:
-        anchor = F.mse_loss(student.denoise(z[erased], t[erased], null).float(), e_orig["null"])
+        keep = shares[1] * F.mse_loss(e_s[kept], e_orig["keep"])
+    if n and params.anchor_weight:
+        e_0 = student.denoise(z[erased], t[erased], null).float()
+        anchor = shares[0] * F.mse_loss(e_0, e_orig["null"])
     total = erase + params.keep_weight * keep + params.anchor_weight * anchor
     return Losses(total, erase.detach(), keep.detach(), anchor.detach())
 

@@ -81,6 +81,19 @@ class DistilParams:
     lora_rank: Annotated[int, Bounds(at_least=0)] = 0
     """Train an update B A of this rank instead of whole matrices (LoRA, arXiv:2106.09685); 0: off.
     The teacher averages the factors, not their product, so it is an adapter of the same rank."""
+    trunk_dtype: Literal["model", "bfloat16", "float16"] = "model"
+    """Precision of the frozen UNet while it is trained around; model: as the policy loads it. What
+    is trained, its average and Adam's moments are float32 in any case."""
+    gradient_checkpointing: bool = False
+    """Compute activations again in the backward pass instead of keeping them."""
+    micro_batch: Annotated[int, Bounds(at_least=0)] = 0
+    """Most rows in one UNet call; gradients of a batch are then summed part by part. 0: all."""
+    offload: bool = False
+    """Text encoder and VAE wait in main memory while a UNet on a GPU is trained."""
+    channels_last: bool = False
+    """Memory layout of the convolutions."""
+    compile: bool = False
+    """torch.compile, used only after its gradients were compared with eager ones."""
     log_every: Count = 10
     save_every: Count = 20
     """Rollouts between checkpoints."""

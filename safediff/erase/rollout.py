@@ -49,12 +49,12 @@ def rollout(
 ) -> Iterator[State]:
     """One guided DDIM trajectory per row of ``c_p``; yields the state at each u of ``steps``.
 
-    u = 0 leaves z_T. ``c_0`` has one row for each of ``c_p``.
+    u = 0 leaves z_T. ``c_0`` has one row for each of ``c_p``. Latents are float32.
     """
-    device, dtype = c_p.hidden.device, c_p.hidden.dtype
+    device = c_p.hidden.device
     scheduler = DDIMScheduler.from_config(model.scheduler.config)
     scheduler.set_timesteps(params.num_inference_steps, device=device)
-    z = torch.randn(len(c_p), *model.latent_shape, generator=generator).to(device, dtype)
+    z = torch.randn(len(c_p), *model.latent_shape, generator=generator).to(device)
     done = 0
     for u in steps:
         for t in scheduler.timesteps[done:u]:

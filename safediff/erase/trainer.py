@@ -14,11 +14,13 @@ from safediff import __version__
 from safediff.erase.checkpoint import Progress, load_checkpoint, save_checkpoint
 from safediff.erase.closed_form.kv import KEYS_AND_VALUES
 from safediff.erase.hardening import harden
-from safediff.erase.losses import Losses, distil_losses, null_drift
+from safediff.erase.losses import Losses, null_drift
+from safediff.erase.micro_batch import backward
 from safediff.erase.null_space import second_moment, soft_projector
 from safediff.erase.params import DistilParams
 from safediff.erase.rollout import State, draw_steps, rollout
 from safediff.erase.texts import Batch, TextBank
+from safediff.erase.trunk import check_compiled, trunk
 from safediff.erase.weights import PatchedUNet, Student, trainable_names
 from safediff.errors import Inconclusive
 from safediff.models.adapter import Adapter
@@ -74,6 +76,7 @@ class DistilTrainer:
         """``method`` names the patch; what is done stands in ``params``."""
         self.original, self.params, self.seed, self.keep = backbone, params, seed, keep
         self.method = method
+        self.trunk = backbone.with_unet(PatchedUNet(backbone.unet, {}))
         self.base_sha256 = unet_sha256(backbone.unet)
         self.texts = TextBank(backbone, concepts, keep)
         self.student = Student(
@@ -90,6 +93,7 @@ class DistilTrainer:
             betas=(params.beta1, params.beta2),
             eps=params.epsilon,
             weight_decay=params.weight_decay,
+            fused=True if self.student.values[0].is_cuda else None,  # no temporaries
         )
         self.optimizer = self.accelerator.prepare(optimizer)
         self.teacher = [value.detach().clone() for value in self.student.values]
@@ -109,7 +113,7 @@ class DistilTrainer:
 
     def seen(self, weights: Mapping[str, Tensor]) -> Backbone:
         """The backbone with the given tensors in its UNet."""
-        return self.original.with_unet(PatchedUNet(self.original.unet, weights))
+        return self.trunk.with_unet(self.trunk.unet.replaced(weights))
 
     def restore(self, checkpoint: Path) -> None:
         """Continue from a checkpoint; ``run`` then ends with the same bytes (on a CPU).
@@ -126,8 +130,22 @@ class DistilTrainer:
         """Train to the end, saving to ``checkpoint`` on the way.
 
         Raises:
-            Inconclusive: the loss or the gradient is not finite.
+            Inconclusive: the loss or the gradient is not finite, or what was compiled computes
+                something else.
         """
+        with trunk(self.original, self.params) as self.trunk:
+            if self.params.compile:
+                check_compiled(self.trunk, self.student, self.texts.each)
+            self._train(on_step, checkpoint)
+        self.trunk = self.original.with_unet(PatchedUNet(self.original.unet, {}))
+        return Erased(
+            teacher=self._patch(self.teacher, "teacher"),
+            student=self._student_patch(),
+            adapter=self._adapter(),
+            num_passes=self.progress.num_passes,
+        )
+
+    def _train(self, on_step: OnStep, checkpoint: Path | None) -> None:
         while self.progress.step < self.params.num_steps:
             self._one_rollout(on_step)
             if checkpoint is not None and self._checkpoint_due():
@@ -139,12 +157,6 @@ class DistilTrainer:
                     self.teacher,
                     self.optimizer.optimizer,
                 )
-        return Erased(
-            teacher=self._patch(self.teacher, "teacher"),
-            student=self._student_patch(),
-            adapter=self._adapter(),
-            num_passes=self.progress.num_passes,
-        )
 
     def _checkpoint_due(self) -> bool:
         done = self.progress.step >= self.params.num_steps
@@ -169,17 +181,17 @@ class DistilTrainer:
     @torch.no_grad()
     def _harden(self, batch: Batch, generator: torch.Generator) -> Batch:
         edited = {n: w for n, w in self.student.weights().items() if n.endswith(KEYS_AND_VALUES)}
-        original = {name: self.student.base[name] for name in edited}
+        original = {name: self.student.base[name].float() for name in edited}
         return harden(batch, edited, original, self.params, generator)
 
     @torch.no_grad()
     def _rollout_model(self) -> Backbone:
         """Who rolls out, as it is now: steps on the way do not bend the trajectory."""
         if self.params.rollout_model == "original":
-            return self.original
+            return self.trunk
         of_teacher = self.params.rollout_model == "teacher"
-        values = self.teacher if of_teacher else self.student.values
-        return self.seen(self.student.weights([value.detach().clone() for value in values]))
+        values = self.teacher if of_teacher else [*self.student.values]
+        return self.seen(self.student.snapshot(values, self.trunk.unet.dtype))
 
     def _count(self, rollouts: int = 0, steps: int = 0, passes: int = 0) -> None:
         now = self.progress
@@ -189,9 +201,9 @@ class DistilTrainer:
 
     def _one_step(self, step: int, state: State, batch: Batch, on_step: OnStep) -> None:
         params = self.params
-        student = self.seen(self.student.weights())
-        losses = distil_losses(student, self.original, state, self.texts.null, batch, params)
-        self.accelerator.backward(losses.total)
+        losses = backward(
+            self.trunk, self.student, state, self.texts.null, batch, params, self.accelerator
+        )
         norm = self.accelerator.clip_grad_norm_(self.student.parameters(), params.max_grad_norm)
         grad_norm = float(norm)
         if not (math.isfinite(losses.total.item()) and math.isfinite(grad_norm)):
@@ -220,7 +232,7 @@ class DistilTrainer:
         drift = None
         if step % self.params.log_every == 0 or step + 1 == self.params.num_steps:
             student = self.seen(self.student.weights())
-            drift = null_drift(student, self.original, state, self.texts.null)
+            drift = null_drift(student, self.trunk, state, self.texts.null)
         return StepInfo(
             step=step,
             num_steps=self.params.num_steps,

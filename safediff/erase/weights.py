@@ -4,12 +4,14 @@ The frozen rest exists once; student, teacher and original differ in these tenso
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.utils._pytree import tree_map
 
 from safediff.erase.params import Trainable
 from safediff.errors import UsageError
@@ -40,18 +42,61 @@ def trainable_names(unet: nn.Module, which: Trainable) -> list[str]:
     return names
 
 
-class PatchedUNet:
-    """A UNet with some tensors replaced; called like the UNet itself, which stays as it is."""
+Call = Callable[[nn.Module, dict[str, Tensor], tuple[Any, ...], dict[str, Any]], Any]
+"""``functional_call``, or something that computes the same."""
 
-    def __init__(self, unet: nn.Module, weights: Mapping[str, Tensor]) -> None:
-        self.unet = unet
-        self.weights = dict(weights)
+
+class PatchedUNet:
+    """A UNet with some tensors replaced; called like the UNet itself, which stays as it is.
+
+    Tensors and inputs are cast to the UNet's precision inside the graph, so gradients reach a
+    float32 tensor as float32; the answer has the precision of the latents. Nothing frozen is
+    copied.
+    """
+
+    def __init__(
+        self,
+        unet: nn.Module,
+        weights: Mapping[str, Tensor],
+        call: Call = functional_call,
+        max_rows: int = 0,
+    ) -> None:
+        """``max_rows``: most rows at a time where no gradient is wanted; 0: all."""
+        own = dict(unet.named_parameters())
+        self.unet, self.call, self.max_rows = unet, call, max_rows
+        self.weights = {name: w.to(own[name].dtype) for name, w in weights.items()}
         self.config: Any = unet.config
         self.dtype: torch.dtype = next(unet.parameters()).dtype
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def replaced(self, weights: Mapping[str, Tensor]) -> "PatchedUNet":
+        """The same UNet with other tensors."""
+        return PatchedUNet(self.unet, weights, self.call, self.max_rows)
+
+    def __call__(self, z: Tensor, t: Tensor, **kwargs: Any) -> Any:
         """Run the UNet with the replaced tensors; arguments as the UNet's own."""
-        return functional_call(self.unet, self.weights, args, kwargs)
+        if torch.is_grad_enabled() or not 0 < self.max_rows < len(z):
+            return self._answer(z, t, kwargs)
+        parts = []
+        for start in range(0, len(z), self.max_rows):
+            rows = slice(start, start + self.max_rows)
+            cut = partial(_rows_of, rows=rows, count=len(z))
+            parts.append(self._answer(z[rows], cut(t), tree_map(cut, kwargs)))
+        return tree_map(lambda *of_parts: torch.cat(of_parts), *parts)
+
+    def _answer(self, z: Tensor, t: Tensor, kwargs: dict[str, Any]) -> Any:
+        inputs = tree_map(partial(_cast, dtype=self.dtype), kwargs)
+        out = self.call(self.unet, self.weights, (z.to(self.dtype), t), inputs)
+        return tree_map(partial(_cast, dtype=z.dtype), out)
+
+
+def _cast(value: Any, dtype: torch.dtype) -> Any:
+    """Floating tensors in another precision; the same object where they have it."""
+    return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
+def _rows_of(value: Any, rows: slice, count: int) -> Any:
+    """The rows of a tensor that has one for each latent."""
+    return value[rows] if isinstance(value, Tensor) and value.shape[:1] == (count,) else value
 
 
 class Student(nn.Module):
@@ -73,12 +118,13 @@ class Student(nn.Module):
         state = dict(unet.named_parameters())
         self.rank, self.projector = rank, projector
         self.names = [name for name in names if not rank or state[name].ndim == 2]
-        self.base = {name: state[name].detach().clone().float() for name in self.names}
+        self.base = {name: state[name].detach() for name in self.names}
         self.values = nn.ParameterList(self._start(torch.Generator().manual_seed(seed)))
 
     def _start(self, generator: torch.Generator) -> Iterator[Tensor]:
-        """Values under which every tensor is the base's."""
-        for w in self.base.values():
+        """Values under which every tensor is the base's; float32, whatever the UNet is in."""
+        for name in self.names:
+            w = self._start_of(name)
             if self.rank:
                 rows, columns = w.shape
                 a = torch.randn(self.rank, columns, generator=generator) / math.sqrt(columns)
@@ -87,18 +133,32 @@ class Student(nn.Module):
             else:
                 yield w.clone() if self.projector is None else torch.zeros_like(w)
 
-    def weights(self, values: Sequence[Tensor] | None = None) -> dict[str, Tensor]:
-        """The UNet tensors for the student's own values, or for others (the teacher's)."""
+    def _start_of(self, name: str) -> Tensor:
+        return self.base[name].float()
+
+    def weights(
+        self, values: Sequence[Tensor] | None = None, dtype: torch.dtype = torch.float32
+    ) -> dict[str, Tensor]:
+        """The UNet tensors for the student's own values, or for others (the teacher's).
+
+        They are computed in float32 and cast one by one.
+        """
         chosen = list(self.values) if values is None else list(values)
         if self.rank:
-            adapters = self.factors(chosen)
-            return {n: w + adapters[n][1] @ adapters[n][0] for n, w in self.base.items()}
+            pairs = self.factors(chosen).items()
+            return {n: (self._start_of(n) + b @ a).to(dtype) for n, (a, b) in pairs}
+        named = zip(self.names, chosen, strict=True)
         if self.projector is None:
-            return dict(zip(self.names, chosen, strict=True))
-        return {
-            name: self.base[name] + value @ self.projector
-            for name, value in zip(self.names, chosen, strict=True)
-        }
+            return {name: value.to(dtype) for name, value in named}
+        p = self.projector
+        return {name: (self._start_of(name) + value @ p).to(dtype) for name, value in named}
+
+    @torch.no_grad()
+    def snapshot(self, values: Sequence[Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
+        """``weights`` that stay as they are while the values go on."""
+        own = [value.detach() for value in values]
+        live = set(map(id, own))
+        return {n: w.clone() if id(w) in live else w for n, w in self.weights(own, dtype).items()}
 
     def factors(self, values: Sequence[Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
         """A (r, in) and B (out, r) of every tensor, the projector multiplied into A."""

@@ -1,0 +1,74 @@
+"""The gradient of one step: a batch may go through the UNet part by part."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+
+from safediff.erase.losses import Losses, distil_losses
+from safediff.erase.params import DistilParams
+from safediff.erase.rollout import State
+from safediff.erase.texts import Batch
+from safediff.erase.weights import Student
+from safediff.models.backbone import Backbone, Condition
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some rows of a batch."""
+
+    state: State
+    batch: Batch
+    shares: tuple[float, float]
+    """Of all rows to erase, and of all kept ones, how many are here."""
+
+
+def parts(state: State, batch: Batch, max_rows: int) -> Iterator[Part]:
+    """The batch in pieces of at most ``max_rows`` rows; 0: in one."""
+    count, num_erase = len(state.z), batch.num_erase
+    for start in range(0, count, max_rows or count):
+        rows = slice(start, min(start + (max_rows or count), count))
+        erased = slice(min(rows.start, num_erase), min(rows.stop, num_erase))
+        n = erased.stop - erased.start
+        piece = Batch(batch.c_p.rows(rows), batch.c_s.rows(rows), batch.c_t.rows(erased), n)
+        kept = rows.stop - rows.start - n
+        shares = n / num_erase, kept / max(count - num_erase, 1)
+        yield Part(State(state.z[rows], state.t[rows], state.u), piece, shares)
+
+
+def backward(
+    trunk: Backbone,
+    student: Student,
+    state: State,
+    c_0: Condition,
+    batch: Batch,
+    params: DistilParams,
+    accelerator: Accelerator,
+) -> Losses:
+    """Add the gradient of ``distil_losses`` to the student's values; returns its terms.
+
+    ``trunk`` answers as the original.
+    """
+    scale = loss_scale(trunk.unet.dtype, state.z.numel())
+    found = []
+    for part in parts(state, batch, params.micro_batch):
+        seen = trunk.with_unet(trunk.unet.replaced(student.weights(dtype=trunk.unet.dtype)))
+        losses = distil_losses(seen, trunk, part.state, c_0, part.batch, params, part.shares)
+        accelerator.backward(losses.total * scale)
+        found.append(Losses(*(term.detach() for term in losses)))
+    if scale != 1:
+        for value in student.parameters():
+            if value.grad is not None:
+                value.grad /= scale
+    return Losses(*(torch.stack(terms).sum() for terms in zip(*found, strict=True)))
+
+
+def loss_scale(dtype: torch.dtype, num_values: int) -> float:
+    """A power of two near N / 2 for float16, else 1.
+
+    The gradient of a mean over N predictions is 2 d / N with d the error of one, and most of it
+    would underflow in float16; scaled, it is near d.
+    """
+    return float(2 ** max(round(math.log2(num_values)) - 1, 0)) if dtype == torch.float16 else 1.0
