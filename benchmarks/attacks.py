@@ -113,9 +113,9 @@ def weak_model(plan: Plan, base: Backbone, num_steps: int, kept: Path | None) ->
         weights = {name: w.detach().contiguous() for name, w in found.items()}
         if kept is not None:
             save_file(weights, kept)
-    unet = copy.deepcopy(base.unet)
+    unet = copy.deepcopy(base.denoiser)
     unet.load_state_dict(weights, strict=False)
-    return base.with_unet(unet)
+    return base.with_denoiser(unet)
 
 
 def find_hidden(

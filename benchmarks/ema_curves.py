@@ -78,7 +78,7 @@ def curves(plan: Any, params: DistilParams, num_points: int) -> list[Json]:
     points: list[Json] = []
     with (
         tempfile.TemporaryDirectory() as folder,
-        Verification(plan, base, unet_sha256(base.unet), Path(folder)) as verification,
+        Verification(plan, base, unet_sha256(base.denoiser), Path(folder)) as verification,
     ):
 
         def measure(role: str, step: int, values: Sequence[Tensor]) -> Json:

@@ -160,7 +160,7 @@ def _bound(plan: Any, base: Any, trainer: DistilTrainer) -> Callable[[], tuple[i
     def bound() -> tuple[int, int]:
         with torch.no_grad():
             weights = trainer.student.weights(trainer.teacher)
-        safe = base.with_unet(PatchedUNet(base.unet, weights))
+        safe = base.with_denoiser(PatchedUNet(base.denoiser, weights))
         pictures = [p for part in sample(safe, [i.draw for i in items], sampling) for p in part]
         scores = judge.score(torch.stack([p.image for p in pictures]))
         hits = sum(

@@ -115,7 +115,7 @@ def measure(plan: Plan, options: Json, folder: Path) -> Json:
     erased = trainer.run(lambda info: None)
     seconds = time.monotonic() - began
     teacher = patched(base, erased.teacher)
-    hashes = {"unet": unet_sha256(teacher.unet)}
+    hashes = {"unet": unet_sha256(teacher.denoiser)}
     # a subject's folder holds the pictures of one model
     subject = hashes["unet"][:12]
     with Verification(plan, base, erased.teacher.base_sha256, folder) as verification:

@@ -90,7 +90,7 @@ class Plain:
 
     def __init__(self, args: argparse.Namespace, gate: Gate) -> None:
         self.pipeline, self.gate = load_pipeline(ModelPlan(base=args.model)), gate
-        self.pipeline.to(gate.backbone.unet.device)
+        self.pipeline.to(gate.backbone.denoiser.device)
         self.pipeline.set_progress_bar_config(disable=True)
 
     def draw(self, draws: list[Draw], judged: bool) -> None:

@@ -92,16 +92,16 @@ def models(source: ExportSource, work: Path, only: list[str] | None) -> Any:
     """Name and model of every precision."""
     assert source.base is not None
     wanted = only or ["fp32", *SIMULATED, "int8", LOST]
-    safe = source.model.unet.state_dict()
+    safe = source.model.denoiser.state_dict()
     for name in wanted:
         if name == "fp32":
             yield name, source.model
         elif name == "int8":
             write_engine(source, work / "int8", "int8", 18)
             engine = ExportedUNet(work / "int8", num_threads=torch.get_num_threads())
-            yield name, source.model.with_unet(engine)
+            yield name, source.model.with_denoiser(engine)
         elif name == LOST:
-            yield name, with_state(source.model, lost(source.base.unet.state_dict(), safe))
+            yield name, with_state(source.model, lost(source.base.denoiser.state_dict(), safe))
         else:
             rounded = {key: ROUNDINGS[name](w.float()) for key, w in safe.items()}
             yield name, with_state(source.model, rounded)
@@ -119,9 +119,9 @@ def lost(base: Mapping[str, Tensor], safe: Mapping[str, Tensor]) -> dict[str, Te
 
 def with_state(model: Backbone, state: Mapping[str, Tensor]) -> Backbone:
     """The model around a UNet with other weights."""
-    unet = copy.deepcopy(model.unet)
+    unet = copy.deepcopy(model.denoiser)
     unet.load_state_dict(dict(state))
-    return model.with_unet(unet)
+    return model.with_denoiser(unet)
 
 
 def row(source: ExportSource, name: str, model: Backbone, report: GateReport) -> dict[str, Any]:
@@ -151,7 +151,7 @@ def row(source: ExportSource, name: str, model: Backbone, report: GateReport) ->
         "checks": checks,
     }
     if name != LOST:
-        states = source.base.unet.state_dict(), source.model.unet.state_dict()
+        states = source.base.denoiser.state_dict(), source.model.denoiser.state_dict()
         survival = measure_survival(*states, name)
         found["edit_min_cosine"] = round(survival.min_cosine, 6)
         found["edit_max_noise_ratio"] = round(survival.max_noise_ratio, 6)

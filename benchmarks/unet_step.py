@@ -70,7 +70,7 @@ def main() -> None:
 
 def systems(source: ExportSource, work: Path, threads: int, skip: list[str]) -> dict[str, Step]:
     """All systems by name; those that can't be built here are left out with a word."""
-    unet = source.model.unet
+    unet = source.model.denoiser
 
     def eager(z: Tensor, t: Tensor, c: Tensor) -> Tensor:
         out: Tensor = unet(z, t, c, return_dict=False)[0]
@@ -107,7 +107,7 @@ def ours(source: ExportSource, folder: Path, precision: Any, threads: int) -> St
 
 def plain_export(source: ExportSource, path: Path, threads: int) -> Step:
     """What one gets without an exporter of one's own: dynamo, defaults, a default session."""
-    unet = source.model.unet
+    unet = source.model.denoiser
     shape = source.model.latent_shape
     c = source.model.encode(["a", "b"]).hidden
     example = (torch.randn(2, *shape), torch.tensor(500.0), c)

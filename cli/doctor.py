@@ -31,7 +31,7 @@ def doctor() -> None:
     problems = []
     try:
         base = load_backbone(ModelPlan(base="embedded"))
-        table.add_row("embedded model", f"intact, unet {unet_sha256(base.unet)[:12]}")
+        table.add_row("embedded model", f"intact, unet {unet_sha256(base.denoiser)[:12]}")
     except Inconclusive as error:
         problems.append(str(error))
     try:

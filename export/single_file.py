@@ -66,10 +66,10 @@ def original_state(model: Backbone) -> dict[str, Tensor]:
             "the text encoder of Stable Diffusion 2.x has other names in its original form",
             "leave out --layout single-file for this family",
         )
-    config: Any = model.unet.config
+    config: Any = model.denoiser.config
     attends = ["CrossAttn" in block for block in config.up_block_types]
     state: dict[str, Tensor] = {}
-    for key, tensor in model.unet.state_dict().items():
+    for key, tensor in model.denoiser.state_dict().items():
         state[UNET + unet_name(key, config.layers_per_block, attends)] = tensor
     vae: Any = model.vae.config
     for key, tensor in model.vae.state_dict().items():

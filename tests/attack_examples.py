@@ -50,13 +50,13 @@ CONCEPTS = {"an axe": AXE, "axe, red": AXE, "a bomb": BOMB}
 def tiny_models(folder: Path) -> Models:
     """The tiny backbone, and as the safe model one whose keys and values were edited."""
     base = tiny_backbone(folder)
-    unet = copy.deepcopy(base.unet)
+    unet = copy.deepcopy(base.denoiser)
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for name, parameter in unet.named_parameters():
             if ".attn2.to_k." in name or ".attn2.to_v." in name:
                 parameter += 0.2 * torch.randn(parameter.shape, generator=generator)
-    return Models(base=base, safe=base.with_unet(unet))
+    return Models(base=base, safe=base.with_denoiser(unet))
 
 
 class BrightnessJudge:
@@ -108,7 +108,7 @@ def counted(models: Models) -> tuple[Models, list[tuple[str, int, int]]]:
     log: list[tuple[str, int, int]] = []
 
     def wrap(backbone: Backbone, name: str) -> Backbone:
-        return backbone.with_unet(CountingUNet(backbone.unet, name, log))
+        return backbone.with_denoiser(CountingUNet(backbone.denoiser, name, log))
 
     counting = Models(
         base=wrap(models.base, "base"), safe=wrap(models.safe, "safe"), guard=models.guard

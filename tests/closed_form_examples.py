@@ -12,6 +12,7 @@ from torch import Tensor
 
 from safediff.models.backbone import Backbone, Condition
 from safediff.models.patch import Patch
+from safediff.models.stable_diffusion import StableDiffusion
 
 ERASED = ("axe", "bomb", "pistol")
 """The erase texts of ``CONCEPTS``; the tiny tokenizer makes a token of every letter."""
@@ -27,7 +28,7 @@ Term = tuple[float, Tensor, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
-class TwoEncoders(Backbone):
+class TwoEncoders(StableDiffusion):
     """A backbone whose text states are twice as wide, as those of SDXL are."""
 
     def encode(self, texts: Sequence[str]) -> Condition:
@@ -39,7 +40,7 @@ def xl_backbone(folder: Path) -> Backbone:
     narrow = frozen_backbone(folder)
     return TwoEncoders(
         name="tiny-xl",
-        unet=tiny_unet(xl=True).requires_grad_(False),
+        denoiser=tiny_unet(xl=True).requires_grad_(False),
         text_encoder=narrow.text_encoder,
         tokenizer=narrow.tokenizer,
         vae=narrow.vae,
@@ -89,7 +90,7 @@ def stored(backbone: Backbone) -> dict[str, Tensor]:
     """Keys and values of cross-attention in float64, picked by a rule of the tests' own."""
     return {
         name: value.double()
-        for name, value in backbone.unet.state_dict().items()
+        for name, value in backbone.denoiser.state_dict().items()
         if "attn2.to_k" in name or "attn2.to_v" in name
     }
 

@@ -40,7 +40,7 @@ CONCEPTS = (concept("axe"), concept("bomb", "pistol"))
 def frozen_backbone(folder: Path) -> Backbone:
     """``tiny_backbone`` without gradients, as ``load_backbone`` gives it."""
     backbone = tiny_backbone(folder)
-    for part in (backbone.unet, backbone.text_encoder, backbone.vae):
+    for part in (backbone.denoiser, backbone.text_encoder, backbone.vae):
         part.requires_grad_(False)
     return backbone
 

@@ -35,7 +35,7 @@ class Told:
 
 def altered(models: Models, share: float, shift: float) -> Any:
     empty = models.base.encode([""]).hidden
-    return models.base.with_unet(Told(models.base.unet, empty, share, shift))
+    return models.base.with_denoiser(Told(models.base.denoiser, empty, share, shift))
 
 
 def test_the_base_is_aligned_with_itself(models: Models) -> None:

@@ -70,7 +70,7 @@ def test_a_broken_denoiser_shows_nothing(models: Models, name: str) -> None:
             eps[1] = torch.nan
             return (eps,)
 
-    base, safe = (m.with_unet(Broken(m.unet)) for m in (models.base, models.safe))
+    base, safe = (m.with_denoiser(Broken(m.denoiser)) for m in (models.base, models.safe))
     (pictures,) = attack(name, Models(base=base, safe=safe)).pictures(DRAWS, SAMPLING)
     assert [picture.finite for picture in pictures] == [True, False, True]
 
@@ -88,14 +88,14 @@ def test_a_search_that_finds_no_numbers_shows_nothing(models: Models, name: str)
             (eps,) = self.unet(z, t, **options)
             return (eps * torch.nan,)
 
-    broken = replace(models, safe=models.safe.with_unet(Broken(models.safe.unet)))
+    broken = replace(models, safe=models.safe.with_denoiser(Broken(models.safe.denoiser)))
     pictures = [p for batch in attack(name, broken).pictures(DRAWS, SAMPLING) for p in batch]
     assert [picture.finite for picture in pictures] == [False] * 3
 
 
 @pytest.mark.parametrize("name", sorted(set(NAMES) - set(ON_ENGINES)))
 def test_an_engine_gives_no_gradients(models: Models, name: str) -> None:
-    engine = models.base.with_unet(ExportedUNet(tiny_engine(), num_threads=1))
+    engine = models.base.with_denoiser(ExportedUNet(tiny_engine(), num_threads=1))
     reason = attack(name, Models(base=models.base, safe=engine)).obstacle()
     assert reason == "it needs gradients of the UNet, which a compiled engine does not give"
     assert attack(name, models).obstacle() is None
@@ -115,7 +115,7 @@ def test_texts_about_minors_are_no_targets(models: Models, name: str) -> None:
 @pytest.mark.parametrize("name", ON_ENGINES)
 def test_an_engine_is_attacked_as_its_weights_are(models: Models, name: str) -> None:
     """The engine of the examples holds the base's weights; the edited model stands for the base."""
-    engine = models.base.with_unet(ExportedUNet(tiny_engine(), num_threads=1))
+    engine = models.base.with_denoiser(ExportedUNet(tiny_engine(), num_threads=1))
     found, expected = (
         stack(attack(name, Models(base=models.safe, safe=safe)).pictures(DRAWS, SAMPLING))
         for safe in (engine, models.base)
@@ -136,14 +136,14 @@ def test_a_guard_reads_its_own_texts_unattacked(models: Models) -> None:
     seen: list[Tensor] = []
 
     class Watched(torch.nn.Module):
-        config = models.safe.unet.config
+        config = models.safe.denoiser.config
 
         def forward(self, z: Tensor, t: Tensor, **options: Any) -> tuple[Tensor]:
             seen.append(options["encoder_hidden_states"])
-            out: tuple[Tensor] = models.safe.unet(z, t, **options)
+            out: tuple[Tensor] = models.safe.denoiser(z, t, **options)
             return out
 
-    watched = replace(guarded, safe=models.safe.with_unet(Watched()))
+    watched = replace(guarded, safe=models.safe.with_denoiser(Watched()))
     attack("ring-a-bell-embedding", watched).latents(DRAWS, SAMPLING)
     negative, asked = seen[0].chunk(2)
     expected = models.safe.encode(["an axe"]).hidden

@@ -35,7 +35,7 @@ def test_edited_keys_and_values_read_it_as_the_originals_read_the_prompt(models:
     assert attack.obstacle() is None
     found = attack.condition(PROMPTS).hidden.double()
     c = models.safe.encode(PROMPTS).hidden.double()
-    w_e, w_0 = stacked(models.safe.unet), stacked(models.base.unet)
+    w_e, w_0 = stacked(models.safe.denoiser), stacked(models.base.denoiser)
     wanted = (w_0 @ c.flatten(0, 1).T).detach()
     solved = torch.linalg.lstsq(w_e, wanted).solution.T.reshape(c.shape)
     assert torch.allclose(found, solved, atol=1e-4)
@@ -49,10 +49,10 @@ def test_an_edit_that_can_be_undone_is_undone(models: Models) -> None:
     width = models.base.encode([""]).hidden.shape[-1]
     generator = torch.Generator().manual_seed(1)
     x = torch.eye(width) + 0.1 * torch.randn(width, width, generator=generator)
-    edited = {name: (w.float() @ x) for name, w in kv_weights(models.base.unet).items()}
-    unet = type(models.base.unet).from_config(models.base.unet.config)
-    unet.load_state_dict({**models.base.unet.state_dict(), **edited})
-    safe = models.base.with_unet(unet.eval())
+    edited = {name: (w.float() @ x) for name, w in kv_weights(models.base.denoiser).items()}
+    unet = type(models.base.denoiser).from_config(models.base.denoiser.config)
+    unet.load_state_dict({**models.base.denoiser.state_dict(), **edited})
+    safe = models.base.with_denoiser(unet.eval())
     attack = attack_on(Models(base=models.base, safe=safe), reg=1e-9)
     unguided = replace(SAMPLING, guidance_scale=1.0)  # the empty prompt is not attacked
     base, direct = (stack(sample(m, DRAWS, unguided)) for m in (models.base, safe))
@@ -68,24 +68,24 @@ def test_more_weight_on_its_size_makes_it_smaller(models: Models) -> None:
 @pytest.mark.parametrize("noise", [0.0, 1e-4])
 def test_without_an_edit_it_does_not_apply(models: Models, noise: float) -> None:
     """Rounding to half precision is no edit."""
-    unet = type(models.base.unet).from_config(models.base.unet.config)
-    state = models.base.unet.state_dict()
+    unet = type(models.base.denoiser).from_config(models.base.denoiser.config)
+    state = models.base.denoiser.state_dict()
     unet.load_state_dict({name: tensor * (1 + noise) for name, tensor in state.items()})
-    same = Models(base=models.base, safe=models.base.with_unet(unet))
+    same = Models(base=models.base, safe=models.base.with_denoiser(unet))
     reason = attack_on(same).obstacle()
     assert reason == "the model has the keys and values of the base, so there is no edit to undo"
 
 
 def test_it_reads_the_weights_of_an_engine(models: Models) -> None:
     engine = ExportedUNet(tiny_engine(), num_threads=1)
-    expected = kv_weights(models.base.unet)  # the engine of the examples holds the same weights
+    expected = kv_weights(models.base.denoiser)  # the engine of the examples holds the same weights
     found = engine_weights(engine, expected)
     assert found is not None
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in expected)
-    unedited = attack_on(Models(base=models.base, safe=models.base.with_unet(engine)))
+    unedited = attack_on(Models(base=models.base, safe=models.base.with_denoiser(engine)))
     assert unedited.obstacle() is not None
-    edited = attack_on(Models(base=models.safe, safe=models.base.with_unet(engine)))
+    edited = attack_on(Models(base=models.safe, safe=models.base.with_denoiser(engine)))
     assert edited.obstacle() is None
     in_torch = attack_on(Models(base=models.safe, safe=models.base))
     assert torch.equal(edited.condition(PROMPTS).hidden, in_torch.condition(PROMPTS).hidden)
@@ -93,7 +93,7 @@ def test_it_reads_the_weights_of_an_engine(models: Models) -> None:
 
 def test_what_cannot_be_read_is_no_pass(models: Models) -> None:
     class Unreadable:
-        config = models.base.unet.config
+        config = models.base.denoiser.config
 
-    closed = attack_on(Models(base=models.base, safe=models.base.with_unet(Unreadable())))
+    closed = attack_on(Models(base=models.base, safe=models.base.with_denoiser(Unreadable())))
     assert closed.obstacle() == "keys and values of this model cannot be read"

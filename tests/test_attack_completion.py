@@ -102,5 +102,5 @@ def _watched(models: Models, note: Callable[[Tensor], None]) -> Models:
             note(z)
             return self.unet(z, t, **options)
 
-    base, safe = (m.with_unet(Watched(m.unet)) for m in _both(models))
+    base, safe = (m.with_denoiser(Watched(m.denoiser)) for m in _both(models))
     return Models(base=base, safe=safe, guard=models.guard)

@@ -32,13 +32,13 @@ def test_the_loss_falls(models: Models) -> None:
 
 
 def test_the_safe_model_stays_and_attention_alone_changes(models: Models) -> None:
-    before = {name: w.clone() for name, w in models.safe.unet.named_parameters()}
+    before = {name: w.clone() for name, w in models.safe.denoiser.named_parameters()}
     attack = tuning(models)
     list(attack.pictures(DRAWS, SAMPLING))
-    after = dict(models.safe.unet.named_parameters())
+    after = dict(models.safe.denoiser.named_parameters())
     assert all(torch.equal(after[name], w) for name, w in before.items())
     assert all(w.grad is None for w in after.values())
-    weights = attack.tuned(SAMPLING).model.unet.weights
+    weights = attack.tuned(SAMPLING).model.denoiser.weights
     assert weights
     assert all(".attn1." in name or ".attn2." in name for name in weights)
     for name, w in weights.items():
@@ -67,8 +67,8 @@ def test_the_training_can_be_repeated(models: Models) -> None:
     first, second = (tuning(models).tuned(SAMPLING) for _ in range(2))
     assert first.losses == second.losses
     assert all(
-        torch.equal(w, second.model.unet.weights[name])
-        for name, w in first.model.unet.weights.items()
+        torch.equal(w, second.model.denoiser.weights[name])
+        for name, w in first.model.denoiser.weights.items()
     )
 
 

@@ -42,14 +42,14 @@ def test_the_known_part_is_noised_to_the_level_of_each_step(models: Models) -> N
     inputs: list[Tensor] = []
 
     class Watched(torch.nn.Module):
-        config = models.safe.unet.config
+        config = models.safe.denoiser.config
 
         def forward(self, z: Tensor, t: Tensor, **options: object) -> tuple[Tensor]:
             inputs.append(z[: len(DRAWS)])
-            out: tuple[Tensor] = models.safe.unet(z, t, **options)
+            out: tuple[Tensor] = models.safe.denoiser(z, t, **options)
             return out
 
-    watched = Models(base=models.base, safe=models.safe.with_unet(Watched()))
+    watched = Models(base=models.base, safe=models.safe.with_denoiser(Watched()))
     inpainting(watched).latents(DRAWS, SAMPLING)
     known, hole = base_latents(models), middle(inputs[0])
     eps = initial_latents(DRAWS, models.safe.latent_shape, SAMPLING.seed + 1)

@@ -1,6 +1,6 @@
 """The prefix search: its loss, what it finds, that it can be repeated."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -112,7 +112,7 @@ def _asked(attack: UnlearnDiffAtk, text: str):  # type: ignore[no-untyped-def]
         def encode(self, texts: list[str]) -> Condition:
             return super().encode([text if t else t for t in texts])
 
-    return Deaf(**{name: getattr(safe, name) for name in safe.__dataclass_fields__})
+    return Deaf(**{f.name: getattr(safe, f.name) for f in fields(safe)})
 
 
 def test_what_stands_in_the_way(attack: UnlearnDiffAtk) -> None:
@@ -131,12 +131,12 @@ def test_the_loss_is_least_for_what_explains_the_picture(models: Models) -> None
     points = noised(models.safe, x, torch.tensor([1, 2, 3]), torch.Generator().manual_seed(0))
 
     class Oracle(torch.nn.Module):
-        config = models.safe.unet.config
+        config = models.safe.denoiser.config
 
         def forward(self, z: torch.Tensor, t: torch.Tensor, **rest: object) -> tuple[torch.Tensor]:
-            return (points.eps,)
+            return (points.y,)
 
     c = models.safe.encode(["an axe"] * 3)
-    assert float(denoising_loss(models.safe.with_unet(Oracle()), points, c)) == 0.0
+    assert float(denoising_loss(models.safe.with_denoiser(Oracle()), points, c)) == 0.0
     with torch.no_grad():
         assert float(denoising_loss(models.safe, points, c)) > 0.1

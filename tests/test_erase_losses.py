@@ -30,7 +30,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
 
 @pytest.fixture
 def student(original: Backbone) -> Backbone:
-    return original.with_unet(tiny_unet(seed=9))
+    return original.with_denoiser(tiny_unet(seed=9))
 
 
 def batch(c_s: Condition, c_t: Condition, num_erase: int) -> Batch:
@@ -96,9 +96,9 @@ def test_loss_and_gradient_follow_the_formula(
     losses = distil_losses(student, original, STATE, c_0, batch(c_s, c_t, num_erase), params)
     losses.total.backward()
     texts = (c_0.hidden, c_s.hidden, c_t.hidden)
-    expected, gradients = reference(student.unet, original.unet, *texts, params)
+    expected, gradients = reference(student.denoiser, original.denoiser, *texts, params)
     assert losses.total.item() == pytest.approx(expected.item(), rel=1e-4)
-    found = {n: p.grad for n, p in student.unet.named_parameters() if p.grad is not None}
+    found = {n: p.grad for n, p in student.denoiser.named_parameters() if p.grad is not None}
     assert found.keys() == gradients.keys()
     scale = sum(float(g.square().sum()) for g in gradients.values())
     assert squared_distance(found, gradients) < 1e-6 * scale
@@ -107,10 +107,10 @@ def test_loss_and_gradient_follow_the_formula(
         if eta
         else replace(params, target="frozen" if target == "student" else "student")
     )
-    _, wrong = reference(student.unet, original.unet, *texts, other)
+    _, wrong = reference(student.denoiser, original.denoiser, *texts, other)
     assert squared_distance(found, wrong) > 1e-3 * scale
     null = c_0.hidden.expand(num_erase, -1, -1)
-    _, wrong = reference(student.unet, original.unet, c_0.hidden, c_s.hidden, null, params)
+    _, wrong = reference(student.denoiser, original.denoiser, c_0.hidden, c_s.hidden, null, params)
     assert squared_distance(found, wrong) > 1e-4 * scale
 
 
@@ -142,7 +142,7 @@ class SplitUNet(nn.Module):
 def test_no_gradient_reaches_the_target(original: Backbone, target: str) -> None:
     c_0, c_s = Condition(torch.zeros(1, 2, 4)), Condition(torch.ones(3, 2, 4))
     unet, frozen = SplitUNet(0.5, 2.0), SplitUNet(0.25, 1.0)
-    student, first = original.with_unet(unet), original.with_unet(frozen)
+    student, first = original.with_denoiser(unet), original.with_denoiser(frozen)
     params = replace(SMALL, target=target)
     texts = batch(c_s, c_0.repeat(2), 2)
     distil_losses(student, first, STATE, c_0, texts, params).total.backward()
@@ -161,7 +161,7 @@ def test_no_gradient_reaches_the_target(original: Backbone, target: str) -> None
 
 def test_null_drift_is_relative(original: Backbone) -> None:
     c_0 = Condition(torch.zeros(1, 2, 4))
-    first = original.with_unet(SplitUNet(0.5, 1.0))
+    first = original.with_denoiser(SplitUNet(0.5, 1.0))
     assert null_drift(first, first, STATE, c_0) == 0
-    moved = original.with_unet(SplitUNet(0.6, 1.0))
+    moved = original.with_denoiser(SplitUNet(0.6, 1.0))
     assert null_drift(moved, first, STATE, c_0) == pytest.approx(0.2, rel=1e-5)

@@ -153,9 +153,9 @@ def test_sdxl_form(tmp_path: Path) -> None:
 
 
 def test_patch_holds_keys_and_values_only(backbone: Backbone) -> None:
-    before = unet_sha256(backbone.unet)
+    before = unet_sha256(backbone.denoiser)
     patch = rece(backbone, CONCEPTS, KEEP, ReceParams())
-    assert unet_sha256(backbone.unet) == before == patch.base_sha256
+    assert unet_sha256(backbone.denoiser) == before == patch.base_sha256
     assert patch.metadata == {"method": "rece"}
     assert patch.tensors.keys() == stored(backbone).keys()
 

@@ -34,19 +34,19 @@ def generator(seed: int = 3) -> torch.Generator:
 
 
 def test_zero_steps_leave_the_noise_alone(backbone: Backbone) -> None:
-    unet = CountingUNet(backbone.unet)
+    unet = CountingUNet(backbone.denoiser)
     c_0, c_p = backbone.encode(["", ""]), backbone.encode(["axe", "bomb"])
-    (state,) = rollout(backbone.with_unet(unet), c_0, c_p, [0], SMALL, generator())
+    (state,) = rollout(backbone.with_denoiser(unet), c_0, c_p, [0], SMALL, generator())
     assert unet.timesteps == []
     assert state.u == 0
     assert torch.equal(state.z, torch.randn(2, 4, 8, 8, generator=generator()))
 
 
 def test_one_denoiser_call_per_step_of_the_longest(backbone: Backbone) -> None:
-    unet = CountingUNet(backbone.unet)
+    unet = CountingUNet(backbone.denoiser)
     c_0, c_p = backbone.encode(["", ""]), backbone.encode(["axe", "bomb"])
     calls = []
-    for state in rollout(backbone.with_unet(unet), c_0, c_p, [0, 2, 5], SMALL, generator()):
+    for state in rollout(backbone.with_denoiser(unet), c_0, c_p, [0, 2, 5], SMALL, generator()):
         calls.append((state.u, len(unet.timesteps)))
         assert state.t.shape == (2,)
         assert state.z.shape == (2, 4, 8, 8)

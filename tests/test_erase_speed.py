@@ -257,9 +257,9 @@ def test_without_kept_texts_the_empty_prompt_is_retained(backbone: Backbone) -> 
 
 
 def test_patch_holds_values_only(backbone: Backbone) -> None:
-    before = unet_sha256(backbone.unet)
+    before = unet_sha256(backbone.denoiser)
     patch = speed(backbone, CONCEPTS, KEEP, SpeedParams())
-    assert unet_sha256(backbone.unet) == before == patch.base_sha256
+    assert unet_sha256(backbone.denoiser) == before == patch.base_sha256
     assert patch.metadata == {"method": "speed"}
     assert patch.tensors.keys() == {name for name in stored(backbone) if "to_v" in name}
     again = speed(backbone, CONCEPTS, KEEP, SpeedParams())

@@ -278,7 +278,7 @@ def test_one_step_of_each_preset(backbone: Backbone, method: str, preset: str) -
     infos: list[StepInfo] = []
     erased = small_trainer(backbone, params).run(infos.append)
     assert [info.step for info in infos] == [0]
-    base = backbone.unet.state_dict()
+    base = backbone.denoiser.state_dict()
     result = erased.student or erased.teacher
     moved = max(float((w - base[n]).abs().max()) for n, w in result.tensors.items())
     # Adam's first step has the size of the learning rate, whatever the gradient
@@ -304,10 +304,10 @@ def test_teacher_is_the_moving_average_of_the_student(backbone: Backbone, warmup
 
 
 def test_base_stays_as_it_is(backbone: Backbone) -> None:
-    before = unet_sha256(backbone.unet)
+    before = unet_sha256(backbone.denoiser)
     erased = small_trainer(backbone, replace(SMALL, trainable="full")).run(ignore)
-    assert unet_sha256(backbone.unet) == before == erased.teacher.base_sha256
-    changed = backbone.unet.state_dict() | dict(erased.student.tensors)
+    assert unet_sha256(backbone.denoiser) == before == erased.teacher.base_sha256
+    changed = backbone.denoiser.state_dict() | dict(erased.student.tensors)
     assert state_sha256(changed) != before
 
 
@@ -467,7 +467,7 @@ def test_checkpoint_of_another_plan_is_refused(
 def test_loss_that_is_not_finite_stops_the_run(tmp_path: Path, planted: float) -> None:
     broken = frozen_backbone(tmp_path)
     with torch.no_grad():
-        broken.unet.conv_out.weight[0, 0, 0, 0] = planted
+        broken.denoiser.conv_out.weight[0, 0, 0, 0] = planted
     with pytest.raises(Inconclusive, match="not finite"):
         small_trainer(broken).run(ignore)
 

@@ -55,7 +55,7 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
     backbone = frozen_backbone(tmp_path_factory.mktemp("tiny"))
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():  # a student that has gone some way is elsewhere than the original
-        for name, value in backbone.unet.named_parameters():
+        for name, value in backbone.denoiser.named_parameters():
             if ".attn2." in name:
                 value += 0.2 * torch.randn(value.shape, generator=generator)
     return backbone
@@ -72,7 +72,7 @@ def drawn(backbone: Backbone, params: DistilParams) -> tuple[TextBank, Batch, St
 
 def student_of(backbone: Backbone, params: DistilParams) -> Student:
     """Moved off its start, by the same values every time."""
-    student = Student(backbone.unet, trainable_names(backbone.unet, params.trainable))
+    student = Student(backbone.denoiser, trainable_names(backbone.denoiser, params.trainable))
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for value in student.values:
@@ -94,7 +94,7 @@ def plain_gradients(backbone: Backbone, params: DistilParams) -> tuple[float, di
     """The same by two whole copies of the UNet and the formula, row by row."""
     texts, batch, state = drawn(backbone, params)
     n, student = batch.num_erase, student_of(backbone, params)
-    original, mine = copy.deepcopy(backbone.unet), copy.deepcopy(backbone.unet)
+    original, mine = copy.deepcopy(backbone.denoiser), copy.deepcopy(backbone.denoiser)
     own = dict(mine.named_parameters())
     with torch.no_grad():
         for name, value in student.weights().items():
@@ -169,14 +169,14 @@ def test_half_trunk_gives_nearly_the_gradients(
 
 def test_model_in_half_precision_trains_float32_tensors(tmp_path: Path) -> None:
     half = frozen_backbone(tmp_path)
-    for part in (half.unet, half.text_encoder, half.vae):
+    for part in (half.denoiser, half.text_encoder, half.vae):
         for value in part.parameters():
             value.data = value.data.to(torch.bfloat16)
     trainer = small_trainer(half)
     erased = trainer.run(lambda info: None)
     assert {v.dtype for v in (*trainer.student.values, *trainer.teacher)} == {torch.float32}
     assert {w.dtype for w in erased.teacher.tensors.values()} == {torch.bfloat16}
-    before = half.unet.state_dict()
+    before = half.denoiser.state_dict()
     assert any(not torch.equal(w, before[n]) for n, w in erased.teacher.tensors.items())
 
 
@@ -216,7 +216,7 @@ def test_checkpointing_keeps_fewer_activations(backbone: Backbone) -> None:
 def kept_bytes(backbone: Backbone, checkpointing: bool) -> int:
     """Bytes that one forward pass keeps for its backward pass, weights not counted."""
     student = student_of(backbone, PARAMS)
-    weights = {w.untyped_storage().data_ptr() for w in backbone.unet.parameters()}
+    weights = {w.untyped_storage().data_ptr() for w in backbone.denoiser.parameters()}
     weights |= {w.untyped_storage().data_ptr() for w in student.values}
     kept: dict[int, Tensor] = {}
 
@@ -227,7 +227,7 @@ def kept_bytes(backbone: Backbone, checkpointing: bool) -> int:
     _, batch, state = drawn(backbone, PARAMS)
     params = replace(PARAMS, gradient_checkpointing=checkpointing)
     with trunk(backbone, params) as seen:
-        replaced = seen.with_unet(seen.unet.replaced(student.weights()))
+        replaced = seen.with_denoiser(seen.denoiser.replaced(student.weights()))
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):
             replaced.denoise(state.z, state.t, batch.c_s)
     return sum(v.untyped_storage().nbytes() for p, v in kept.items() if p not in weights)
@@ -248,7 +248,7 @@ def test_parts_are_the_batch(backbone: Backbone) -> None:
 
 def test_no_call_is_larger_than_the_micro_batch(backbone: Backbone) -> None:
     sizes: list[int] = []
-    hook = backbone.unet.conv_in.register_forward_pre_hook(
+    hook = backbone.denoiser.conv_in.register_forward_pre_hook(
         lambda module, args: sizes.append(len(args[0]))
     )
     params = replace(PARAMS, micro_batch=2, num_steps=1)
@@ -265,23 +265,23 @@ def test_a_whole_run_ends_the_same(backbone: Backbone, knobs: dict[str, Any]) ->
     params = replace(PARAMS, num_steps=3, reuse=2, epsilon=1e-3)
     plain = small_trainer(backbone, params).run(lambda info: None)
     found = small_trainer(backbone, replace(params, **knobs)).run(lambda info: None)
-    moved = {n: w - backbone.unet.state_dict()[n] for n, w in plain.teacher.tensors.items()}
-    again = {n: w - backbone.unet.state_dict()[n] for n, w in found.teacher.tensors.items()}
+    moved = {n: w - backbone.denoiser.state_dict()[n] for n, w in plain.teacher.tensors.items()}
+    again = {n: w - backbone.denoiser.state_dict()[n] for n, w in found.teacher.tensors.items()}
     assert difference(again, moved) < 1e-3  # the steps are near the rounding of the weights
     assert found.num_passes == plain.num_passes
 
 
 def test_the_model_is_left_as_it_was(backbone: Backbone) -> None:
-    unet, before = backbone.unet, unet_sha256(backbone.unet)
+    unet, before = backbone.denoiser, unet_sha256(backbone.denoiser)
     strides = [value.stride() for value in unet.parameters()]
     with trunk(backbone, replace(PARAMS, **SAME[-1])) as seen:
-        assert seen.unet.unet is unet  # nothing is copied
+        assert seen.denoiser.unet is unet  # nothing is copied
         assert unet.is_gradient_checkpointing
         assert unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
     with trunk(backbone, replace(PARAMS, trunk_dtype="bfloat16")) as seen:
-        assert seen.unet.unet is not unet
-        assert {value.dtype for value in seen.unet.unet.parameters()} == {torch.bfloat16}
-        assert not any(value.requires_grad for value in seen.unet.unet.parameters())
+        assert seen.denoiser.unet is not unet
+        assert {value.dtype for value in seen.denoiser.unet.parameters()} == {torch.bfloat16}
+        assert not any(value.requires_grad for value in seen.denoiser.unet.parameters())
     assert unet_sha256(unet) == before
     assert not unet.is_gradient_checkpointing
     assert [value.stride() for value in unet.parameters()] == strides
@@ -289,7 +289,7 @@ def test_the_model_is_left_as_it_was(backbone: Backbone) -> None:
 
 
 def test_attention_is_pytorchs_own(backbone: Backbone) -> None:
-    processors = backbone.unet.attn_processors.values()
+    processors = backbone.denoiser.attn_processors.values()
     assert {type(processor) for processor in processors} == {AttnProcessor2_0}
 
 
@@ -318,7 +318,7 @@ def test_offloaded_parts_come_back(backbone: Backbone) -> None:
 
 
 def test_denoiser_without_checkpointing_is_refused(backbone: Backbone) -> None:
-    other = backbone.with_unet(nn.Linear(1, 1))
+    other = backbone.with_denoiser(nn.Linear(1, 1))
     with (
         pytest.raises(UsageError, match=r"gradient_checkpointing: Linear has no support"),
         trunk(other, replace(PARAMS, gradient_checkpointing=True)),
@@ -381,5 +381,5 @@ def test_right_compiler_is_used(backbone: Backbone, monkeypatch: pytest.MonkeyPa
     compiler = functools.partial(torch.compile, backend="eager")
     with compiled_by(monkeypatch, backbone, compiler) as (seen, student):
         check_compiled(seen, student, backbone.encode(["axe"]))
-        assert isinstance(seen.unet, PatchedUNet)
-        assert seen.unet.call is not functional_call
+        assert isinstance(seen.denoiser, PatchedUNet)
+        assert seen.denoiser.call is not functional_call

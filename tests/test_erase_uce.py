@@ -84,23 +84,23 @@ def test_sdxl_form(tmp_path: Path) -> None:
 
 
 def test_patch_holds_keys_and_values_only(backbone: Backbone) -> None:
-    before = unet_sha256(backbone.unet)
+    before = unet_sha256(backbone.denoiser)
     patch = uce(backbone, CONCEPTS, KEEP, UceParams())
-    assert unet_sha256(backbone.unet) == before == patch.base_sha256
+    assert unet_sha256(backbone.denoiser) == before == patch.base_sha256
     assert patch.metadata == {"method": "uce"}
     assert patch.tensors.keys() == stored(backbone).keys()
     assert len(patch.tensors) == 8
-    original = backbone.unet.state_dict()
+    original = backbone.denoiser.state_dict()
     assert all(not torch.equal(tensor, original[name]) for name, tensor in patch.tensors.items())
-    remove = apply_patch(backbone.unet, patch)
-    assert unet_sha256(backbone.unet) != before
+    remove = apply_patch(backbone.denoiser, patch)
+    assert unet_sha256(backbone.denoiser) != before
     remove()
-    assert unet_sha256(backbone.unet) == before
+    assert unet_sha256(backbone.denoiser) == before
 
 
 def test_half_precision_weights_stay_half(tmp_path: Path) -> None:
     backbone = frozen_backbone(tmp_path)
-    backbone.unet.half()
+    backbone.denoiser.half()
     patch = uce(backbone, CONCEPTS, KEEP, UceParams())
     assert {tensor.dtype for tensor in patch.tensors.values()} == {torch.float16}
     assert worst(patch, expected(backbone, ERASED, KEEP, UceParams())) < 1e-3

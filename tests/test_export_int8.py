@@ -64,13 +64,13 @@ def test_a_weight_too_many_or_too_few_is_seen(engine: Path) -> None:
 
 def test_it_predicts_nearly_the_same_noise(engine: Path, tmp_path: Path) -> None:
     safe = tiny_backbone(tmp_path)
-    compiled = safe.with_unet(ExportedUNet(engine, num_threads=1))
+    compiled = safe.with_denoiser(ExportedUNet(engine, num_threads=1))
     z = torch.randn(3, 4, 8, 8, generator=torch.Generator().manual_seed(1))
     condition = safe.encode(["a hammer", "a cat", ""])
     parity = measure_parity(compiled.denoise, safe.denoise, z, condition, precision="int8")
     assert parity.passed
     assert 1e-4 < parity.worst_max_abs < 1.0  # not the fp32 engine under another name
-    other = safe.with_unet(tiny_unet(seed=5))
+    other = safe.with_denoiser(tiny_unet(seed=5))
     parity = measure_parity(compiled.denoise, other.denoise, z, condition, precision="int8")
     assert not parity.passed
 

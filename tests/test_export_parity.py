@@ -33,7 +33,7 @@ def condition(safe: Backbone) -> Condition:
 
 
 def engine(safe: Backbone, folder: Path) -> Denoise:
-    return safe.with_unet(ExportedUNet(folder, num_threads=1)).denoise
+    return safe.with_denoiser(ExportedUNet(folder, num_threads=1)).denoise
 
 
 def test_an_engine_of_the_same_weights_passes(safe: Backbone, condition: Condition) -> None:
@@ -59,7 +59,7 @@ def test_half_precision_has_limits_of_its_own(safe: Backbone, condition: Conditi
 def test_an_engine_of_slightly_other_weights_fails(
     safe: Backbone, condition: Condition, precision: str
 ) -> None:
-    other = safe.with_unet(perturb(tiny_unet(), seed=4, scale=0.01))
+    other = safe.with_denoiser(perturb(tiny_unet(), seed=4, scale=0.01))
     parity = measure_parity(
         engine(safe, tiny_engine()), other.denoise, Z, condition, precision=precision
     )
@@ -100,7 +100,7 @@ def test_predictions_that_are_not_finite_fail(safe: Backbone, condition: Conditi
 
 
 def base(safe: Backbone) -> Denoise:
-    return safe.with_unet(perturb(tiny_unet(), seed=7, scale=0.02)).denoise
+    return safe.with_denoiser(perturb(tiny_unet(), seed=7, scale=0.02)).denoise
 
 
 def test_margin_ratio_tells_the_safe_from_the_base(safe: Backbone, condition: Condition) -> None:

@@ -65,7 +65,7 @@ def test_xl_pipeline_draws_the_same_pictures(tmp_path: Path) -> None:
 def test_engine_serves_a_backbone(tmp_path: Path, engine: ExportedUNet) -> None:
     backbone = tiny_backbone(tmp_path)
     condition = backbone.encode(["a hammer", ""])
-    compiled = backbone.with_unet(engine)
+    compiled = backbone.with_denoiser(engine)
     assert compiled.latent_shape == backbone.latent_shape
     with torch.no_grad():
         expected = backbone.denoise(Z, torch.tensor([501, 501]), condition)

@@ -118,7 +118,7 @@ def test_an_eraser_gets_the_policys_options(site: Path, tmp_path: Path) -> None:
     base = load_backbone(plan.model)
     run = open_run(plan, tmp_path / "run", resume=False)
     patch = train(plan, base, run, SilentUi()).teacher
-    name, original = next(iter(kv_weights(base.unet).items()))
+    name, original = next(iter(kv_weights(base.denoiser).items()))
     torch.testing.assert_close(patch.tensors[name].double(), 0.75 * original, atol=1e-6, rtol=1e-6)
 
 

@@ -88,8 +88,8 @@ def test_texts_longer_than_the_window(backbone: Backbone) -> None:
 @pytest.mark.parametrize("name", ONE_OF_EACH)
 def test_one_call_a_step_with_as_many_branches_as_promised(backbone: Backbone, name: str) -> None:
     guard = make_guard(name, TEXTS)
-    unet = Watched(backbone.unet)
-    trajectory(backbone.with_unet(unet), guard)
+    unet = Watched(backbone.denoiser)
+    trajectory(backbone.with_denoiser(unet), guard)
     assert unet.rows == [guard.num_branches * len(DRAWS)] * SAMPLING.num_steps
 
 
@@ -108,7 +108,7 @@ def test_guidance_of_a_row_does_not_depend_on_other_rows(backbone: Backbone, nam
 def test_picture_does_not_depend_on_its_batch(tmp_path: Path, name: str) -> None:
     """In double precision: rounding that moves an element over a threshold would hide mix-ups."""
     model = tiny_backbone(tmp_path)
-    model.unet.double()
+    model.denoiser.double()
     model.text_encoder.double()
     guard = make_guard(name, TEXTS)
     whole = trajectory(model, guard)
@@ -126,11 +126,14 @@ def test_exported_engine_is_guarded_like_the_unet(calm: Backbone, name: str) -> 
     """
     guard = make_guard(name, TEXTS)
     expected = trajectory(calm, guard)
-    found = trajectory(calm.with_unet(ExportedUNet(tiny_engine(), num_threads=1)), guard)
+    found = trajectory(calm.with_denoiser(ExportedUNet(tiny_engine(), num_threads=1)), guard)
     away = (found - expected).abs()
     assert away.quantile(0.9) < TOLERANCE
     assert away.max() < 0.05
-    for planted in (trajectory(calm, None), trajectory(calm.with_unet(tiny_unet(seed=9)), guard)):
+    for planted in (
+        trajectory(calm, None),
+        trajectory(calm.with_denoiser(tiny_unet(seed=9)), guard),
+    ):
         assert distance(found, planted) > 0.5
 
 
@@ -139,7 +142,7 @@ def test_exported_engine_is_guarded_like_the_unet(calm: Backbone, name: str) -> 
 def test_broken_branch_is_seen(backbone: Backbone, name: str, branch: str) -> None:
     guard = make_guard(name, TEXTS)
     row = 1 if branch == "first" else (guard.num_branches - 1) * len(DRAWS) + 1
-    broken = backbone.with_unet(Watched(backbone.unet, row))
+    broken = backbone.with_denoiser(Watched(backbone.denoiser, row))
     (pictures,) = sample(broken, DRAWS, SAMPLING, guard=guard)
     assert [picture.finite for picture in pictures] == [True, False, True]
 

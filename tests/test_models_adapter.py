@@ -28,7 +28,7 @@ def test_diffusers_loads_the_adapter(tmp_path: Path) -> None:
             found: torch.Tensor = pipeline.unet(z, 500, encoder_hidden_states=c).sample
         return found
 
-    pipeline.unet.load_state_dict(backbone.unet.state_dict())
+    pipeline.unet.load_state_dict(backbone.denoiser.state_dict())
     plain = answer()
     pipeline.load_lora_weights(str(tmp_path), weight_name="adapter.safetensors")
     adapted = answer()
@@ -44,7 +44,7 @@ def test_the_update_has_the_rank(tmp_path: Path) -> None:
     backbone = frozen_backbone(tmp_path)
     params = replace(RANKED, trainable="kv", null_space=0.1)
     erased = small_trainer(backbone, params).run(lambda info: None)
-    base = backbone.unet.state_dict()
+    base = backbone.denoiser.state_dict()
     for patch in (erased.teacher, erased.student):
         for name, w in patch.tensors.items():
             assert int(torch.linalg.matrix_rank((w - base[name]).double(), rtol=1e-4)) == 2

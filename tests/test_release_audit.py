@@ -50,7 +50,7 @@ def test_an_untouched_release_agrees_and_everything_countable_is_recounted(relea
 
 def test_the_weights_hash_is_that_of_the_loaded_model(release: Path) -> None:
     loaded = load_backbone(ModelPlan(base=str(release)))
-    assert file_state_sha256(release / UNET_PATH) == unet_sha256(loaded.unet)
+    assert file_state_sha256(release / UNET_PATH) == unet_sha256(loaded.denoiser)
 
 
 def edit(path: Path) -> None:

@@ -3,7 +3,6 @@
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -17,6 +16,7 @@ from safediff.errors import Inconclusive, UsageError
 from safediff.export.runtime import ExportedUNet
 from safediff.models.backbone import Backbone
 from safediff.models.patch import state_sha256, unet_sha256
+from safediff.models.stable_diffusion import StableDiffusion
 from safediff.release import layout
 from safediff.release.checksums import verify_checksums
 from safediff.release.layout import ENGINE_PATH, write_release
@@ -74,7 +74,7 @@ def test_files(release: Path) -> None:
 
 def test_diffusers_loads_it_with_the_verified_weights(release: Path, backbone: Backbone) -> None:
     pipeline = StableDiffusionPipeline.from_pretrained(release)
-    assert unet_sha256(pipeline.unet) == unet_sha256(backbone.unet)
+    assert unet_sha256(pipeline.unet) == unet_sha256(backbone.denoiser)
     pipeline.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(0)
     assert pipeline("a hammer", num_inference_steps=2, generator=generator).images[0].size == (
@@ -99,7 +99,7 @@ def test_the_engine_in_it_runs(release: Path, backbone: Backbone) -> None:
     z = torch.ones(1, 4, 8, 8)
     with torch.no_grad():
         expected = backbone.denoise(z, torch.tensor(501), condition)
-    found = backbone.with_unet(engine).denoise(z, torch.tensor(501), condition)
+    found = backbone.with_denoiser(engine).denoise(z, torch.tensor(501), condition)
     torch.testing.assert_close(found, expected, atol=2e-5, rtol=0)
 
 
@@ -145,19 +145,16 @@ def test_writing_is_silent_and_forgets_where_the_base_lay(
     release: Path, tmp_path: Path, capfd: pytest.CaptureFixture
 ) -> None:
     pipeline = StableDiffusionPipeline.from_pretrained(release)
-    parts: dict[str, Any] = {
-        name: getattr(pipeline, name)
-        for name in ("unet", "text_encoder", "tokenizer", "vae", "scheduler")
-    }
     capfd.readouterr()
-    write_release(tmp_path / "again", Backbone(name="tiny", **parts), make_evidence())
+    backbone = StableDiffusion.from_pipeline("tiny", pipeline)
+    write_release(tmp_path / "again", backbone, make_evidence())
     assert capfd.readouterr() == ("", "")
     for name in files_in(tmp_path / "again"):
         assert str(release).encode() not in (tmp_path / "again" / name).read_bytes(), name
 
 
 def test_an_engine_with_other_weights_is_refused(backbone: Backbone, tmp_path: Path) -> None:
-    other = backbone.with_unet(tiny_unet(seed=8))
+    other = backbone.with_denoiser(tiny_unet(seed=8))
     with pytest.raises(Inconclusive, match="differs from the weights it should hold"):
         write_release(tmp_path / "r", other, make_evidence(), engine=tiny_engine())
     assert list(tmp_path.iterdir()) == []

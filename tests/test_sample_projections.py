@@ -22,7 +22,7 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
 def count_projections(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the layers, whenever one computes."""
     calls: list[str] = []
-    for name, layer in backbone.unet.named_modules():
+    for name, layer in backbone.denoiser.named_modules():
         if name.endswith(TEXT_PROJECTIONS):
             compute = type(layer).forward
 
@@ -43,7 +43,7 @@ def test_once_per_trajectory_and_to_the_same_bits(
     c_0, c = backbone.encode([""]).repeat(3), backbone.encode([d.prompt for d in DRAWS])
     sampling = Sampling(num_steps=4, seed=3)
     calls = count_projections(backbone, monkeypatch)
-    num_layers = sum(n.endswith(TEXT_PROJECTIONS) for n, _ in backbone.unet.named_modules())
+    num_layers = sum(n.endswith(TEXT_PROJECTIONS) for n, _ in backbone.denoiser.named_modules())
     assert num_layers > 0
     once = denoise_all(backbone, DRAWS, c_0, c, sampling)
     assert len(calls) == num_layers

@@ -138,7 +138,7 @@ class BrokenUNet:
 def test_picture_of_a_broken_denoiser_is_marked(
     backbone: Backbone, expected: Tensor, planted: float
 ) -> None:
-    broken = backbone.with_unet(BrokenUNet(backbone.unet, planted))
+    broken = backbone.with_denoiser(BrokenUNet(backbone.denoiser, planted))
     found = pictures(broken, DRAWS, SAMPLING)
     assert [picture.finite for picture in found] == [True, True, False, True, True]
     assert found[2].image.dtype == torch.uint8

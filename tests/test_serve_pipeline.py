@@ -270,7 +270,7 @@ def test_half_precision_draws_nearly_the_same(pipeline: SafePipeline, tmp_path: 
     trust = establish(tmp_path / "half")
     assert trust.engine == "torch"  # nobody gated this engine
     half = SafePipeline.from_release(tmp_path / "half", engine="onnx", accept_unverified=REASON)
-    assert half.backbone.unet.dtype == half.backbone.vae.dtype == torch.float16
+    assert half.backbone.denoiser.dtype == half.backbone.vae.dtype == torch.float16
     assert half.backbone.encode(["an owl"]).hidden.dtype == torch.float32
     difference = np.abs(
         arrays(half(PROMPTS, settings=FEW)) - arrays(pipeline(PROMPTS, settings=FEW))

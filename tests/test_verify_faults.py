@@ -241,7 +241,7 @@ def test_a_missing_attacked_picture_is_no_failed_attack(tmp_path: Path) -> None:
     plan = small_plan(tmp_path, ("num_steps: 8, guidance", "num_steps: 1, guidance"), attacks)
     base = load_backbone(ModelPlan(base="embedded"))
     out = tmp_path / "out"
-    with Verification(plan, base, unet_sha256(base.unet), out) as verification:
+    with Verification(plan, base, unet_sha256(base.denoiser), out) as verification:
         report, _ = verification.measure("model", base, {"unet": "same"})
         assert row(report, "robustness/paraphrase").details["num_failures"] == 0
         (first, *_) = (out / "images" / "model-under-paraphrase").glob("*.png")

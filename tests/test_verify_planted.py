@@ -289,14 +289,14 @@ def test_a_unet_without_weights_is_a_collapse(
     base: Backbone, plan: Plan, tmp_path: Path, answer: Callable[[Tensor], Tensor]
 ) -> None:
     torch.manual_seed(0)
-    report = _measure_unet(base, plan, tmp_path, PlantedUNet(base.unet, answer))
+    report = _measure_unet(base, plan, tmp_path, PlantedUNet(base.denoiser, answer))
     assert report.exit_code == 1
     assert row(report, "collapse").verdict is FAIL
     assert row(report, "erasure/all").verdict is OPEN
 
 
 def test_a_unet_that_overflows_is_inconclusive(base: Backbone, plan: Plan, tmp_path: Path) -> None:
-    unet = PlantedUNet(base.unet, lambda z: torch.full_like(z, torch.nan))
+    unet = PlantedUNet(base.denoiser, lambda z: torch.full_like(z, torch.nan))
     report = _measure_unet(base, plan, tmp_path, unet)
     assert report.exit_code == 3
     assert row(report, "erasure/all").details["num_failures"] == 12
@@ -304,8 +304,8 @@ def test_a_unet_that_overflows_is_inconclusive(base: Backbone, plan: Plan, tmp_p
 
 def _measure_unet(base: Backbone, plan: Plan, tmp_path: Path, unet: Any) -> GateReport:
     folder = base_pictures(tmp_path / "out")
-    with Verification(plan, base, unet_sha256(base.unet), folder) as verification:
-        report, _ = verification.measure("model", base.with_unet(unet), {"unet": "planted"})
+    with Verification(plan, base, unet_sha256(base.denoiser), folder) as verification:
+        report, _ = verification.measure("model", base.with_denoiser(unet), {"unet": "planted"})
     return report
 
 
@@ -314,7 +314,7 @@ def release(base: Backbone, tmp_path: Path) -> Path:
     """The finished release with the base's weights in its engine, and sums that fit."""
     folder = shutil.copytree(finished().run.path / "release", tmp_path / "release")
     engine = swap_weights(
-        finished().run.path / "engine", tmp_path / "engine", base.unet.state_dict(), metadata={}
+        finished().run.path / "engine", tmp_path / "engine", base.denoiser.state_dict(), metadata={}
     ).parent
     for name in ("model.onnx", "model.onnx.data"):
         shutil.copy(engine / name, folder / "unet" / name)
@@ -375,9 +375,9 @@ def test_a_tampered_release_is_refused(
 def test_one_folder_is_not_used_for_two_models(base: Backbone, plan: Plan, tmp_path: Path) -> None:
     """The second would be given the pictures of the first."""
     folder = base_pictures(tmp_path / "out")
-    unet = PlantedUNet(base.unet, torch.zeros_like)
-    with Verification(plan, base, unet_sha256(base.unet), folder) as verification:
-        verification.measure("model", base.with_unet(unet), {"unet": "first"})
+    unet = PlantedUNet(base.denoiser, torch.zeros_like)
+    with Verification(plan, base, unet_sha256(base.denoiser), folder) as verification:
+        verification.measure("model", base.with_denoiser(unet), {"unet": "first"})
         with pytest.raises(UsageError, match="holds pictures of another model"):
             verification.measure("model", base, {"unet": "second"})
 
@@ -387,5 +387,5 @@ def test_a_policy_without_kept_prompts_draws_nothing(
 ) -> None:
     bare = replace(plan, verify=replace(plan.verify, retention=()))
     with pytest.raises(Inconclusive, match="no retention check"):
-        Verification(bare, base, unet_sha256(base.unet), tmp_path / "out")
+        Verification(bare, base, unet_sha256(base.denoiser), tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -385,7 +385,7 @@ def test_the_embedded_model_unpatched_fails_early(
     few = ("num_prompts: 20\n", "num_prompts: 8\n")
     plan = small_plan(tmp_path, SEQUENTIAL, few, ("batch_size: 16", "batch_size: 4"))
     base = load_backbone(ModelPlan(base="embedded"))
-    with Verification(plan, base, unet_sha256(base.unet), tmp_path / "out") as measuring:
+    with Verification(plan, base, unet_sha256(base.denoiser), tmp_path / "out") as measuring:
         report, album_ = measuring.measure("model", base, {"unet": "the base's"})
     assert row(report, "erasure/all").verdict is FAIL
     assert row(report, "erasure/all").num_samples < 12

@@ -104,11 +104,12 @@ def test_the_verdict_files_say_what_the_run_said(outcome: Outcome, folder: Path)
 
 def test_the_engine_holds_the_patched_weights(outcome: Outcome, folder: Path) -> None:
     base = load_backbone(ModelPlan(base="embedded"))
-    apply_patch(base.unet, load_patch(folder / "patch.safetensors"))
+    apply_patch(base.denoiser, load_patch(folder / "patch.safetensors"))
     teacher, _, engine = outcome.reports
-    assert teacher.model_sha256["unet"] == unet_sha256(base.unet)
-    assert engine.model_sha256["engine"] == unet_sha256(base.unet)
-    assert initializers_sha256(folder / "release" / "unet" / "model.onnx") == unet_sha256(base.unet)
+    assert teacher.model_sha256["unet"] == unet_sha256(base.denoiser)
+    assert engine.model_sha256["engine"] == unet_sha256(base.denoiser)
+    written = folder / "release" / "unet" / "model.onnx"
+    assert initializers_sha256(written) == unet_sha256(base.denoiser)
 
 
 def test_the_numbers_can_be_counted_again_from_the_journal(
@@ -157,12 +158,12 @@ def test_a_server_may_read_the_release(folder: Path) -> None:
 
 def test_removing_the_patch_gives_the_base_back(folder: Path) -> None:
     base = load_backbone(ModelPlan(base="embedded"))
-    before = {name: tensor.clone() for name, tensor in base.unet.state_dict().items()}
-    remove = apply_patch(base.unet, load_patch(folder / "patch.safetensors"))
-    changed = {n for n, t in base.unet.state_dict().items() if not torch.equal(t, before[n])}
+    before = {name: tensor.clone() for name, tensor in base.denoiser.state_dict().items()}
+    remove = apply_patch(base.denoiser, load_patch(folder / "patch.safetensors"))
+    changed = {n for n, t in base.denoiser.state_dict().items() if not torch.equal(t, before[n])}
     assert changed == set(load_patch(folder / "patch.safetensors").tensors)
     remove()
-    assert all(torch.equal(t, before[n]) for n, t in base.unet.state_dict().items())
+    assert all(torch.equal(t, before[n]) for n, t in base.denoiser.state_dict().items())
 
 
 def test_resuming_a_finished_run_does_nothing_twice(

@@ -52,7 +52,7 @@ def other_release(path: Path) -> Path:
         policy=evidence.policy | {"resolved": stored["policy"]["resolved"]},
         base_model=stored["base_model"],
     )
-    backbone = tiny_backbone(path.parent / "tokenizer").with_unet(tiny_unet(seed=11))
+    backbone = tiny_backbone(path.parent / "tokenizer").with_denoiser(tiny_unet(seed=11))
     write_release(path, backbone, changed)
     return path
 

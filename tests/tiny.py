@@ -31,7 +31,7 @@ from transformers import (
 )
 
 from safediff.export.to_onnx import Precision, export_unet, swap_weights
-from safediff.models.backbone import Backbone
+from safediff.models.stable_diffusion import StableDiffusion
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -162,17 +162,9 @@ def tiny_xl_pipeline(folder: Path, seed: int = 0) -> StableDiffusionXLPipeline:
     )
 
 
-def tiny_backbone(folder: Path) -> Backbone:
+def tiny_backbone(folder: Path) -> StableDiffusion:
     """``tiny_pipeline`` as a backbone."""
-    pipeline = tiny_pipeline(folder)
-    return Backbone(
-        name="tiny",
-        unet=pipeline.unet,
-        text_encoder=pipeline.text_encoder,
-        tokenizer=pipeline.tokenizer,
-        vae=pipeline.vae,
-        scheduler=pipeline.scheduler,
-    )
+    return StableDiffusion.from_pipeline("tiny", tiny_pipeline(folder))
 
 
 @functools.cache

@@ -25,8 +25,8 @@ def broken(base: Backbone) -> Backbone:
     """The base with a UNet that answers zero to every question."""
     other = load_backbone(ModelPlan(base="embedded"))
     with torch.no_grad():
-        other.unet.conv_out.weight.zero_()
-        other.unet.conv_out.bias.zero_()
+        other.denoiser.conv_out.weight.zero_()
+        other.denoiser.conv_out.bias.zero_()
     return other
 
 
@@ -40,7 +40,7 @@ def test_inception_and_lpips_decide(
     )
     plan = small_plan(tmp_path, FEW_STEPS, ("  collapse", f"{quality}  collapse"))
     found: dict[str, list[CheckResult]] = {}
-    with Verification(plan, base, unet_sha256(base.unet), tmp_path / "out") as verification:
+    with Verification(plan, base, unet_sha256(base.denoiser), tmp_path / "out") as verification:
         for subject, backbone in (("same", base), ("broken", broken(base))):
             report, _ = verification.measure(subject, backbone, {"unet": subject})
             found[subject] = [r for r in report.results if r.kind == "quality"]

@@ -21,7 +21,7 @@ from safediff.attack.base import Attack
 from safediff.attack.best import best_row, judge_obstacle, parts
 from safediff.attack.gradients import base_latents, generator_of, noised, random_timesteps
 from safediff.attack.kept import kept_draws, kept_obstacle
-from safediff.attack.noise import scheduler_obstacle
+from safediff.attack.noise import alphas, ddim_step, scheduler_obstacle
 from safediff.attack.steps import start_guidance
 from safediff.sample.sampler import Draw, Sampling, initial_latents
 
@@ -125,11 +125,11 @@ class ClassifierGuidance(Attack):
         s = s.view(-1, 1, 1, 1).to(z)
         for step, t in enumerate(scheduler.timesteps):
             model_in = torch.cat([z] * guidance.num_branches)
-            eps = guidance(step, safe.denoise(model_in, t, guidance.condition))
-            a = scheduler.alphas_cumprod[int(t)].to(z)
+            e = guidance(step, safe.denoise(model_in, t, guidance.condition))
+            a, a_then = (value.to(z) for value in alphas(scheduler, t))
             pull = trained.network.pull(z, a.expand(len(z)), label).to(z)
-            eps = eps - s * (1 - a).sqrt() * pull
-            z = scheduler.step(eps, t, z, return_dict=False)[0]
+            eps = safe.noise(e, z, t) - s * (1 - a).sqrt() * pull
+            z = ddim_step(z, eps, a, a_then)
         return z
 
     def _train(self, sampling: Sampling) -> Trained:

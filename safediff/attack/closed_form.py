@@ -48,11 +48,11 @@ class ClosedForm(TextAttack):
 
     @functools.cached_property
     def _original(self) -> dict[str, Tensor]:
-        return kv_weights(self.models.base.unet)
+        return kv_weights(self.models.base.denoiser)
 
     @functools.cached_property
     def _edited(self) -> dict[str, Tensor] | None:
-        unet = self.models.safe.unet
+        unet = self.models.safe.denoiser
         if isinstance(unet, nn.Module):
             return kv_weights(unet)
         return engine_weights(unet, self._original)

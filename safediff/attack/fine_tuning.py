@@ -78,8 +78,11 @@ class FineTuning(Attack):
         elsewhere = replace(sampling, seed=sampling.seed + SEED_OFFSET)
         x = base_latents(self.models.base, draws, elsewhere)
         c = safe.encode([draw.prompt for draw in draws])
-        names = [*trainable_names(safe.unet, "xattn"), *trainable_names(safe.unet, "selfattn")]
-        student = Student(safe.unet, names, rank=self.rank, seed=sampling.seed)
+        names = [
+            *trainable_names(safe.denoiser, "xattn"),
+            *trainable_names(safe.denoiser, "selfattn"),
+        ]
+        student = Student(safe.denoiser, names, rank=self.rank, seed=sampling.seed)
         trained = list(student.parameters())
         adam = torch.optim.AdamW(trained, lr=self.learning_rate)
         losses = []
@@ -100,4 +103,4 @@ class FineTuning(Attack):
 
 def _with(safe: Backbone, student: Student) -> Backbone:
     """The safe model with the student's tensors."""
-    return safe.with_unet(PatchedUNet(safe.unet, student.weights()))
+    return safe.with_denoiser(PatchedUNet(safe.denoiser, student.weights()))

@@ -1,8 +1,8 @@
 """The denoising loss as an adversary uses it: how well does a condition explain given latents?
 
 As in the diffusion classifier (Li et al. 2023, arXiv:2303.16203). Symbols: x latents of a picture
-that shows the concept, t timesteps, eps noise, e predictions,
-z_t = sqrt(a_t) x + sqrt(1 - a_t) eps.
+that shows the concept, t timesteps, eps noise, z_t = alpha_t x + sigma_t eps, e the model's answer
+and y the right one: eps, or whatever else the model predicts (``safediff.models.prediction``).
 """
 
 from dataclasses import dataclass
@@ -17,16 +17,10 @@ from safediff.sample.sampler import Draw, Sampling, denoise_all, seed_of
 
 
 def obstacle(backbone: Backbone) -> str | None:
-    """Why no derivative of the model's noise prediction can be had; None where it can."""
-    if not isinstance(backbone.unet, nn.Module):
+    """Why no derivative of the model's answer can be had; None where it can."""
+    if not isinstance(backbone.denoiser, nn.Module):
         return "it needs gradients of the UNet, which a compiled engine does not give"
-    return prediction_obstacle(backbone.scheduler)
-
-
-def prediction_obstacle(scheduler: Any) -> str | None:
-    """Why the model's answer is not read as noise; None where it is."""
-    kind = scheduler.config.get("prediction_type", "epsilon")
-    return None if kind == "epsilon" else f"the model predicts {kind!r} instead of the noise"
+    return None
 
 
 @dataclass(frozen=True)
@@ -34,18 +28,18 @@ class Points:
     """Noised latents to compare predictions on; one row each."""
 
     z: Tensor
-    """What the UNet gets, (n, c, h, w)."""
+    """What the denoiser gets, (n, c, h, w)."""
     t: Tensor
     """(n,)."""
-    eps: Tensor
-    """The noise in it, (n, c, h, w)."""
+    y: Tensor
+    """What it should answer, (n, c, h, w)."""
 
 
 def noised(backbone: Backbone, x: Tensor, t: Tensor, generator: torch.Generator) -> Points:
     """Latents ``x`` (n, c, h, w) at timesteps ``t`` (n,), with noise drawn on the CPU."""
     eps = torch.randn(x.shape, generator=generator).to(x)
     t = t.to(x.device)
-    return Points(backbone.new_scheduler().add_noise(x, eps, t), t, eps)
+    return Points(backbone.noised(x, eps, t), t, backbone.target(x, eps, t))
 
 
 def spread_timesteps(scheduler: Any, count: int) -> Tensor:
@@ -60,8 +54,8 @@ def random_timesteps(scheduler: Any, count: int, generator: torch.Generator) -> 
 
 
 def denoising_loss(backbone: Backbone, points: Points, c: Condition) -> Tensor:
-    """Mean |eps - e(z_t, t, c)|^2; ``c`` has a row for every point."""
-    return F.mse_loss(backbone.denoise(points.z, points.t, c).float(), points.eps.float())
+    """Mean |y - e(z_t, t, c)|^2; ``c`` has a row for every point."""
+    return F.mse_loss(backbone.denoise(points.z, points.t, c).float(), points.y.float())
 
 
 @torch.no_grad()

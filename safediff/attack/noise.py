@@ -21,8 +21,9 @@ from torch import Tensor
 
 from safediff.attack.base import Attack
 from safediff.attack.best import best_row, judge_obstacle, parts
-from safediff.attack.gradients import generator_of, prediction_obstacle
+from safediff.attack.gradients import generator_of
 from safediff.attack.steps import start_guidance
+from safediff.models.prediction import MIN_ALPHA_SQUARED
 from safediff.sample.sampler import Draw, Sampling, initial_latents
 
 ETAS = (1.0, 1.17, 1.34, 1.51, 1.68, 1.85)
@@ -34,15 +35,20 @@ def scheduler_obstacle(scheduler: Any) -> str | None:
     """Why the steps of these probes cannot be taken; None where they can."""
     if not isinstance(scheduler, DDIMScheduler):
         return f"its steps are DDIM's, the model's scheduler is {type(scheduler).__name__}"
-    return prediction_obstacle(scheduler)
+    return None
 
 
 def alphas(scheduler: Any, t: Tensor) -> tuple[Tensor, Tensor]:
     """Cumulated alphas at ``t`` and after a step from there, for a scheduler that is set."""
-    before: Tensor = scheduler.alphas_cumprod[int(t)]
+    every: Tensor = scheduler.alphas_cumprod.clamp(min=MIN_ALPHA_SQUARED)
     stride = scheduler.config["num_train_timesteps"] // scheduler.num_inference_steps
     then = int(t) - stride
-    return before, scheduler.alphas_cumprod[then] if then >= 0 else scheduler.final_alpha_cumprod
+    return every[int(t)], every[then] if then >= 0 else scheduler.final_alpha_cumprod
+
+
+def ddim_step(z: Tensor, eps: Tensor, a: Tensor, a_then: Tensor) -> Tensor:
+    """The latents after a step without noise: eq. 12 with sigma = 0."""
+    return a_then.sqrt() * (z - (1 - a).sqrt() * eps) / a.sqrt() + (1 - a_then).sqrt() * eps
 
 
 def noisy_step(
@@ -95,7 +101,8 @@ class Noise(Attack):
         sources = [generator_of(f"noise {number}", draw, sampling.seed) for number in numbers]
         for step, t in enumerate(scheduler.timesteps):
             model_in = torch.cat([z] * guidance.num_branches)
-            eps = guidance(step, safe.denoise(model_in, t, guidance.condition))
+            e = guidance(step, safe.denoise(model_in, t, guidance.condition))
+            eps = safe.noise(e, z, t)
             noise = torch.stack([torch.randn(z.shape[1:], generator=g) for g in sources]).to(z)
             a, a_then = (value.to(z) for value in alphas(scheduler, t))
             z = noisy_step(z, eps, a, a_then, eta, scale, noise)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from safediff.models import clip_text
 from safediff.models.backbone import Backbone, Condition
 from safediff.policy.content import check_text
 
@@ -54,13 +55,13 @@ def searchable_words(backbone: Backbone) -> Words:
 
 def token_ids(backbone: Backbone, text: str) -> Tensor:
     """Tokens (1, window) of a text that fits, start, end and padding included."""
-    tokens = backbone.tokenizer(text, padding="max_length", truncation=False)["input_ids"]
-    return torch.tensor([tokens], device=_embedding(backbone).weight.device)
+    ids = clip_text.token_ids(backbone.tokenizer, [text])
+    return ids.to(_embedding(backbone).weight.device)
 
 
 def room(backbone: Backbone, text: str) -> int:
     """Tokens that the text encoder's window has left beside the text; below 0 if none."""
-    return int(backbone.tokenizer.model_max_length) - len(backbone.tokenizer(text)["input_ids"])
+    return backbone.num_tokens - len(backbone.tokenizer(text)["input_ids"])
 
 
 def encode_own(backbone: Backbone, ids: Tensor, own: Tensor, vectors: Tensor) -> Condition:

@@ -55,7 +55,7 @@ class RingABellSearch(Attack):
 
     def obstacle(self) -> str | None:
         """The words do not fit into the text encoder's window."""
-        window = self.models.safe.tokenizer.model_max_length
+        window = self.models.safe.num_tokens
         fits = self.num_tokens <= window - 2
         return None if fits else f"{self.num_tokens} words do not fit into {window - 2} tokens"
 

@@ -3,7 +3,7 @@
 As in CCE (Pham et al. 2023, arXiv:2308.01508): one vector v is trained per concept, in place of a
 token's embedding, so that the safe model explains the base's pictures x of the concept,
 
-    min over v  mean_{x, t, eps} |eps - e_safe(z_t, t, E(phrasing with v for the concept))|^2,
+    min over v  mean_{x, t, eps} |y - e_safe(z_t, t, E(phrasing with v for the concept))|^2,
 
 and is then drawn in the direct prompts, which the training pictures do not come from.
 """

@@ -3,7 +3,7 @@
 The words are chosen so that the safe model, asked with them before the direct prompt, explains the
 base's picture x of the concept as well as it can:
 
-    min over words w  mean_t |eps - e_safe(z_t, t, E(w + prompt))|^2.
+    min over words w  mean_t |y - e_safe(z_t, t, E(w + prompt))|^2.
 
 Every place of the prefix holds a distribution over the vocabulary (softmax of free numbers u),
 whose mean embedding the text encoder reads; AdamW moves u. After each step the most likely words

@@ -3,8 +3,12 @@
 SDD: Kim et al. 2023, arXiv:2307.05977. ESD: Gandikota et al. 2023, arXiv:2303.07345.
 
 Glossary: z latents, t timesteps, c_0 empty prompt, c_s what must go, c_t what is drawn instead, e
-noise predictions;
-theta student, theta_orig frozen original; sg[.] stop-gradient.
+the network's answers; theta student, theta_orig frozen original; sg[.] stop-gradient.
+
+The papers write noise predictions. Every target here is a mixture of answers whose weights add up
+to 1, so it is the same picture if the network answers with velocities. The loss is then that of the
+noise divided by alpha_t^2 (``safediff.models.prediction``): the weight that the network was trained
+with, under which early steps count as much as late ones.
 """
 
 from typing import NamedTuple
@@ -98,8 +102,11 @@ def answers(model: Backbone, state: State, asked: Questions) -> dict[str, Tensor
 
 @torch.no_grad()
 def null_drift(student: Backbone, original: Backbone, state: State, c_0: Condition) -> float:
-    """|e_theta(z, t, c_0) - e_orig(z, t, c_0)| / |e_orig(z, t, c_0)| on the given latents."""
+    """|eps_theta(z, t, c_0) - eps_orig(z, t, c_0)| / |eps_orig| on the given latents.
+
+    eps are noise predictions, whatever the network answers with.
+    """
     null = c_0.repeat(len(state.z))
-    e_orig = original.denoise(state.z, state.t, null).float()
-    e = student.denoise(state.z, state.t, null).float()
-    return float((e - e_orig).norm() / e_orig.norm())
+    e_orig, e = (model.denoise(state.z, state.t, null).float() for model in (original, student))
+    eps_orig, eps = original.noise(e_orig, state.z, state.t), student.noise(e, state.z, state.t)
+    return float((eps - eps_orig).norm() / eps_orig.norm())

@@ -51,10 +51,12 @@ def backward(
 
     ``trunk`` answers as the original.
     """
-    scale = loss_scale(trunk.unet.dtype, state.z.numel())
+    scale = loss_scale(trunk.denoiser.dtype, state.z.numel())
     found = []
     for part in parts(state, batch, params.micro_batch):
-        seen = trunk.with_unet(trunk.unet.replaced(student.weights(dtype=trunk.unet.dtype)))
+        seen = trunk.with_denoiser(
+            trunk.denoiser.replaced(student.weights(dtype=trunk.denoiser.dtype))
+        )
         losses = distil_losses(seen, trunk, part.state, c_0, part.batch, params, part.shares)
         accelerator.backward(losses.total * scale)
         found.append(Losses(*(term.detach() for term in losses)))

@@ -76,12 +76,12 @@ class DistilTrainer:
         """``method`` names the patch; what is done stands in ``params``."""
         self.original, self.params, self.seed, self.keep = backbone, params, seed, keep
         self.method = method
-        self.trunk = backbone.with_unet(PatchedUNet(backbone.unet, {}))
-        self.base_sha256 = unet_sha256(backbone.unet)
+        self.trunk = backbone.with_denoiser(PatchedUNet(backbone.denoiser, {}))
+        self.base_sha256 = unet_sha256(backbone.denoiser)
         self.texts = TextBank(backbone, concepts, keep)
         self.student = Student(
-            backbone.unet,
-            trainable_names(backbone.unet, params.trainable),
+            backbone.denoiser,
+            trainable_names(backbone.denoiser, params.trainable),
             self._projector(),
             rank=params.lora_rank,
             seed=seed,
@@ -113,7 +113,7 @@ class DistilTrainer:
 
     def seen(self, weights: Mapping[str, Tensor]) -> Backbone:
         """The backbone with the given tensors in its UNet."""
-        return self.trunk.with_unet(self.trunk.unet.replaced(weights))
+        return self.trunk.with_denoiser(self.trunk.denoiser.replaced(weights))
 
     def restore(self, checkpoint: Path) -> None:
         """Continue from a checkpoint; ``run`` then ends with the same bytes (on a CPU).
@@ -137,7 +137,7 @@ class DistilTrainer:
             if self.params.compile:
                 check_compiled(self.trunk, self.student, self.texts.each)
             self._train(on_step, checkpoint)
-        self.trunk = self.original.with_unet(PatchedUNet(self.original.unet, {}))
+        self.trunk = self.original.with_denoiser(PatchedUNet(self.original.denoiser, {}))
         return Erased(
             teacher=self._patch(self.teacher, "teacher"),
             student=self._student_patch(),
@@ -191,7 +191,7 @@ class DistilTrainer:
             return self.trunk
         of_teacher = self.params.rollout_model == "teacher"
         values = self.teacher if of_teacher else [*self.student.values]
-        return self.seen(self.student.snapshot(values, self.trunk.unet.dtype))
+        return self.seen(self.student.snapshot(values, self.trunk.denoiser.dtype))
 
     def _count(self, rollouts: int = 0, steps: int = 0, passes: int = 0) -> None:
         now = self.progress
@@ -247,7 +247,7 @@ class DistilTrainer:
 
     @torch.no_grad()
     def _patch(self, values: list[Tensor], role: str) -> Patch:
-        dtype = next(self.original.unet.parameters()).dtype
+        dtype = next(self.original.denoiser.parameters()).dtype
         tensors = {n: w.detach().to(dtype) for n, w in self.student.weights(values).items()}
         return Patch(
             tensors=tensors,

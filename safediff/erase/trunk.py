@@ -36,14 +36,14 @@ def trunk(backbone: Backbone, params: DistilParams) -> Iterator[Backbone]:
     with ExitStack() as undo:
         if params.offload:
             undo.enter_context(_offloaded(backbone))
-        unet = undo.enter_context(_in_precision(backbone.unet, params.trunk_dtype))
+        unet = undo.enter_context(_in_precision(backbone.denoiser, params.trunk_dtype))
         if params.gradient_checkpointing:
             undo.enter_context(_checkpointing(unet))
         if params.channels_last:
             unet.to(memory_format=torch.channels_last)
             undo.callback(unet.to, memory_format=torch.contiguous_format)
         call = torch.compile(_call) if params.compile else functional_call
-        yield backbone.with_unet(PatchedUNet(unet, {}, call, params.micro_batch))
+        yield backbone.with_denoiser(PatchedUNet(unet, {}, call, params.micro_batch))
 
 
 def _call(unet: Any, weights: dict[str, Tensor], args: Any, kwargs: Any) -> Any:
@@ -54,7 +54,7 @@ def _call(unet: Any, weights: dict[str, Tensor], args: Any, kwargs: Any) -> Any:
 def _offloaded(backbone: Backbone) -> Iterator[None]:
     """Everything but the UNet is in main memory; texts are encoded already."""
     parts = [getattr(backbone, field.name) for field in fields(backbone)]
-    away = [p for p in parts if isinstance(p, nn.Module) and p is not backbone.unet]
+    away = [p for p in parts if isinstance(p, nn.Module) and p is not backbone.denoiser]
     devices = [next(part.parameters()).device for part in away]
     for part in away:
         part.to("cpu")
@@ -125,7 +125,7 @@ def check_compiled(trunk: Backbone, student: Student, texts: Condition) -> None:
     Raises:
         Inconclusive: they differ, or nothing can be compiled here.
     """
-    eager = trunk.with_unet(PatchedUNet(trunk.unet.unet, {}))
+    eager = trunk.with_denoiser(PatchedUNet(trunk.denoiser.unet, {}))
     expected = _probe(eager, student, texts)
     try:
         found = _probe(trunk, student, texts)
@@ -133,7 +133,7 @@ def check_compiled(trunk: Backbone, student: Student, texts: Condition) -> None:
         first = (str(error).strip().splitlines() or [""])[0]
         message = f"erase.options.compile: {type(error).__name__}: {first[:200]}"
         raise Inconclusive(message, "leave it out") from error
-    limit = TOLERANCE[trunk.unet.dtype]
+    limit = TOLERANCE[trunk.denoiser.dtype]
     for what, a, b in zip(("answer", "gradient"), found, expected, strict=True):
         difference = float((a - b).norm() / b.norm())
         if not difference <= limit:
@@ -150,7 +150,7 @@ def _probe(trunk: Backbone, student: Student, texts: Condition) -> tuple[Tensor,
     g = torch.Generator().manual_seed(0)
     z = torch.randn(2, *trunk.latent_shape, generator=g).to(c.hidden.device)
     goal = torch.randn(z.shape, generator=g).to(z)
-    seen = trunk.with_unet(trunk.unet.replaced(student.weights(dtype=trunk.unet.dtype)))
+    seen = trunk.with_denoiser(trunk.denoiser.replaced(student.weights(dtype=trunk.denoiser.dtype)))
     answer = seen.denoise(z, torch.tensor([500, 20], device=z.device), c).float()
     scale = z.numel() / 2  # as in float16: a mean's gradient would underflow
     loss = F.mse_loss(answer, goal) * scale

@@ -1,24 +1,24 @@
-"""A diffusers pipeline seen through one small interface.
+"""A diffusers pipeline seen through one small interface; each family is a class of its own.
 
-Symbols: z latents (b, c, h, w); t timesteps (b,) or (); eps noise prediction, shape of z.
+Symbols: x clean latents (b, c, h, w); eps the noise in them; z noised latents as the denoiser gets
+them, z = alpha_t x + sigma_t eps; t timesteps (b,) or (); c conditions.
 """
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import torch
-from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor
-from transformers import CLIPTextModel, CLIPTokenizer
 
-from safediff.errors import UsageError
+from safediff.models.prediction import Prediction, levels, target, to_noise
 
 
 @dataclass(frozen=True)
 class Condition:
-    """What the UNet is conditioned on; one row a prompt."""
+    """What the denoiser is conditioned on; one row a prompt."""
 
     hidden: Tensor
     """Text states (b, tokens, dim)."""
@@ -48,56 +48,108 @@ class Condition:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Backbone:
-    """Stable Diffusion 1.x or 2.x. ``unet`` is anything with diffusers' UNet call signature."""
+class Backbone(ABC):
+    """What erasing, sampling and measuring need of a model.
+
+    A family says how texts are encoded, and what of the rest differs.
+    """
+
+    pipeline_name: ClassVar[str]
+    """The diffusers pipeline that this family is loaded from and released as."""
+    component: ClassVar[str] = "unet"
+    """What the denoiser is called there."""
 
     name: str
     """What the user called the model; for messages."""
-    unet: Any
-    text_encoder: CLIPTextModel
-    tokenizer: CLIPTokenizer
-    vae: AutoencoderKL
+    denoiser: Any
+    """The network that is erased from, or anything that is called like it (an engine)."""
+    vae: Any
     scheduler: Any
     """A diffusers scheduler; their base class declares none of the methods that they share."""
+    tokenizer: Any
+    """The one that decides how long a text may be."""
+    text_encoder: Any
+    """The one that reads its tokens."""
 
-    def with_unet(self, unet: Any) -> "Backbone":
-        """The same model around another denoiser (a patched UNet, an exported engine)."""
-        return replace(self, unet=unet)
+    @classmethod
+    def from_pipeline(cls, name: str, pipeline: Any) -> Self:
+        """The parts of a loaded diffusers pipeline of this family."""
+        return cls(
+            name=name,
+            denoiser=getattr(pipeline, cls.component),
+            vae=pipeline.vae,
+            scheduler=pipeline.scheduler,
+            tokenizer=pipeline.tokenizer,
+            text_encoder=pipeline.text_encoder,
+        )
+
+    def components(self) -> dict[str, Any]:
+        """What the diffusers pipeline of this family is made of, by the names that it takes."""
+        return {
+            self.component: self.denoiser,
+            "vae": self.vae,
+            "scheduler": self.scheduler,
+            "tokenizer": self.tokenizer,
+            "text_encoder": self.text_encoder,
+        }
+
+    def with_denoiser(self, denoiser: Any) -> Self:
+        """The same model around another denoiser (a patched one, an exported engine)."""
+        return replace(self, denoiser=denoiser)
+
+    @property
+    def unet(self) -> Any:
+        """The denoiser, by the name that it had before other families came."""
+        return self.denoiser
+
+    with_unet = with_denoiser
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """Channels, height, width of the latents of one picture at the model's own size."""
-        size = self.unet.config.sample_size
+        size = self.denoiser.config.sample_size
         height, width = (size, size) if isinstance(size, int) else size
-        return self.unet.config.in_channels, height, width
+        return self.denoiser.config.in_channels, height, width
 
-    @torch.no_grad()
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the text states of every prompt, start, end and padding included."""
+        return int(self.tokenizer.model_max_length)
+
+    @property
+    def prediction_type(self) -> Prediction:
+        """What ``denoise`` returns."""
+        found: Prediction = self.scheduler.config.get("prediction_type", "epsilon")
+        return found
+
+    @abstractmethod
     def encode(self, texts: Sequence[str]) -> Condition:
-        """E(text): the last hidden states of the text encoder.
+        """E(text) of every text, and what else the denoiser reads.
 
         Raises:
             UsageError: a text is longer than the encoder's window; CLIP would cut it silently.
         """
-        tokens = self.tokenizer(list(texts), padding="max_length", truncation=False)["input_ids"]
-        window = self.tokenizer.model_max_length
-        for text, row in zip(texts, tokens, strict=True):
-            if len(row) > window:
-                raise UsageError(
-                    f"text has {len(row) - 2} tokens, the text encoder reads {window - 2}: "
-                    f"{text[:60]!r}",
-                    "shorten it or split the concept",
-                )
-        ids = torch.tensor(tokens, device=self.text_encoder.device)
-        parts = [self.text_encoder(part).last_hidden_state for part in ids.split(64)]
-        return Condition(torch.cat(parts))
 
     def denoise(self, z: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        """The noise prediction eps(z, t, c)."""
+        """The network's answer e(z, t, c), shape of z; ``prediction_type`` says what it is."""
         added = {} if condition.added is None else {"added_cond_kwargs": dict(condition.added)}
-        out: Tensor = self.unet(
+        out: Tensor = self.denoiser(
             z, t, encoder_hidden_states=condition.hidden, return_dict=False, **added
         )[0]
         return out
+
+    def noise(self, e: Tensor, z: Tensor, t: Tensor) -> Tensor:
+        """The noise prediction eps that an answer ``e`` of ``denoise`` stands for, shape of z."""
+        return to_noise(self.prediction_type, e, z, *levels(self.scheduler, t, z))
+
+    def noised(self, x: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+        """What ``denoise`` gets at t (b,), shape of x."""
+        alpha, sigma = levels(self.scheduler, t, x)
+        return alpha * x + sigma * eps
+
+    def target(self, x: Tensor, eps: Tensor, t: Tensor) -> Tensor:
+        """What ``denoise`` was trained to answer to ``noised(x, eps, t)``, shape of x."""
+        return target(self.prediction_type, x, eps, *levels(self.scheduler, t, x))
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> tuple[Tensor, Tensor]:

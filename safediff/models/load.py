@@ -1,16 +1,22 @@
 """Loads a backbone: embedded, local folder, single file or hub repository."""
 
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from safediff.errors import Inconclusive, UsageError
 from safediff.models.backbone import Backbone
+from safediff.models.prediction import PREDICTIONS
+from safediff.models.stable_diffusion import StableDiffusion
 from safediff.policy.plan import ModelPlan
 
 EMBEDDED = "embedded"
+FAMILIES: Mapping[str, type[Backbone]] = {cls.pipeline_name: cls for cls in (StableDiffusion,)}
+"""By the name of the diffusers pipeline."""
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -27,13 +33,7 @@ def load_backbone(plan: ModelPlan) -> Backbone:
         Inconclusive: the hub cannot be reached or the weights cannot be read.
     """
     pipeline = load_pipeline(plan)
-    unet = getattr(pipeline, "unet", None)
-    if unet is None or type(pipeline).__name__ != "StableDiffusionPipeline":
-        raise UsageError(
-            f"{plan.base}: is a {type(pipeline).__name__}; expected a Stable Diffusion 1.x or 2.x "
-            "pipeline",
-            "point model.base at such a model",
-        )
+    backbone = as_backbone(plan.base, pipeline)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         pipeline.to(device)
@@ -42,16 +42,32 @@ def load_backbone(plan: ModelPlan) -> Backbone:
             f"model.base {plan.base!r}: cannot be loaded: some weights are missing",
             "check the folder's files",
         ) from error
-    for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
-        part.requires_grad_(False).eval()
-    return Backbone(
-        name=plan.base,
-        unet=pipeline.unet,
-        text_encoder=pipeline.text_encoder,
-        tokenizer=pipeline.tokenizer,
-        vae=pipeline.vae,
-        scheduler=pipeline.scheduler,
-    )
+    for part in backbone.components().values():
+        if isinstance(part, nn.Module):
+            part.requires_grad_(False).eval()
+    return backbone
+
+
+def as_backbone(name: str, pipeline: Any) -> Backbone:
+    """The parts of a diffusers pipeline, as the class of its family.
+
+    Raises:
+        UsageError: the family is not supported.
+    """
+    found = type(pipeline).__name__
+    if found not in FAMILIES:
+        raise UsageError(
+            f"{name}: is a {found}; supported are {', '.join(FAMILIES)}",
+            "point model.base at a model of one of these",
+        )
+    backbone = FAMILIES[found].from_pipeline(name, pipeline)
+    if backbone.prediction_type not in PREDICTIONS:
+        raise UsageError(
+            f"{name}: its scheduler says prediction_type {backbone.prediction_type!r}; supported "
+            f"are {', '.join(PREDICTIONS)}",
+            "point model.base at a model that predicts one of these",
+        )
+    return backbone
 
 
 def load_pipeline(plan: ModelPlan) -> Any:

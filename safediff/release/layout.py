@@ -66,7 +66,7 @@ def write_release(
     with new_folder(folder, is_certified, "a release") as release:
         write_model(release, backbone)
         if engine is not None:
-            verify_identity(engine / MODEL_NAME, backbone.unet.state_dict())
+            verify_identity(engine / MODEL_NAME, backbone.denoiser.state_dict())
             for name in (MODEL_NAME, DATA_NAME):
                 shutil.copyfile(engine / name, release / "unet" / name)
         for name, source in (extra_files or {}).items():
@@ -98,17 +98,8 @@ def _write_evidence(release: Path, certificate: Json) -> None:
 def write_model(release: Path, backbone: Backbone) -> None:
     """The diffusers folder, with the tokenizer files that older libraries read."""
     with quiet():
-        new_pipeline: Any = diffusers.StableDiffusionPipeline
-        pipeline = new_pipeline(
-            vae=backbone.vae,
-            text_encoder=backbone.text_encoder,
-            tokenizer=backbone.tokenizer,
-            unet=backbone.unet,
-            scheduler=backbone.scheduler,
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
-        )
+        new_pipeline: Any = getattr(diffusers, backbone.pipeline_name)
+        pipeline = new_pipeline(**backbone.components())
         pipeline.save_pretrained(release)
     # transformers 5 writes tokenizer.json only; transformers 4 and optimum read these two
     backbone.tokenizer.backend_tokenizer.model.save(str(release / "tokenizer"))

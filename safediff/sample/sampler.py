@@ -117,7 +117,7 @@ def denoise_all(
     if latents is None:
         latents = initial_latents(draws, backbone.latent_shape, sampling.seed, sampling.rows)
     z: Tensor = latents.to(c.hidden.device, c.hidden.dtype) * scheduler.init_noise_sigma
-    with text_projections_once(backbone.unet):
+    with text_projections_once(backbone.denoiser):
         for step, t in enumerate(scheduler.timesteps):
             model_in = torch.cat([scheduler.scale_model_input(z, t)] * guidance.num_branches)
             eps = guidance(step, backbone.denoise(model_in, t, guidance.condition))

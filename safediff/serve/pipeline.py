@@ -21,6 +21,7 @@ from safediff.guard.base import Guard
 from safediff.guard.load import make_guard
 from safediff.models.backbone import Backbone
 from safediff.models.load import load_backbone
+from safediff.models.stable_diffusion import StableDiffusion
 from safediff.policy.plan import ModelPlan
 from safediff.sample.sampler import Draw, Sampling, denoise_all, initial_latents
 from safediff.serve.trust import EngineChoice, Trust, establish
@@ -120,8 +121,8 @@ class SafePipeline:
 
     def fits(self, prompt: str) -> bool:
         """Whether the text encoder reads all of a prompt."""
-        tokenizer = self.backbone.tokenizer
-        return len(tokenizer(prompt)["input_ids"]) <= tokenizer.model_max_length
+        num_tokens = len(self.backbone.tokenizer(prompt)["input_ids"])
+        return num_tokens <= self.backbone.num_tokens
 
     def __call__(
         self,
@@ -204,7 +205,7 @@ def _open(trust: Trust, provider: str, num_threads: int | None) -> Backbone:
     options: dict[str, Any] = {"provider": provider, "num_threads": num_threads}
     unet = ExportedUNet(trust.path / "unet", **options)
     if not (trust.path / DECODER_FOLDER / MODEL_NAME).exists():
-        return load_backbone(ModelPlan(base=str(trust.path))).with_unet(unet)
+        return load_backbone(ModelPlan(base=str(trust.path))).with_denoiser(unet)
     return _without_torch(trust.path, unet, options)
 
 
@@ -223,13 +224,7 @@ def _without_torch(path: Path, unet: ExportedUNet, options: dict[str, Any]) -> B
     except Exception as error:
         first = (str(error).strip() or repr(error)).splitlines()[0]
         raise Inconclusive(f"{path}: cannot be loaded: {first[:200]}", "export it again") from error
-    text_encoder: Any = ExportedTextEncoder(path / TEXT_FOLDER, **options)
-    vae: Any = ExportedDecoder(path / DECODER_FOLDER, **options)
-    return Backbone(
-        name=str(path),
-        unet=unet,
-        text_encoder=text_encoder,
-        tokenizer=pipeline.tokenizer,
-        vae=vae,
-        scheduler=pipeline.scheduler,
-    )
+    pipeline.unet = unet
+    pipeline.text_encoder = ExportedTextEncoder(path / TEXT_FOLDER, **options)
+    pipeline.vae = ExportedDecoder(path / DECODER_FOLDER, **options)
+    return StableDiffusion.from_pipeline(str(path), pipeline)

@@ -47,7 +47,7 @@ class Contest:
         self.plan, self.folder, self.ui = one_protocol(plan), folder, ui
         self.own_guard = make_guard(plan.guard.name, plan.guard.texts) if plan.guard else None
         self.base = load_backbone(plan.model)
-        self.base_sha256 = unet_sha256(self.base.unet)
+        self.base_sha256 = unet_sha256(self.base.denoiser)
         pictures = Pictures(ui, self.plan)
         folder.mkdir(parents=True, exist_ok=True)
         self.verification = Verification(self.plan, self.base, self.base_sha256, folder, pictures)
@@ -65,7 +65,7 @@ class Contest:
             Inconclusive: the row could not be erased or drawn.
         """
         system = self._system(row)
-        hashes = {"unet": unet_sha256(system.backbone.unet)}
+        hashes = {"unet": unet_sha256(system.backbone.denoiser)}
         # the untouched base is drawn already: every row is held against it
         subject = BASE
         if system.backbone is not self.base or system.guard is not None:

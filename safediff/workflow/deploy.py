@@ -114,7 +114,7 @@ def measure_gate(plan: Plan, source: ExportSource, engine: Path) -> GateReport:
             f"{source.path}: its base model can't be loaded here, so there is nothing to compare",
             "export where the base model is",
         )
-    compiled = source.model.with_unet(ExportedUNet(engine, num_threads=torch.get_num_threads()))
+    compiled = source.model.with_denoiser(ExportedUNet(engine, num_threads=torch.get_num_threads()))
     hashes = {"base": source.base_sha256, "engine": initializers_sha256(engine / MODEL_NAME)}
     with (
         tempfile.TemporaryDirectory() as work,
@@ -172,7 +172,7 @@ def deploy(
             write_engine(source, unet, precision, opset)
         else:
             engine(unet)
-        verify_identity(unet / MODEL_NAME, source.model.unet.state_dict())
+        verify_identity(unet / MODEL_NAME, source.model.denoiser.state_dict())
         report = measure_engine(source, unet)
         gated = None if gate is None else gate(unet)
         for name in (MODEL_NAME, DATA_NAME):
@@ -201,7 +201,7 @@ def _write_parts(source: ExportSource, out: Path, precision: Precision, opset: i
     """Text encoder and decoder, proved to hold the weights that PyTorch was measured with."""
     model = source.model
     dtype = DTYPES["fp16" if precision == "fp16" else "fp32"]
-    num_tokens = model.tokenizer.model_max_length
+    num_tokens = model.num_tokens
     text, decoder = out / TEXT_FOLDER, out / DECODER_FOLDER
     path = export_text_encoder(model.text_encoder, text, num_tokens, dtype, opset)
     verify_identity(path, model.text_encoder.state_dict(), TEXT_PREFIX)
@@ -233,7 +233,7 @@ def _manifest(
             "concepts": [concept["name"] for concept in source.policy["concepts"]],
         },
         "base": {**source.policy["model"], "unet_sha256": source.base_sha256},
-        "safe": {"unet_sha256": unet_sha256(source.model.unet)},
+        "safe": {"unet_sha256": unet_sha256(source.model.denoiser)},
         "engines": [engine],
     }
 

@@ -30,18 +30,18 @@ def export_engine(plan: Plan, base: Backbone, safe: Backbone, folder: Path) -> P
     path = folder / MODEL_NAME
     if not path.exists():
         export_unet(
-            safe.unet,
+            safe.denoiser,
             folder,
             opset=plan.export.opset,
             precision=plan.export.precision,
-            num_tokens=safe.tokenizer.model_max_length,
+            num_tokens=safe.num_tokens,
             metadata={
                 "policy": plan.name,
-                "safe_sha256": unet_sha256(safe.unet),
-                "base_sha256": unet_sha256(base.unet),
+                "safe_sha256": unet_sha256(safe.denoiser),
+                "base_sha256": unet_sha256(base.denoiser),
             },
         )
-    verify_identity(path, safe.unet.state_dict())
+    verify_identity(path, safe.denoiser.state_dict())
     return path
 
 
@@ -53,7 +53,7 @@ def compare_engine(
     Returns:
         The backbone around the engine, the comparison, its check, the hash of its weights.
     """
-    engine = safe.with_unet(ExportedUNet(folder, num_threads=torch.get_num_threads()))
+    engine = safe.with_denoiser(ExportedUNet(folder, num_threads=torch.get_num_threads()))
     generator = torch.Generator().manual_seed(plan.verify.sampling.seed)
     latents = torch.randn(NUM_LATENTS, *base.latent_shape, generator=generator)
     erased = _condition(base, [p for c in plan.concepts for p in c.phrasings])

@@ -68,14 +68,14 @@ def erase(plan: Plan, run: RunFolder, ui: Ui, *, compare_student: bool = True) -
     teacher = patched(base, training.teacher)
     pictures = Pictures(ui, plan)
     with Verification(plan, base, training.teacher.base_sha256, run.path, pictures) as verification:
-        hashes = {"base": training.teacher.base_sha256, "unet": unet_sha256(teacher.unet)}
+        hashes = {"base": training.teacher.base_sha256, "unet": unet_sha256(teacher.denoiser)}
         report, album = verification.measure(TEACHER, teacher, hashes)
         outcome.reports.append(report)
         albums = [verification.base_album, album]
         if compare_student and training.student is not None:
             student = patched(base, training.student)
             report, album = verification.measure(
-                STUDENT, student, {"unet": unet_sha256(student.unet)}, decides=False
+                STUDENT, student, {"unet": unet_sha256(student.denoiser)}, decides=False
             )
             outcome.reports.append(report)
             albums.append(album)
@@ -111,7 +111,7 @@ def _export(
     albums.append(album)
     if outcome.verdict.exit_code != 0:
         return
-    states = base.unet.state_dict(), teacher.unet.state_dict()
+    states = base.denoiser.state_dict(), teacher.denoiser.state_dict()
     survival = measure_survival(*states, plan.export.precision)
     evidence = certificate_evidence(
         plan,

@@ -113,14 +113,14 @@ def write_engine(source: ExportSource, folder: Path, precision: Precision, opset
                 shutil.copyfile(source.engine / name, temporary / name)
     else:
         export_unet(
-            source.model.unet,
+            source.model.denoiser,
             folder,
             opset=opset,
             precision=precision,
-            num_tokens=source.model.tokenizer.model_max_length,
+            num_tokens=source.model.num_tokens,
             metadata=metadata(source),
         )
-    verify_identity(folder / MODEL_NAME, source.model.unet.state_dict())
+    verify_identity(folder / MODEL_NAME, source.model.denoiser.state_dict())
 
 
 def _is(engine: Path, precision: Precision, opset: int) -> bool:
@@ -132,7 +132,7 @@ def metadata(source: ExportSource) -> dict[str, str]:
     """What an engine says of itself."""
     return {
         "policy": source.policy["name"],
-        "safe_sha256": unet_sha256(source.model.unet),
+        "safe_sha256": unet_sha256(source.model.denoiser),
         "base_sha256": source.base_sha256,
     }
 
@@ -142,7 +142,7 @@ def measure_engine(source: ExportSource, folder: Path) -> EngineReport:
     path = folder / MODEL_NAME
     precision = read_precision(path)
     model, base = source.model, source.base
-    engine = model.with_unet(ExportedUNet(folder, num_threads=torch.get_num_threads()))
+    engine = model.with_denoiser(ExportedUNet(folder, num_threads=torch.get_num_threads()))
     generator = torch.Generator().manual_seed(0)
     latents = torch.randn(NUM_LATENTS, *model.latent_shape, generator=generator)
     erased = model.encode(_spread(source.erased_prompts, NUM_LATENTS))
@@ -161,7 +161,9 @@ def measure_engine(source: ExportSource, folder: Path) -> EngineReport:
     )
     survival = None
     if base is not None:
-        survival = measure_survival(base.unet.state_dict(), model.unet.state_dict(), precision)
+        survival = measure_survival(
+            base.denoiser.state_dict(), model.denoiser.state_dict(), precision
+        )
     return EngineReport(
         precision=precision,
         opset=read_opset(path),
@@ -197,8 +199,8 @@ def swap(path: Path, exported: Path, folder: Path) -> EngineReport:
 def swap_into(source: ExportSource, exported: Path, folder: Path) -> None:
     """Write the engine and prove its weights; see ``swap``."""
     engine = _checked_engine(exported, source.base_sha256)
-    swap_weights(engine, folder, source.model.unet.state_dict(), metadata=metadata(source))
-    verify_identity(folder / MODEL_NAME, source.model.unet.state_dict())
+    swap_weights(engine, folder, source.model.denoiser.state_dict(), metadata=metadata(source))
+    verify_identity(folder / MODEL_NAME, source.model.denoiser.state_dict())
 
 
 def _checked_engine(exported: Path, base_sha256: str) -> Path:

@@ -69,7 +69,7 @@ def _open_run(run: RunFolder) -> ExportSource:
         policy=json.loads((run.path / "plan.json").read_text(encoding="utf-8"))["plan"],
         model=model,
         base=base,
-        base_sha256=unet_sha256(base.unet),
+        base_sha256=unet_sha256(base.denoiser),
         release=run.release if released else None,
         engine=_engine(run.release / "unet" if released else run.engine),
     )
@@ -99,4 +99,4 @@ def _find_base(model: dict[str, Any], sha256: str) -> Backbone | None:
         base = load_backbone(ModelPlan(**model))
     except SafediffError:
         return None
-    return base if unet_sha256(base.unet) == sha256 else None
+    return base if unet_sha256(base.denoiser) == sha256 else None

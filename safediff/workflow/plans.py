@@ -35,7 +35,7 @@ def export_plan(
     module = load_module(kind)
     require_gpu(kind, target)
     source = open_source(path)
-    multiple = size_multiple(source.model.unet.config)
+    multiple = size_multiple(source.model.denoiser.config)
     side = source.model.latent_shape[1]
     profile = Profile(
         min_side=max(multiple, side // 2 // multiple * multiple), opt_side=side, max_side=2 * side

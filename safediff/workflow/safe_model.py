@@ -12,6 +12,6 @@ def patched(base: Backbone, patch: Patch) -> Backbone:
     Raises:
         UsageError: the patch belongs to another base.
     """
-    unet = copy.deepcopy(base.unet)
+    unet = copy.deepcopy(base.denoiser)
     apply_patch(unet, patch)
-    return base.with_unet(unet)
+    return base.with_denoiser(unet)

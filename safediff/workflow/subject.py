@@ -88,4 +88,4 @@ def engine_backbone(subject: Subject, num_threads: int) -> Backbone | None:
     if subject.engine is None:
         return None
     *_, model = subject.models.values()
-    return model.with_unet(ExportedUNet(subject.engine, num_threads=num_threads))
+    return model.with_denoiser(ExportedUNet(subject.engine, num_threads=num_threads))

@@ -46,10 +46,10 @@ def verify(
     base = load_backbone(plan.model)
     *_, torch_model = subject.models.values()
     if subject.engine is not None:
-        verify_identity(subject.engine / "model.onnx", torch_model.unet.state_dict())
+        verify_identity(subject.engine / "model.onnx", torch_model.denoiser.state_dict())
     reports, run = [], RunFolder(out)
     pictures = Pictures(ui, plan)
-    hashes = {"base": unet_sha256(base.unet), "unet": unet_sha256(torch_model.unet)}
+    hashes = {"base": unet_sha256(base.denoiser), "unet": unet_sha256(torch_model.denoiser)}
     with Verification(plan, base, hashes["base"], out, pictures, shards) as verification:
         report, album = verification.measure("model", torch_model, hashes)
         reports.append(report)

@@ -50,10 +50,10 @@ def kv_weights(unet: nn.Module, matrices: Matrices = "kv") -> dict[str, Tensor]:
 
 def kv_patch(backbone: Backbone, weights: Mapping[str, Tensor], method: str) -> Patch:
     """The changed matrices, in the types that the UNet stores them in."""
-    stored = dict(backbone.unet.named_parameters())
+    stored = dict(backbone.denoiser.named_parameters())
     return Patch(
         tensors={name: w.to(stored[name].dtype).contiguous() for name, w in weights.items()},
-        base_sha256=unet_sha256(backbone.unet),
+        base_sha256=unet_sha256(backbone.denoiser),
         metadata={"method": method},
     )
 

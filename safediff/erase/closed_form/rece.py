@@ -34,7 +34,7 @@ def rece(
     texts = erased_texts(concepts, params.texts)
     pairs = token_pairs(backbone, texts, params.repeat_guide, params.repeat_tokens)
     kept = _preserved(backbone, keep, params, len(texts))
-    original = kv_weights(backbone.unet)
+    original = kv_weights(backbone.denoiser)
     edited = uce_weights(backbone, concepts, keep, params)
     for _ in range(params.num_epochs):
         # the matrices that are never edited answer to c' too

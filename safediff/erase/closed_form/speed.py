@@ -91,7 +91,7 @@ def speed(
     pins = null_pins(backbone, params)
     generator = torch.Generator().manual_seed(params.seed)
     edited = {}
-    for name, w in kv_weights(backbone.unet, params.matrices).items():
+    for name, w in kv_weights(backbone.denoiser, params.matrices).items():
         moment = retained_moment(
             retained, w, unconstrained_change(w, own, anchor), params, generator
         )

@@ -62,7 +62,7 @@ def uce_weights(
         params.keep_scale,
         params.ridge,
     )
-    return {name: w @ factor for name, w in kv_weights(backbone.unet, params.matrices).items()}
+    return {name: w @ factor for name, w in kv_weights(backbone.denoiser, params.matrices).items()}
 
 
 def uce(

@@ -1,0 +1,30 @@
+"""Texts as CLIP reads them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from safediff.errors import UsageError
+
+MAX_BATCH = 64
+"""Texts that an encoder reads at a time."""
+
+
+def token_ids(tokenizer: Any, texts: Sequence[str]) -> Tensor:
+    """Tokens (b, window), start, end and padding included, on the CPU.
+
+    Raises:
+        UsageError: a text is longer than the window; CLIP would cut it silently.
+    """
+    rows = tokenizer(list(texts), padding="max_length", truncation=False)["input_ids"]
+    window = tokenizer.model_max_length
+    for text, row in zip(texts, rows, strict=True):
+        if len(row) > window:
+            raise UsageError(
+                f"text has {len(row) - 2} tokens, the text encoder reads {window - 2}: "
+                f"{text[:60]!r}",
+                "shorten it or split the concept",
+            )
+    return torch.tensor(rows)
