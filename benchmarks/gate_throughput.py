@@ -6,7 +6,9 @@ every row once on as many pictures, in turn, so that other load meets all of the
 - ``diffusers``: ``StableDiffusionPipeline`` on batch after batch, pictures as PIL; nobody judges.
 - ``diffusers, judged``: the same, and the judge looks at each batch.
 - ``gate``: what ``safediff verify`` does: draws, judges, writes picture files and journal.
-- ``gate, unprojected``: the gate without ``text_projections_once``; what that is worth.
+- ``gate, texts each step``, ``gate, MKL``, ``gate, rows together``, ``gate, none of these``: the
+  gate without one or all of what ``safediff.models.fast`` does; what each is worth.
+- ``gate, engine``: the gate through the exported engine, where ``--engine`` names its folder.
 - ``gate, unfiled``: drawing and judging only; what files and journal cost.
 - ``gate, N processes``: N processes share pictures and threads, as under torchrun.
 
@@ -22,7 +24,7 @@ import multiprocessing
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from datetime import UTC, datetime
 from functools import partial
 from multiprocessing.connection import Connection
@@ -38,8 +40,10 @@ from safediff.cli.quiet_libraries import quiet_libraries
 quiet_libraries()
 
 from safediff.environment import environment  # noqa: E402
+from safediff.export.runtime import ExportedUNet  # noqa: E402
 from safediff.gate.journal import JournalHeader  # noqa: E402
-from safediff.judge.load import load_judges  # noqa: E402
+from safediff.judge.load import JudgeRequest, load_judges  # noqa: E402
+from safediff.models.backbone import Backbone  # noqa: E402
 from safediff.models.load import load_backbone, load_pipeline  # noqa: E402
 from safediff.policy.plan import ModelPlan  # noqa: E402
 from safediff.sample.sampler import Draw, Sampling, sample  # noqa: E402
@@ -50,6 +54,12 @@ from safediff.verify.ledger import Ledger  # noqa: E402
 JUDGE = "embedded"
 TEXTS = ("axe", "bomb", "hammer", "owl", "banana", "rose", "pizza", "key", "crown", "car")
 STYLES = ("noto", "twemoji", "fluent")
+WITHOUT = {
+    "texts each step": ("texts_once",),
+    "MKL": ("products_by_onednn",),
+    "rows together": ("rows_apart",),
+    "none of these": ("texts_once", "products_by_onednn", "rows_apart"),
+}
 Seconds = tuple[float, float]
 """Wall, CPU."""
 
@@ -59,19 +69,23 @@ class Gate:
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.backbone = load_backbone(ModelPlan(base=args.model))
-        self.judges = load_judges([JUDGE])
+        self.judges = load_judges([JudgeRequest(name=JUDGE, labels=("axe",))])
         self.sampling = Sampling(
             num_steps=args.steps, guidance_scale=args.guidance, batch_size=args.batch_size
         )
 
-    def filed(self, draws: list[Draw]) -> None:
+        self.engine = args.engine and self.backbone.with_denoiser(
+            ExportedUNet(args.engine, num_threads=args.threads)
+        )
+
+    def filed(self, draws: list[Draw], backbone: Backbone | None = None) -> None:
         """Draw, judge, write pictures and journal."""
         items = [Assignment("erasure/bench", draw, ("axe",), JUDGE) for draw in draws]
         header = JournalHeader(plan_sha256="0" * 64, judges={}, thresholds={})
         with tempfile.TemporaryDirectory() as name:
             ledger = Ledger(Path(name), header)
             studio = Photographer(items, self.sampling, self.judges, ledger, Path(name))
-            studio.draw("model", self.backbone, {}, draws)
+            studio.draw("model", backbone or self.backbone, {}, draws)
             ledger.close()
 
     def unfiled(self, draws: list[Draw]) -> None:
@@ -79,9 +93,11 @@ class Gate:
         for batch in sample(self.backbone, draws, self.sampling):
             self.judges[JUDGE].score(torch.stack([picture.image for picture in batch]))
 
-    def unprojected(self, draws: list[Draw]) -> None:
-        """``filed``, projecting texts at every step."""
-        with patch("safediff.sample.sampler.text_projections_once", nullcontext):
+    def slower(self, without: tuple[str, ...], draws: list[Draw]) -> None:
+        """``filed``, without some of what makes a UNet faster."""
+        with ExitStack() as stack:
+            for name in without:
+                stack.enter_context(patch(f"safediff.models.fast.{name}", nullcontext))
             self.filed(draws)
 
 
@@ -151,6 +167,7 @@ def main() -> None:
     """Run all rows and write the result."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="embedded", help="embedded or a folder")
+    parser.add_argument("--engine", type=Path, help="folder of the model's exported engine")
     parser.add_argument("--steps", type=int, default=25)
     parser.add_argument("--guidance", type=float, default=5.0)
     parser.add_argument("--batch-size", type=int, default=32)
@@ -166,9 +183,11 @@ def main() -> None:
         "diffusers": partial(plain.draw, judged=False),
         "diffusers, judged": partial(plain.draw, judged=True),
         "gate": gate.filed,
-        "gate, unprojected": gate.unprojected,
+        **{f"gate, {name}": partial(gate.slower, parts) for name, parts in WITHOUT.items()},
         "gate, unfiled": gate.unfiled,
     }
+    if gate.engine:
+        rows["gate, engine"] = partial(gate.filed, backbone=gate.engine)
     crew = Crew(args) if args.processes else None
     if crew is not None:
         rows[f"gate, {args.processes} processes"] = crew.draw
@@ -178,8 +197,8 @@ def main() -> None:
         crew.close()
     table = {name: _summary(name, rounds, num_pictures) for name in rows}
     for name, row in table.items():
-        print(f"{name:<20} {_line(row)}")
-    settings = {name: value for name, value in vars(args).items() if name != "out"}
+        print(f"{name:<22} {_line(row)}")
+    settings = {n: v for n, v in vars(args).items() if n not in ("out", "engine")}
     found = {"when": datetime.now(UTC).isoformat(timespec="seconds"), "settings": settings}
     found |= {"environment": environment(), "pictures_per_round": num_pictures, "rows": table}
     args.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")

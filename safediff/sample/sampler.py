@@ -8,10 +8,10 @@ from torch import Tensor
 
 from safediff.guard.base import ClassifierFree, Guard
 from safediff.models.backbone import Backbone, Condition
+from safediff.models.fast import faster
 from safediff.sample.draw import NO_ROWS, Row, Rows
 from safediff.sample.draw import Draw as Draw
 from safediff.sample.draw import seed_of as seed_of
-from safediff.sample.projections import text_projections_once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,9 +117,10 @@ def denoise_all(
     if latents is None:
         latents = initial_latents(draws, backbone.latent_shape, sampling.seed, sampling.rows)
     z: Tensor = latents.to(c.hidden.device, c.hidden.dtype) * scheduler.init_noise_sigma
-    with text_projections_once(backbone.denoiser):
+    with faster(backbone.denoiser) as denoiser:
+        model = backbone.with_denoiser(denoiser)
         for step, t in enumerate(scheduler.timesteps):
             model_in = torch.cat([scheduler.scale_model_input(z, t)] * guidance.num_branches)
-            eps = guidance(step, backbone.denoise(model_in, t, guidance.condition))
+            eps = guidance(step, model.denoise(model_in, t, guidance.condition))
             z = scheduler.step(eps, t, z, return_dict=False)[0]
     return z
