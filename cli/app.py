@@ -23,6 +23,7 @@ VERBS = (
     "schema",
     "plan",
     "erase",
+    "combine",
     "verify",
     "explain",
     "compare",

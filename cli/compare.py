@@ -23,7 +23,8 @@ def compare(
 ) -> None:
     """Measure every system on the same base, prompts, latents, sampler and judge.
 
-    What is measured already is kept: run it again to go on, or to add rows.
+    Under torchrun all processes share the work. What is measured already is kept: run it again to
+    go on, or to add rows.
     """
     from safediff.compare.rows import DEFAULT, QUICK, choose
     from safediff.policy.load import load_plan
@@ -40,13 +41,15 @@ def compare(
     from rich.console import Console
 
     from safediff.compare.table import render
+    from safediff.sample.shards import sharded
     from safediff.workflow.compare import run_contest
     from safediff.workflow.comparison_files import write_outputs
     from safediff.workflow.hub_prompts import with_hub_prompts
 
     plan = with_hub_prompts(plan)
     folder = out or Path("runs") / plan.name / f"compare-{plan.sha256[:8]}"
-    with RichUi(quiet) as ui:
-        comparison, albums = run_contest(plan, chosen, folder, ui)
-    write_outputs(comparison, albums, output or [])
-    Console(width=max(Console().width, 150)).print(render(comparison))
+    with sharded() as shards, RichUi(quiet or not shards.leads) as ui:
+        comparison, albums = run_contest(plan, chosen, folder, ui, shards)
+    if shards.leads:
+        write_outputs(comparison, albums, output or [])
+        Console(width=max(Console().width, 150)).print(render(comparison))

@@ -26,17 +26,23 @@ def generate(
     ] = None,
     revision: Annotated[str | None, typer.Option(help="Commit of a hub id.")] = None,
 ) -> None:
-    """Draw an image grid; for a run or release, base and result side by side, same seeds."""
+    """Draw an image grid; for a run or release, base and result side by side, same seeds.
+
+    Under torchrun all processes share the drawing.
+    """
     from safediff.cli.quiet_libraries import quiet_libraries
 
     quiet_libraries()
     from safediff.guard.load import make_guard
     from safediff.sample.sampler import Sampling
+    from safediff.sample.shards import sharded
     from safediff.workflow.generate import generate_grid
 
     sampling = Sampling(num_steps=steps, guidance_scale=guidance, seed=seed, batch_size=16)
     if avoid and guard is None:
         raise UsageError("--avoid: there is no guard to steer away from it", "add --guard neg")
     chosen = make_guard(guard, avoid or []) if guard else None
-    generate_grid(model, revision, prompts, count, sampling, out, chosen)
-    print(out)
+    with sharded() as shards:
+        generate_grid(model, revision, prompts, count, sampling, out, chosen, shards)
+    if shards.leads:
+        print(out)

@@ -29,10 +29,15 @@ def conclude(
         PolicyViolated: a check failed.
         Inconclusive: something could not be decided.
     """
+    show_run(reports, folder, released)
+    end(reports, verdict, next_step=f"open {folder / 'report.html'}", released=released)
+
+
+def show_run(reports: Sequence[GateReport], folder: Path, released: bool | None) -> None:
+    """The table of a run, then where its report and its release lie."""
     show_table(reports, folder)
     if released:
         print(f"release  {folder / 'release'}")
-    end(reports, verdict, next_step=f"open {folder / 'report.html'}", released=released)
 
 
 def show_table(reports: Sequence[GateReport], folder: Path) -> None:

@@ -309,13 +309,21 @@ def test_a_minor_in_a_text_file_is_refused_with_its_line(tmp_path: Path) -> None
     assert "17:43: error: verify.retention.1.texts.file: line 2 of 'far.txt': 'child'" in problem
 
 
-def test_concepts_longer_than_the_text_encoder_window(tmp_path: Path) -> None:
+@pytest.mark.parametrize("preset", ["paper", "repo"])
+def test_joined_texts_longer_than_the_text_encoder_window(tmp_path: Path, preset: str) -> None:
     words = ", ".join(f"thing {index}" for index in range(26))
-    found = findings(tmp_path, ("[kitchen knife]", f"[{words}]\n    labels: [axe]"))
+    long = ("[kitchen knife]", f"[{words}]\n    labels: [axe]")
+    found = findings(tmp_path, long, ("keep:", f"erase: {{preset: {preset}}}\nkeep:"))
     assert found[0].startswith(
         "7:1: error: concepts: all erase texts together have 54 words, about 81 tokens; the text "
         "encoder reads 75"
     )
+
+
+def test_texts_that_are_not_joined_may_be_many(tmp_path: Path) -> None:
+    words = ", ".join(f"thing {index}" for index in range(26))
+    plan = load_plan(write(tmp_path, ("[kitchen knife]", f"[{words}]\n    labels: [axe]")))
+    assert sum(len(concept.erase) for concept in plan.concepts) == 28
 
 
 def test_products_that_explode_are_refused_before_they_are_made(tmp_path: Path) -> None:

@@ -246,14 +246,6 @@ def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -
         open_shards()
 
 
-def test_erasing_is_not_shared_and_says_so(tmp_path: Path) -> None:
-    world = {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}
-    done = safediff("erase", write_policy(tmp_path), "--out", tmp_path / "run", "-q", **world)
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: safediff erase does not share its work among processes")
-    assert not (tmp_path / "run").exists()
-
-
 HEADER = JournalHeader(plan_sha256="a" * 64, judges={"j": "b" * 64}, thresholds={"j": 0.5})
 
 

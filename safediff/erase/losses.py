@@ -21,6 +21,7 @@ from safediff.erase.params import DistilParams
 from safediff.erase.rollout import State
 from safediff.erase.texts import Batch
 from safediff.models.backbone import Backbone, Condition
+from safediff.sample.shards import ALONE, Shards
 
 
 class Losses(NamedTuple):
@@ -101,12 +102,20 @@ def answers(model: Backbone, state: State, asked: Questions) -> dict[str, Tensor
 
 
 @torch.no_grad()
-def null_drift(student: Backbone, original: Backbone, state: State, c_0: Condition) -> float:
+def null_drift(
+    student: Backbone, original: Backbone, state: State, c_0: Condition, shards: Shards = ALONE
+) -> float:
     """|eps_theta(z, t, c_0) - eps_orig(z, t, c_0)| / |eps_orig| on the given latents.
 
-    eps are noise predictions, whatever the network answers with.
+    eps are noise predictions, whatever the network answers with. Of several processes each has some
+    of the latents; all get the value over all of them.
     """
-    null = c_0.repeat(len(state.z))
-    e_orig, e = (model.denoise(state.z, state.t, null).float() for model in (original, student))
-    eps_orig, eps = original.noise(e_orig, state.z, state.t), student.noise(e, state.z, state.t)
-    return float((eps - eps_orig).norm() / eps_orig.norm())
+    squares = torch.zeros(2, dtype=torch.float64, device=state.z.device)
+    if len(state.z):
+        null = c_0.repeat(len(state.z))
+        e_orig, e = (model.denoise(state.z, state.t, null).float() for model in (original, student))
+        eps_orig, eps = original.noise(e_orig, state.z, state.t), student.noise(e, state.z, state.t)
+        parts = (eps - eps_orig).norm(), eps_orig.norm()
+        squares = torch.stack([part.double().square() for part in parts])
+    shards.sum([squares])
+    return float((squares[0] / squares[1]).sqrt())

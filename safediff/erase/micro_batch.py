@@ -34,7 +34,10 @@ def parts(state: State, batch: Batch, max_rows: int) -> Iterator[Part]:
         n = erased.stop - erased.start
         piece = Batch(batch.c_p.rows(rows), batch.c_s.rows(rows), batch.c_t.rows(erased), n)
         kept = rows.stop - rows.start - n
-        shares = n / num_erase, kept / max(count - num_erase, 1)
+        shares = (
+            batch.part_of_erase * n / max(num_erase, 1),
+            batch.part_of_keep * kept / max(count - num_erase, 1),
+        )
         yield Part(State(state.z[rows], state.t[rows], state.u), piece, shares)
 
 
@@ -49,8 +52,10 @@ def backward(
 ) -> Losses:
     """Add the gradient of ``distil_losses`` to the student's values; returns its terms.
 
-    ``trunk`` answers as the original.
+    ``trunk`` answers as the original. A process without rows adds nothing.
     """
+    if not len(state.z):
+        return Losses(*torch.zeros(4, device=state.z.device))
     scale = loss_scale(trunk.denoiser.dtype, state.z.numel())
     found = []
     for part in parts(state, batch, params.micro_batch):

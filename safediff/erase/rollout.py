@@ -9,6 +9,7 @@ from torch import Tensor
 
 from safediff.erase.params import DistilParams, early_steps
 from safediff.models.backbone import Backbone, Condition, guided
+from safediff.sample.shards import ALONE, Shards
 
 
 @dataclass(frozen=True)
@@ -46,20 +47,26 @@ def rollout(
     steps: list[int],
     params: DistilParams,
     generator: torch.Generator,
+    shards: Shards = ALONE,
 ) -> Iterator[State]:
     """One guided DDIM trajectory per row of ``c_p``; yields the state at each u of ``steps``.
 
-    u = 0 leaves z_T. ``c_0`` has one row for each of ``c_p``. Latents are float32.
+    u = 0 leaves z_T. ``c_0`` has one row for each of ``c_p``. Latents are float32. Of several
+    processes, each follows its own rows (``Shards.stripe``), and yields those only; all of them
+    draw the random numbers of all rows, so that every row has those that it would have in one
+    process.
     """
+    num_rows, mine = len(c_p), shards.stripe
+    c_0, c_p = c_0.rows(mine), c_p.rows(mine)
     device = c_p.hidden.device
     scheduler = DDIMScheduler.from_config(model.scheduler.config)
     scheduler.set_timesteps(params.num_inference_steps, device=device)
-    z = torch.randn(len(c_p), *model.latent_shape, generator=generator).to(device)
+    z = torch.randn(num_rows, *model.latent_shape, generator=generator)[mine].to(device)
     done = 0
     for u in steps:
-        for t in scheduler.timesteps[done:u]:
+        for t in scheduler.timesteps[done:u] if len(z) else ():
             eps = guided(model, z, t, c_0, c_p, params.guidance_scale)
             z = scheduler.step(eps, t, z, return_dict=False)[0]
         done = u
-        t = draw_timestep(u, params.num_inference_steps, len(z), generator)
+        t = draw_timestep(u, params.num_inference_steps, num_rows, generator)[mine]
         yield State(z, t.to(device), u)

@@ -1,6 +1,7 @@
 """Which text plays which role in a rollout: c_s, c_p and the kept texts, encoded once."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -8,6 +9,7 @@ from torch import Tensor
 from safediff.erase.params import DistilParams, num_kept
 from safediff.models.backbone import Backbone, Condition
 from safediff.policy.plan import ConceptPlan
+from safediff.sample.shards import Shards
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,25 @@ class Batch:
     """What each text to erase is to be answered like, one row each: the empty prompt, unless the
     policy says what is drawn instead."""
     num_erase: int
+    part_of_erase: float = 1.0
+    """Which part the erased rows are of those of all processes."""
+    part_of_keep: float = 1.0
+
+    def share(self, shards: Shards) -> "Batch":
+        """The rows of one process; some may have none of a kind."""
+        if shards.count == 1:
+            return self
+        mine = shards.stripe
+        c_s, c_t = self.c_s.rows(mine), self.c_t.rows(mine)
+        num_keep = len(self.c_s) - self.num_erase
+        return Batch(
+            c_p=self.c_p.rows(mine),
+            c_s=c_s,
+            c_t=c_t,
+            num_erase=len(c_t),
+            part_of_erase=len(c_t) / self.num_erase,
+            part_of_keep=(len(c_s) - len(c_t)) / num_keep if num_keep else 0.0,
+        )
 
 
 class TextBank:
@@ -33,14 +54,22 @@ class TextBank:
         self, backbone: Backbone, concepts: tuple[ConceptPlan, ...], keep: tuple[str, ...]
     ) -> None:
         self.units = [(text, concept) for concept in concepts for text in concept.erase]
-        joined = ", ".join(text for text, _ in self.units)
+        self.backbone = backbone
         self.null = backbone.encode([""])
-        self.joined = backbone.encode([joined])
         self.each = backbone.encode([text for text, _ in self.units])
         spoken = [_phrasings_of(text, concept) for text, concept in self.units]
         self.phrasings = [backbone.encode([phrasing for phrasing, _ in bank]) for bank in spoken]
         self.toward = [backbone.encode([instead for _, instead in bank]) for bank in spoken]
         self.keep = backbone.encode(keep) if keep else None
+
+    @cached_property
+    def joined(self) -> Condition:
+        """All erase texts in one; only settings that ask for it need it to fit.
+
+        Raises:
+            UsageError: it is longer than the text encoder's window.
+        """
+        return self.backbone.encode([", ".join(text for text, _ in self.units)])
 
     def kept_tokens(self) -> Condition:
         """The kept texts and the empty prompt."""

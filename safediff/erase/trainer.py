@@ -27,6 +27,7 @@ from safediff.models.adapter import Adapter
 from safediff.models.backbone import Backbone
 from safediff.models.patch import Patch, unet_sha256
 from safediff.policy.plan import ConceptPlan
+from safediff.sample.shards import ALONE, Shards
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,13 +73,19 @@ class DistilTrainer:
         params: DistilParams,
         seed: int,
         method: str = "sdd",
+        shards: Shards = ALONE,
     ) -> None:
-        """``method`` names the patch; what is done stands in ``params``."""
+        """``method`` names the patch; what is done stands in ``params``.
+
+        Several processes share the rows of every batch; each holds the same student.
+        """
         self.original, self.params, self.seed, self.keep = backbone, params, seed, keep
-        self.method = method
+        self.method, self.shards = method, shards
         self.trunk = backbone.with_denoiser(PatchedUNet(backbone.denoiser, {}))
         self.base_sha256 = unet_sha256(backbone.denoiser)
         self.texts = TextBank(backbone, concepts, keep)
+        if "joined" in (params.loss_text, params.rollout_text):
+            _ = self.texts.joined  # encoded now: later the encoder may be elsewhere
         self.student = Student(
             backbone.denoiser,
             trainable_names(backbone.denoiser, params.trainable),
@@ -127,11 +134,11 @@ class DistilTrainer:
         )
 
     def run(self, on_step: OnStep, checkpoint: Path | None = None) -> Erased:
-        """Train to the end, saving to ``checkpoint`` on the way.
+        """Train to the end, saving to ``checkpoint`` on the way, if this process leads.
 
         Raises:
-            Inconclusive: the loss or the gradient is not finite, or what was compiled computes
-                something else.
+            Inconclusive: the loss or the gradient is not finite, what was compiled computes
+                something else, or another process has ended.
         """
         with trunk(self.original, self.params) as self.trunk:
             if self.params.compile:
@@ -148,7 +155,7 @@ class DistilTrainer:
     def _train(self, on_step: OnStep, checkpoint: Path | None) -> None:
         while self.progress.step < self.params.num_steps:
             self._one_rollout(on_step)
-            if checkpoint is not None and self._checkpoint_due():
+            if checkpoint is not None and self.shards.leads and self._checkpoint_due():
                 save_checkpoint(
                     checkpoint,
                     self.progress,
@@ -169,10 +176,11 @@ class DistilTrainer:
         steps = draw_steps(params, generator)
         if params.way_back_share:
             batch = self._harden(batch, generator)
-        null = self.texts.null.repeat(len(batch.c_p))
-        done = 0
-        for state in rollout(self._rollout_model(), null, batch.c_p, steps, params, generator):
-            self._count(passes=2 * len(state.z) * (state.u - done))
+        num_rows = len(batch.c_p)
+        null = self.texts.null.repeat(num_rows)
+        model, done = self._rollout_model(), 0
+        for state in rollout(model, null, batch.c_p, steps, params, generator, self.shards):
+            self._count(passes=2 * num_rows * (state.u - done))
             done = state.u
             if self.progress.step < params.num_steps:
                 self._one_step(self.progress.step, state, batch, on_step)
@@ -201,9 +209,11 @@ class DistilTrainer:
 
     def _one_step(self, step: int, state: State, batch: Batch, on_step: OnStep) -> None:
         params = self.params
+        mine = batch.share(self.shards)
         losses = backward(
-            self.trunk, self.student, state, self.texts.null, batch, params, self.accelerator
+            self.trunk, self.student, state, self.texts.null, mine, params, self.accelerator
         )
+        losses = self._over_all(losses)
         norm = self.accelerator.clip_grad_norm_(self.student.parameters(), params.max_grad_norm)
         grad_norm = float(norm)
         if not (math.isfinite(losses.total.item()) and math.isfinite(grad_norm)):
@@ -217,8 +227,19 @@ class DistilTrainer:
         self.optimizer.step()
         self.optimizer.zero_grad()
         self._update_teacher(step)
-        self._count(steps=1, passes=_passes(len(state.z), batch.num_erase, params))
+        self._count(steps=1, passes=_passes(len(batch.c_s), batch.num_erase, params))
         on_step(self._info(step, losses, grad_norm, state))
+
+    def _over_all(self, losses: Losses) -> Losses:
+        """Gradients and terms over the rows of all processes: parts of means, so they add up."""
+        if self.shards.count == 1:
+            return losses
+        for value in self.student.values:
+            if value.grad is None:  # this process had no row
+                value.grad = torch.zeros_like(value)
+        terms = torch.stack(losses).detach()
+        self.shards.sum([terms, *(v.grad for v in self.student.values if v.grad is not None)])
+        return Losses(*terms)
 
     @torch.no_grad()
     def _update_teacher(self, step: int) -> None:
@@ -232,7 +253,7 @@ class DistilTrainer:
         drift = None
         if step % self.params.log_every == 0 or step + 1 == self.params.num_steps:
             student = self.seen(self.student.weights())
-            drift = null_drift(student, self.trunk, state, self.texts.null)
+            drift = null_drift(student, self.trunk, state, self.texts.null, self.shards)
         return StepInfo(
             step=step,
             num_steps=self.params.num_steps,

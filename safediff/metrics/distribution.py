@@ -77,6 +77,7 @@ def kid(real: Tensor, fake: Tensor, seed: int = 0, num_subsets: int = 50) -> Kid
             subsets=num_subsets,
             subset_size=subset_size,
             normalize=False,
+            sync_on_compute=False,  # one process measures; others would wait for it for ever
         )
     metric.update(real.double(), real=True)
     metric.update(fake.double(), real=False)

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -103,25 +103,49 @@ def load_patch(path: Path) -> Patch:
 
 
 @torch.no_grad()
+def merge_patches(unet: nn.Module, patches: Sequence[Patch]) -> Patch:
+    """One patch of several: W = W_0 + sum of (W_i - W_0), added in float64.
+
+    Nothing says that the sum does what each of them does: measure it.
+
+    Raises:
+        UsageError: a patch belongs to another base, or names a tensor the UNet lacks.
+    """
+    base, tensors = unet.state_dict(), dict[str, Tensor]()
+    found = unet_sha256(unet)
+    for patch in patches:
+        _require_base(patch, found)
+        for name, tensor in patch.tensors.items():
+            _require_tensor(name, base)
+            w = base[name].double()
+            tensors[name] = tensors.get(name, w) + (tensor.to(w) - w)
+    merged = {name: w.to(base[name].dtype) for name, w in tensors.items()}
+    return Patch(tensors=merged, base_sha256=found, metadata={"method": "merged"})
+
+
+def stack_patches(first: Patch, second: Patch) -> Patch:
+    """One patch of two, the second of which was made on top of the first.
+
+    The caller vouches for that: ``second`` names the UNet with ``first`` as its base.
+    """
+    return Patch(
+        tensors={**first.tensors, **second.tensors},
+        base_sha256=first.base_sha256,
+        metadata={"method": "sequential"},
+    )
+
+
+@torch.no_grad()
 def apply_patch(unet: nn.Module, patch: Patch) -> Callable[[], None]:
     """Put the patch's tensors into ``unet``; the returned function puts the base back.
 
     Raises:
         UsageError: the patch belongs to another base, or names a tensor the UNet lacks.
     """
-    found = unet_sha256(unet)
-    if found != patch.base_sha256:
-        raise UsageError(
-            f"the patch belongs to base {patch.base_sha256[:12]}, this UNet is {found[:12]}",
-            "load the base model that the policy names",
-        )
+    _require_base(patch, unet_sha256(unet))
     state = unet.state_dict()
-    lacking = [name for name in patch.tensors if name not in state]
-    if lacking:
-        raise UsageError(
-            f"the patch names {lacking[0]!r}, which this UNet lacks",
-            "erase again with this version",
-        )
+    for name in patch.tensors:
+        _require_tensor(name, state)
     before = {name: state[name].clone() for name in patch.tensors}
     for name, tensor in patch.tensors.items():
         state[name].copy_(tensor)
@@ -132,3 +156,18 @@ def apply_patch(unet: nn.Module, patch: Patch) -> Callable[[], None]:
                 unet.state_dict()[name].copy_(tensor)
 
     return remove
+
+
+def _require_base(patch: Patch, found: str) -> None:
+    if found != patch.base_sha256:
+        raise UsageError(
+            f"the patch belongs to base {patch.base_sha256[:12]}, this UNet is {found[:12]}",
+            "load the base model that the policy names",
+        )
+
+
+def _require_tensor(name: str, state: Mapping[str, Tensor]) -> None:
+    if name not in state:
+        raise UsageError(
+            f"the patch names {name!r}, which this UNet lacks", "erase again with this version"
+        )

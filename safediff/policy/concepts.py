@@ -1,6 +1,5 @@
 """Concepts of a policy: erase texts, labels, phrasings for the eraser and prompts for the check."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -17,8 +16,8 @@ from safediff.policy.templates import TemplateSet, balanced, fill, placeholders,
 DEFAULT_TEMPLATES = ("{text}",)
 MAX_TOKENS = 75
 """Content tokens of a CLIP text encoder; longer texts are cut without a word."""
-
-_TOKENS_PER_WORD = 1.5
+TOKENS_PER_WORD = 1.5
+"""An estimate."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +80,6 @@ def resolve_concepts(
 ) -> tuple[ConceptPlan, ...]:
     """Every concept with all the prompts that it has; ``draw`` chooses among them."""
     _check_names(desk)
-    _check_window(desk)
     return tuple(
         _concept(desk, entry, ("concepts", index), default, phrasings)
         for index, entry in enumerate(desk.policy.concepts)
@@ -202,18 +200,6 @@ def _check_names(desk: Desk) -> None:
                 message = f"'{text}' is already erased by concept '{other}'"
                 desk.source.refuse((*loc, "erase", position), message)
             texts.setdefault(text.casefold(), entry.name)
-
-
-def _check_window(desk: Desk) -> None:
-    joined = ", ".join(text for entry in desk.policy.concepts for text in entry.erase)
-    num_words = len(joined.split())
-    estimate = math.ceil(num_words * _TOKENS_PER_WORD)
-    if estimate > MAX_TOKENS:
-        message = (
-            f"all erase texts together have {num_words} words, about {estimate} tokens; the text "
-            f"encoder reads {MAX_TOKENS} and would drop the rest without a word: split the policy"
-        )
-        desk.source.refuse(("concepts",), message)
 
 
 def draw(

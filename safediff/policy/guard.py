@@ -4,13 +4,10 @@ import math
 from collections.abc import Sequence
 
 from safediff.guard.params import GuardParams, find_preset
-from safediff.policy.concepts import MAX_TOKENS
+from safediff.policy.concepts import MAX_TOKENS, TOKENS_PER_WORD
 from safediff.policy.desk import Desk
 from safediff.policy.plan import ConceptPlan, GuardPlan
 from safediff.policy.problems import Loc
-
-_TOKENS_PER_WORD = 1.5
-"""The estimate that erase texts are held to as well."""
 
 
 def resolve_guard(desk: Desk, concepts: Sequence[ConceptPlan]) -> GuardPlan | None:
@@ -39,7 +36,7 @@ def _check_window(desk: Desk, params: GuardParams, texts: Sequence[str]) -> None
     loc: Loc = ("guard", "texts")
     for branch in params.branch_texts(texts):
         num_words = len(branch.split())
-        estimate = math.ceil(num_words * _TOKENS_PER_WORD)
+        estimate = math.ceil(num_words * TOKENS_PER_WORD)
         if estimate > MAX_TOKENS:
             message = (
                 f"a branch of the guard has {num_words} words, about {estimate} tokens; the text "

@@ -1,10 +1,15 @@
 """Preset and overrides: checked against the eraser while the line number is at hand."""
 
+import math
 import re
+from collections.abc import Mapping
 from dataclasses import fields
+from typing import Any
 
 from safediff.erase.methods import find_method, resolve
+from safediff.erase.params import DistilParams
 from safediff.errors import UsageError
+from safediff.policy.concepts import MAX_TOKENS, TOKENS_PER_WORD
 from safediff.policy.desk import Desk
 from safediff.policy.problems import Loc, did_you_mean
 
@@ -35,7 +40,7 @@ def check_options(desk: Desk, preset: str) -> None:
             hint = did_you_mean(name, known)
             desk.source.refuse((*loc, name), f"{entry.method} has no knob '{name}'{hint}")
     options = {name: value for name, value in entry.options.items() if name in known}
-    while options:
+    while True:
         try:
             resolve(entry.method, preset, options)
         except UsageError as error:
@@ -44,7 +49,28 @@ def check_options(desk: Desk, preset: str) -> None:
             if options.pop(name, None) is None:
                 return
         else:
+            _check_window(desk, preset, options)
             return
+
+
+def _check_window(desk: Desk, preset: str, options: Mapping[str, Any]) -> None:
+    """Where texts are joined into one, it must fit into what the text encoder reads."""
+    entry = desk.policy.erase
+    params = resolve(entry.method, preset, options)
+    if not isinstance(params, DistilParams):
+        return
+    if "joined" not in (params.loss_text, params.rollout_text):
+        return
+    joined = ", ".join(text for concept in desk.policy.concepts for text in concept.erase)
+    num_words = len(joined.split())
+    estimate = math.ceil(num_words * TOKENS_PER_WORD)
+    if estimate > MAX_TOKENS:
+        message = (
+            f"all erase texts together have {num_words} words, about {estimate} tokens; the text "
+            f"encoder reads {MAX_TOKENS} and would drop the rest without a word: split the policy, "
+            "or choose a preset that does not join them"
+        )
+        desk.source.refuse(("concepts",), message)
 
 
 def _split(message: str) -> tuple[str, str]:

@@ -1,9 +1,11 @@
 """Reads policy files: the only door to this room that other rooms use."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
 
+from safediff.errors import PolicyError, UsageError
 from safediff.policy.messages import add_schema_problems
 from safediff.policy.plan import Plan
 from safediff.policy.resolve import resolve
@@ -30,6 +32,29 @@ def load_plan(path: Path) -> Plan:
     """
     policy, source = _read(path)
     return resolve(policy, source)
+
+
+def load_plans(paths: Sequence[Path]) -> list[Plan]:
+    """Read several policies; what is wrong with any of them is told at once.
+
+    Raises:
+        UsageError: the only file cannot be read.
+        PolicyError: with every finding of every file.
+    """
+    if len(paths) == 1:
+        return [load_plan(paths[0])]
+    plans: list[Plan] = []
+    problems: list[str] = []
+    for path in paths:
+        try:
+            plans.append(load_plan(path))
+        except PolicyError as error:
+            problems.extend(error.problems)
+        except UsageError as error:
+            problems.append(f"error: {error}")
+    if problems:
+        raise PolicyError(problems)
+    return plans
 
 
 def _read(path: Path) -> tuple[Policy, Source]:

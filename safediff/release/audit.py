@@ -45,7 +45,8 @@ def audit(path: Path, release: Path, public_key: Path | None, now: datetime) -> 
     """Check everything that can be checked without a model.
 
     Args:
-        path: the certificate; the release holds the same one.
+        path: the certificate; the release holds the same one, maybe among others: a model that
+            combines policies has one of each.
         release: the folder that it is about.
         public_key: of whoever signed it; None: a signature is not looked at.
         now: with time zone.
@@ -100,8 +101,12 @@ def _files(certificate: Json, path: Path, release: Path, facts: dict[str, str]) 
     listed = read_sums(release)
     found = mismatches(release, listed)
     yield from found
-    if path.read_bytes() != _bytes(release / CERTIFICATE_NAME):
+    names = [CERTIFICATE_NAME, *(n for n in listed if n.endswith(f"/{CERTIFICATE_NAME}"))]
+    same = [name for name in names if path.read_bytes() == _bytes(release / name)]
+    if not same:
         yield f"{CERTIFICATE_NAME} of the release differs from {path}"
+    elif others := [name for name in names if name not in same]:
+        facts["further certificates"] = f"{', '.join(others)}: check each"
     certified = {row["path"]: row["sha256"] for row in certificate["subject"]}
     certified[certificate["journal"]["path"]] = certificate["journal"]["sha256"]
     if PATCH_PATH in listed:

@@ -41,6 +41,7 @@ def write_release(
     *,
     engine: Path | None = None,
     extra_files: Mapping[str, Path] | None = None,
+    more: Mapping[str, Evidence] | None = None,
 ) -> Json:
     """Write a release that ``StableDiffusionPipeline.from_pretrained`` loads.
 
@@ -54,9 +55,10 @@ def write_release(
         evidence: What was measured.
         engine: Engine folder that ``export_unet`` wrote from the same weights.
         extra_files: Further files by their path in the release (report, journal, patch).
+        more: What was measured under further policies, by the path of its certificate.
 
     Returns:
-        The certificate.
+        The certificate over ``evidence``.
 
     Raises:
         UsageError: ``folder`` is something else, or an extra file would fall outside it or
@@ -71,8 +73,12 @@ def write_release(
                 shutil.copyfile(engine / name, release / "unet" / name)
         for name, source in (extra_files or {}).items():
             _copy_extra(release, name, source)
-        certificate = issue_certificate(evidence, _subject(release))
+        subject = _subject(release)
+        certificate = issue_certificate(evidence, subject)
         _write_evidence(release, certificate)
+        for name, further in (more or {}).items():
+            text = dump_certificate(issue_certificate(further, subject))
+            (release / name).write_text(text, encoding="utf-8")
         for path in release.rglob("*"):
             if path.is_file():
                 path.chmod(0o644)  # safetensors makes files that only their owner can read

@@ -149,7 +149,7 @@ def _cells(result: CheckResult) -> tuple[RenderableType, ...]:
         Padding(Text(title_of(result), quiet), (0, 0, 0, 2 if result.gating else 4)),
         Text(strip(result, check_domain([result])), alone),
         Text(show(result.estimate), quiet),
-        Text(_deciding(result), quiet),
+        Text(show(deciding_bound(result)), quiet),
         Text(limit_text(result.threshold), quiet),
         Text(f"{result.num_samples:,}", quiet),
         Text(show(result.base_value), "dim"),
@@ -157,13 +157,13 @@ def _cells(result: CheckResult) -> tuple[RenderableType, ...]:
     )
 
 
-def _deciding(result: CheckResult) -> str:
+def deciding_bound(result: CheckResult) -> float | None:
     """The bound that is held against the limit; of two, the one farther from 0."""
     ends = {"lower": [result.lower], "upper": [result.upper], "value": []}
     found = [
         v for v in ends.get(result.threshold.bound, [result.lower, result.upper]) if v is not None
     ]
-    return show(max(found, key=abs, default=None))
+    return max(found, key=abs, default=None)
 
 
 def _messages(report: GateReport) -> list[RenderableType]:

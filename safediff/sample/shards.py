@@ -1,14 +1,14 @@
-"""The processes that draw together: who draws what, and how they agree.
+"""The processes that work together: who does what, and how they agree.
 
 Started by torchrun or ``accelerate launch``, which say in the environment who is who. Every process
 runs the same program; process 0 leads: what it finds is what all go by, and it alone writes
-reports. Only JSON passes between them, over gloo on the CPU; pictures and journals go over a file
-system that all of them see.
+reports. JSON passes between them over gloo on the CPU, gradients over NCCL where they lie on GPUs;
+pictures, journals, checkpoints and patches go over a file system that all of them see.
 """
 
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from safediff.errors import Inconclusive, UsageError
 
@@ -35,6 +36,8 @@ class Shards:
     count: int = 1
     group: Any = None
     """Of torch.distributed; None for one process."""
+    gpu_group: Any = None
+    """For tensors on GPUs; None where there are none."""
 
     @property
     def leads(self) -> bool:
@@ -48,6 +51,28 @@ class Shards:
         """
         starts = range(self.rank * batch_size, len(items), self.count * batch_size)
         return [item for start in starts for item in items[start : start + batch_size]]
+
+    @property
+    def stripe(self) -> slice:
+        """This process's rows of a batch that all share: every ``count``-th, from its own on."""
+        return slice(self.rank, None, self.count)
+
+    def sum(self, tensors: Iterable[Tensor]) -> None:
+        """Put into each tensor, in place, its sum over all processes; the same bits in each.
+
+        Raises:
+            Inconclusive: a process has ended.
+        """
+        if self.count == 1:
+            return
+        with torch.no_grad(), _company():
+            for number, tensor in enumerate(tensors):
+                if not tensor.is_cuda:
+                    dist.all_reduce(tensor, group=self.group)
+                    continue
+                if number == 0:  # gloo notices at once that a process is gone, NCCL would wait
+                    dist.barrier(group=self.group)
+                dist.all_reduce(tensor, group=self.gpu_group)
 
     def agree(self, what: str, find: Callable[[], Any]) -> Any:
         """What ``find`` gives in process 0, as plain JSON; it is called nowhere else.
@@ -112,25 +137,17 @@ def open_shards() -> Shards:
         dist.init_process_group("gloo", timeout=MEETING, rank=rank, world_size=count)
         dist.barrier()
         group = dist.new_group(backend="gloo", timeout=PATIENCE)
+        gpu_group = dist.new_group(backend="nccl") if _nccl() else None
     except (RuntimeError, ValueError) as error:
         raise Inconclusive(
             f"process {rank} of {count} could not meet the others: {_first_line(error)}",
             "check MASTER_ADDR, MASTER_PORT and that every process was started",
         ) from error
-    return Shards(rank, count, group)
+    return Shards(rank, count, group, gpu_group)
 
 
-def only_one_process(what: str) -> None:
-    """For work that is not shared.
-
-    Raises:
-        UsageError: several processes were started, which would write over each other.
-    """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UsageError(
-            f"{what} does not share its work among processes",
-            "start it without torchrun or accelerate launch; `safediff verify` can be shared",
-        )
+def _nccl() -> bool:
+    return torch.cuda.is_available() and dist.is_nccl_available()
 
 
 @contextmanager
@@ -152,7 +169,8 @@ def _company() -> Iterator[None]:
     except RuntimeError as error:  # gloo: connection closed, reset, timed out
         raise Inconclusive(
             f"another process has ended before the work was done ({_first_line(error)})",
-            "see its own message; the same command with the same --out goes on from here",
+            "see its own message; the same command with the same --out goes on from here "
+            "(safediff erase: with --resume)",
         ) from error
 
 

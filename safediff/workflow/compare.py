@@ -19,6 +19,7 @@ from safediff.models.backbone import Backbone
 from safediff.models.load import load_backbone
 from safediff.models.patch import unet_sha256
 from safediff.policy.plan import Metric, Plan, QualityCheck
+from safediff.sample.shards import ALONE, Shards
 from safediff.verify.album import Album
 from safediff.verify.verification import Verification
 from safediff.workflow.erase import Pictures
@@ -43,14 +44,17 @@ class System(NamedTuple):
 class Contest:
     """Measures rows one after another; patches and pictures that are on disk are not made again."""
 
-    def __init__(self, plan: Plan, folder: Path, ui: Ui) -> None:
+    def __init__(self, plan: Plan, folder: Path, ui: Ui, shards: Shards = ALONE) -> None:
+        self.shards = shards
         self.plan, self.folder, self.ui = one_protocol(plan), folder, ui
         self.own_guard = make_guard(plan.guard.name, plan.guard.texts) if plan.guard else None
         self.base = load_backbone(plan.model)
         self.base_sha256 = unet_sha256(self.base.denoiser)
         pictures = Pictures(ui, self.plan)
         folder.mkdir(parents=True, exist_ok=True)
-        self.verification = Verification(self.plan, self.base, self.base_sha256, folder, pictures)
+        self.verification = Verification(
+            self.plan, self.base, self.base_sha256, folder, pictures, shards
+        )
 
     def __enter__(self) -> "Contest":
         return self
@@ -86,7 +90,7 @@ class Contest:
         name = hashlib.sha256(json.dumps(asdict(erase), sort_keys=True).encode()).hexdigest()[:12]
         run = RunFolder(self.folder / "patches" / f"{erase.method}-{erase.preset}-{name}")
         run.path.mkdir(parents=True, exist_ok=True)
-        training = train(replace(self.plan, erase=erase), self.base, run, self.ui)
+        training = train(replace(self.plan, erase=erase), self.base, run, self.ui, self.shards)
         patch = training.student if row.role == "student" else training.teacher
         cost = json.loads((run.path / "training.json").read_text(encoding="utf-8"))
         return System(
@@ -120,16 +124,18 @@ def one_protocol(plan: Plan) -> Plan:
 
 
 def run_contest(
-    plan: Plan, rows: Sequence[Row], folder: Path, ui: Ui
+    plan: Plan, rows: Sequence[Row], folder: Path, ui: Ui, shards: Shards = ALONE
 ) -> tuple[Comparison, dict[str, Album]]:
     """Measure all rows; what ``folder`` holds already is kept.
+
+    Several processes share distilling and drawing; all of them get what process 0 decided.
 
     Raises:
         UsageError: ``folder`` holds a comparison of another plan.
         Inconclusive: a row could not be erased, drawn or judged.
     """
     entries, albums = [], {}
-    with Contest(plan, folder, ui) as contest:
+    with Contest(plan, folder, ui, shards) as contest:
         for row in rows:
             entry, albums[row.id] = contest.measure(row)
             entries.append(entry)

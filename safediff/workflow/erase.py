@@ -1,5 +1,6 @@
 """``safediff erase``: distil, verify, export, verify the engine, release."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from safediff.export.survival import measure_survival
@@ -10,10 +11,16 @@ from safediff.models.load import load_backbone
 from safediff.models.patch import unet_sha256
 from safediff.policy.plan import Plan
 from safediff.release.layout import write_release
+from safediff.sample.shards import ALONE, Shards
 from safediff.verify.album import Album
 from safediff.verify.verification import Verification
 from safediff.workflow.engines import ENGINE, compare_engine, export_engine, parity_json
-from safediff.workflow.evidence import certificate_evidence, report_data, write_reports
+from safediff.workflow.evidence import (
+    certificate_evidence,
+    modification,
+    report_data,
+    write_reports,
+)
 from safediff.workflow.run_folder import RunFolder
 from safediff.workflow.safe_model import patched
 from safediff.workflow.training import Training, train
@@ -59,16 +66,38 @@ class Pictures:
             self.tasks[subject].advance(step, "pictures")
 
 
-def erase(plan: Plan, run: RunFolder, ui: Ui, *, compare_student: bool = True) -> Outcome:
-    """Run the whole job; every finished part of an earlier attempt in ``run`` is kept."""
+def erase(
+    plan: Plan,
+    run: RunFolder,
+    ui: Ui,
+    *,
+    compare_student: bool = True,
+    shards: Shards = ALONE,
+    trackers: Sequence[str] = (),
+    base: Backbone | None = None,
+) -> Outcome:
+    """Run the whole job; every finished part of an earlier attempt in ``run`` is kept.
+
+    Several processes share training and drawing; process 0 exports, decides and writes.
+
+    Args:
+        plan: What to erase and to check.
+        run: Where; on a file system that all processes see.
+        ui: Shows progress.
+        compare_student: Measure the student beside the teacher.
+        shards: The processes.
+        trackers: Experiment trackers that are told of every step.
+        base: The plan's model, where it is loaded already; it is left as it is.
+    """
     prove_judges(plan)  # before hours of training, not after
-    base = load_backbone(plan.model)
-    training = train(plan, base, run, ui)
+    if base is None:
+        base = load_backbone(plan.model)
+    training = train(plan, base, run, ui, shards, trackers)
     outcome = Outcome(run)
-    teacher = patched(base, training.teacher)
+    teacher, base_sha256 = patched(base, training.teacher), training.teacher.base_sha256
     pictures = Pictures(ui, plan)
-    with Verification(plan, base, training.teacher.base_sha256, run.path, pictures) as verification:
-        hashes = {"base": training.teacher.base_sha256, "unet": unet_sha256(teacher.denoiser)}
+    with Verification(plan, base, base_sha256, run.path, pictures, shards) as verification:
+        hashes = {"base": base_sha256, "unet": unet_sha256(teacher.denoiser)}
         report, album = verification.measure(TEACHER, teacher, hashes)
         outcome.reports.append(report)
         albums = [verification.base_album, album]
@@ -81,10 +110,11 @@ def erase(plan: Plan, run: RunFolder, ui: Ui, *, compare_student: bool = True) -
             albums.append(album)
         if "onnx" in plan.export.targets and outcome.verdict.exit_code == 0:
             _export(plan, base, teacher, training, verification, outcome, albums, ui)
-        data = report_data(
-            outcome.reports, albums, training, verification.erased_draws(), verification.kept
-        )
-        write_reports(run, outcome.reports, data)
+        if shards.leads:
+            draws = verification.erased_draws(), verification.kept
+            data = report_data(outcome.reports, albums, training, *draws)
+            write_reports(run, outcome.reports, data)
+        shards.wait()
     return outcome
 
 
@@ -99,9 +129,11 @@ def _export(
     ui: Ui,
 ) -> None:
     """Engine, its parity, its gate; the release if all of it met the policy."""
-    run = outcome.run
+    run, shards = outcome.run, verification.shards
     task = ui.task("export onnx", 1)
-    export_engine(plan, base, teacher, run.engine)
+    if shards.leads:
+        export_engine(plan, base, teacher, run.engine)
+    shards.wait()
     engine, parity, check, weights = compare_engine(plan, base, teacher, run.engine)
     task.advance(1)
     task.done(f"differs by at most {parity.worst_max_abs:.1e} standard deviations")
@@ -111,6 +143,9 @@ def _export(
     albums.append(album)
     if outcome.verdict.exit_code != 0:
         return
+    outcome.released = True
+    if not shards.leads:
+        return
     states = base.denoiser.state_dict(), teacher.denoiser.state_dict()
     survival = measure_survival(*states, plan.export.precision)
     evidence = certificate_evidence(
@@ -118,9 +153,9 @@ def _export(
         run,
         outcome.reports,
         verification.judges,
-        training,
+        training.teacher.base_sha256,
+        modification(plan, run, training, base),
         [parity_json(parity, survival, "unet/model.onnx")],
-        base,
     )
     write_release(
         run.release,
@@ -133,4 +168,3 @@ def _export(
         }
         | ({run.adapter.name: run.adapter} if run.adapter.exists() else {}),
     )
-    outcome.released = True

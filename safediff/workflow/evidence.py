@@ -19,7 +19,6 @@ from safediff.gate.stats import rate
 from safediff.gate.verdict import GateReport, save_report
 from safediff.judge.base import Judge
 from safediff.models.backbone import Backbone
-from safediff.models.patch import Patch
 from safediff.policy.plan import Plan
 from safediff.release.certificate import Evidence
 from safediff.release.checksums import sha256_file
@@ -137,11 +136,14 @@ def certificate_evidence(
     run: RunFolder,
     reports: Sequence[GateReport],
     judges: Mapping[str, Judge],
-    training: Training,
+    base_sha256: str,
+    modified: dict[str, Any],
     parity: Sequence[dict[str, Any]],
-    base: Backbone,
 ) -> Evidence:
-    """The certificate's content apart from the released files."""
+    """The certificate's content apart from the released files.
+
+    ``run`` holds the journal; ``modified`` is how the weights of hash ``base_sha256`` were changed.
+    """
     return Evidence(
         issued_at=datetime.now(UTC),
         policy={
@@ -159,10 +161,10 @@ def certificate_evidence(
         base_model={
             "id": plan.model.base,
             "revision": plan.model.revision,
-            "sha256": {"unet": training.teacher.base_sha256},
+            "sha256": {"unet": base_sha256},
             "license": "apache-2.0" if plan.model.base == "embedded" else "other",
         },
-        modification=modification(plan, run, training.teacher, training, base),
+        modification=modified,
         reports=reports,
         judges=[judge_facts(plan, name, judges[name]) for name in _erasure_judges(plan)],
         prompt_sets=prompt_sets(plan),
@@ -210,10 +212,9 @@ def _accuracy(hits: int, n: int, confidence: float) -> dict[str, Any]:
     }
 
 
-def modification(
-    plan: Plan, run: RunFolder, patch: Patch, training: Training, base: Backbone
-) -> dict[str, Any]:
+def modification(plan: Plan, run: RunFolder, training: Training, base: Backbone) -> dict[str, Any]:
     """How the weights were changed, at what cost."""
+    patch = training.teacher
     cost = json.loads((run.path / "training.json").read_text(encoding="utf-8"))
     seconds = float(cost["seconds"])
     device = next(base.text_encoder.parameters()).device

@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 from safediff.guard.base import Guard
 from safediff.models.backbone import Backbone
 from safediff.sample.sampler import Draw, Sampling, sample
+from safediff.sample.shards import ALONE, Shards
 from safediff.workflow.run_folder import writing
 from safediff.workflow.subject import open_subject
 
@@ -24,15 +25,17 @@ def generate_grid(
     sampling: Sampling,
     out: Path,
     guard: Guard | None = None,
+    shards: Shards = ALONE,
 ) -> None:
     """Draw ``count`` pictures of each prompt with each model that ``model`` stands for.
 
-    What its policy draws with a guard is drawn with it here; ``guard`` is set beside the last
-    model in a block of its own.
+    Several processes share the pictures; process 0 writes the file. What its policy draws with a
+    guard is drawn with it here; ``guard`` is set beside the last model in a block of its own.
 
     Raises:
         UsageError: there is no such model.
-        Inconclusive: the model cannot be loaded or the file cannot be written.
+        Inconclusive: the model cannot be loaded, the file cannot be written, or another process has
+            ended.
     """
     subject = open_subject(model, revision)
     columns: dict[str, tuple[Backbone, Guard | None]] = {
@@ -42,7 +45,10 @@ def generate_grid(
     if guard is not None:
         name, (backbone, _) = list(columns.items())[-1]
         columns[f"{name}, {guard.name}"] = backbone, guard
-    blocks = {name: _draw(*column, prompts, count, sampling) for name, column in columns.items()}
+    draws = [Draw(prompt, index) for prompt in prompts for index in range(count)]
+    blocks = {name: _draw(*column, draws, sampling, shards) for name, column in columns.items()}
+    if not shards.leads:
+        return
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         temporary = out.with_name(f".{out.name}.tmp")
@@ -53,12 +59,22 @@ def generate_grid(
 def _draw(
     backbone: Backbone,
     guard: Guard | None,
-    prompts: Sequence[str],
-    count: int,
+    draws: Sequence[Draw],
     sampling: Sampling,
+    shards: Shards,
 ) -> list[torch.Tensor]:
-    draws = [Draw(prompt, index) for prompt in prompts for index in range(count)]
-    return [p.image for batch in sample(backbone, draws, sampling, guard=guard) for p in batch]
+    """All pictures in order, in every process; each draws its whole batches."""
+    places = shards.share(range(len(draws)), sampling.batch_size)
+    mine = [draws[place] for place in places]
+    drawn = [p.image for b in sample(backbone, mine, sampling, guard=guard) for p in b]
+    if shards.count == 1:
+        return drawn
+    size = shards.agree("size of a picture", lambda: list(drawn[0].shape))
+    images = torch.zeros(len(draws), *size, dtype=torch.uint8)
+    for place, image in zip(places, drawn, strict=True):
+        images[place] = image
+    shards.sum([images])  # every picture is in one process, and zero in the others
+    return list(images)
 
 
 def compose(

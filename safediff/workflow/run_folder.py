@@ -3,6 +3,8 @@
 plan.json  environment.json  training.jsonl  checkpoint.safetensors
 patch.safetensors  patch.student.safetensors  journal.jsonl  images/  engine/
 verdict.<subject>.json  report.html  report.md  release/
+
+Of several processes: journals/  tracking/ where trackers were asked for.
 """
 
 import json
@@ -48,6 +50,11 @@ class RunFolder:
     def training(self) -> Path:
         """One JSON line per optimiser step."""
         return self.path / "training.jsonl"
+
+    @property
+    def tracking(self) -> Path:
+        """What experiment trackers write."""
+        return self.path / "tracking"
 
     @property
     def engine(self) -> Path:

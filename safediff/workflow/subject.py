@@ -1,4 +1,4 @@
-"""What a MODEL argument stands for: embedded, a run, a release, a diffusers folder, a hub id."""
+"""What a MODEL argument stands for: embedded, a run, a combination, a release, a model's name."""
 
 import json
 from collections.abc import Mapping
@@ -32,6 +32,10 @@ class Subject:
     """What its policy draws every model but the base with."""
 
 
+COMBINATION = "combination.json"
+"""What a folder of ``safediff combine`` holds."""
+
+
 def open_subject(model: str, revision: str | None = None) -> Subject:
     """Load what ``model`` names; a release is checked against its checksums first.
 
@@ -42,6 +46,8 @@ def open_subject(model: str, revision: str | None = None) -> Subject:
     path = Path(model)
     if (path / "plan.json").exists():
         return _open_run(RunFolder(path))
+    if (path / COMBINATION).exists():
+        return _open_combination(RunFolder(path))
     if (path / CERTIFICATE_NAME).exists():
         return _open_release(path)
     return Subject(models={model: load_backbone(ModelPlan(base=model, revision=revision))})
@@ -56,6 +62,14 @@ def _open_run(run: RunFolder) -> Subject:
         models={"base": base, "erased": patched(base, load_patch(run.patch))},
         engine=run.engine if run.engine.exists() else None,
         guard=_guard(stored),
+    )
+
+
+def _open_combination(run: RunFolder) -> Subject:
+    base = load_backbone(ModelPlan(**_read(run.path / COMBINATION, "model")))
+    return Subject(
+        models={"base": base, "combined": patched(base, load_patch(run.patch))},
+        engine=run.engine if run.engine.exists() else None,
     )
 
 

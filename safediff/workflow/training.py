@@ -1,8 +1,11 @@
-"""Erasing as a task of a run: logs every step, continues where it stopped, writes both patches."""
+"""Erasing as a task of a run: logs every step, continues where it stopped, writes both patches.
+
+Of several processes, process 0 alone writes.
+"""
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,14 +13,16 @@ from safediff.erase.closed_form.params import SpeedParams, UceParams
 from safediff.erase.closed_form.solve import solve
 from safediff.erase.methods import EraserParams, find_method, resolve
 from safediff.erase.params import DistilParams
-from safediff.erase.trainer import DistilTrainer, Erased, StepInfo
+from safediff.erase.trainer import DistilTrainer, Erased, OnStep, StepInfo
 from safediff.errors import Inconclusive
 from safediff.models.adapter import save_adapter
 from safediff.models.backbone import Backbone
 from safediff.models.patch import Patch, load_patch, save_patch
 from safediff.policy.plan import Plan
 from safediff.registry import import_part
+from safediff.sample.shards import ALONE, Shards
 from safediff.workflow.run_folder import RunFolder, append_json, read_training
+from safediff.workflow.tracking import tracking
 from safediff.workflow.ui import Task, Ui
 
 
@@ -35,11 +40,27 @@ class Training:
     """``StepInfo`` as plain data, one a step; none of the closed-form methods."""
 
 
-def train(plan: Plan, backbone: Backbone, run: RunFolder, ui: Ui) -> Training:
-    """Erase the plan's concepts, or read the patches if the run already has them."""
+def train(
+    plan: Plan,
+    backbone: Backbone,
+    run: RunFolder,
+    ui: Ui,
+    shards: Shards = ALONE,
+    trackers: Sequence[str] = (),
+) -> Training:
+    """Erase the plan's concepts, or read the patches if the run already has them.
+
+    Several processes share a distillation; process 0 solves closed forms, and alone writes.
+    ``trackers`` are told of every step.
+
+    Raises:
+        UsageError: a checkpoint belongs to another plan, or there is no such tracker here.
+        Inconclusive: training failed, or another process has ended.
+    """
     params = resolve(plan.erase.method, plan.erase.preset, plan.erase.options)
-    if not run.patch.exists():  # written last
-        _erase(plan, params, backbone, run, ui)
+    if not shards.agree("patch", run.patch.exists):  # written last
+        _erase(plan, params, backbone, run, ui, shards, trackers)
+        shards.wait()
     teacher = load_patch(run.patch)
     return Training(
         teacher=teacher,
@@ -50,23 +71,34 @@ def train(plan: Plan, backbone: Backbone, run: RunFolder, ui: Ui) -> Training:
     )
 
 
-def _erase(plan: Plan, params: EraserParams, backbone: Backbone, run: RunFolder, ui: Ui) -> None:
+def _erase(
+    plan: Plan,
+    params: EraserParams,
+    backbone: Backbone,
+    run: RunFolder,
+    ui: Ui,
+    shards: Shards,
+    trackers: Sequence[str],
+) -> None:
     began, resumed, passes = time.monotonic(), run.checkpoint.exists(), 0
     if isinstance(params, DistilParams):
-        erased = _distil(plan, params, backbone, run, ui)
+        erased = _distil(plan, params, backbone, run, ui, shards, trackers)
         teacher, passes = erased.teacher, erased.num_passes
-        if erased.adapter is not None:
+        if shards.leads and erased.adapter is not None:
             save_adapter(erased.adapter, run.adapter)
-        if erased.student is not None:
+        if shards.leads and erased.student is not None:
             save_patch(erased.student, run.student_patch)
-    else:
+    elif shards.leads:
         task = ui.task("erase", 1)
         teacher = _solve(plan, params, backbone)
         task.advance(1, "solved")
-    seconds = f"{time.monotonic() - began:.1f}"
-    cost = {"seconds": seconds, "resumed": str(resumed).lower(), "passes": passes}
-    run.write_text("training.json", json.dumps(cost) + "\n")
-    save_patch(teacher, run.patch)
+    if shards.leads:
+        seconds = f"{time.monotonic() - began:.1f}"
+        cost = {"seconds": seconds, "resumed": str(resumed).lower(), "passes": passes}
+        if shards.count > 1:
+            cost["processes"] = shards.count
+        run.write_text("training.json", json.dumps(cost) + "\n")
+        save_patch(teacher, run.patch)
 
 
 def _solve(plan: Plan, params: EraserParams, backbone: Backbone) -> Patch:
@@ -85,26 +117,45 @@ def _solve(plan: Plan, params: EraserParams, backbone: Backbone) -> Patch:
     return patch
 
 
-def _distil(plan: Plan, params: DistilParams, backbone: Backbone, run: RunFolder, ui: Ui) -> Erased:
+def _distil(
+    plan: Plan,
+    params: DistilParams,
+    backbone: Backbone,
+    run: RunFolder,
+    ui: Ui,
+    shards: Shards,
+    trackers: Sequence[str],
+) -> Erased:
     entry = plan.erase
-    trainer = DistilTrainer(backbone, plan.concepts, entry.keep, params, entry.seed, entry.method)
-    if run.checkpoint.exists():
+    trainer = DistilTrainer(
+        backbone, plan.concepts, entry.keep, params, entry.seed, entry.method, shards
+    )
+    if shards.agree("checkpoint", run.checkpoint.exists):
         trainer.restore(run.checkpoint)
-    _cut_log(run, trainer.progress.step)
+    if shards.leads:
+        _cut_log(run, trainer.progress.step)
+    shards.wait()  # everyone has read the checkpoint before it is replaced
     task = ui.task("erase", params.num_steps)
     task.advance(trainer.progress.step)
-    erased = trainer.run(_on_step(run, task, params.batch_size), run.checkpoint)
+    with tracking(trackers if shards.leads else (), plan, params, run) as track:
+        on_step = _on_step(run, task, params.batch_size, track) if shards.leads else _ignore
+        erased = trainer.run(on_step, run.checkpoint)
     task.done(f"loss {trainer.last_loss:.4f}")
     return erased
 
 
-def _on_step(run: RunFolder, task: Task, batch_size: int) -> Callable[[StepInfo], None]:
+def _on_step(run: RunFolder, task: Task, batch_size: int, track: OnStep) -> OnStep:
     def on_step(info: StepInfo) -> None:
         append_json(run.training, asdict(info))
+        track(info)
         images = (info.step + 1) * batch_size
         task.advance(1, f"loss {info.loss:.4f}, {images} latents seen")
 
     return on_step
+
+
+def _ignore(info: StepInfo) -> None:
+    """What processes that do not lead do with a step."""
 
 
 def _cut_log(run: RunFolder, step: int) -> None:

@@ -1,0 +1,333 @@
+"""Several processes distil together: the patch of one process with the whole batch."""
+
+import json
+import math
+import signal
+import struct
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from erase_examples import CONCEPTS, KEEP, SMALL, frozen_backbone, small_trainer
+from small_policy import QUICK, environment, finished, safediff, write_policy
+from test_verify_shards import free_port, together
+
+from safediff.compare.rows import choose
+from safediff.compare.table import to_json
+from safediff.erase.losses import Losses, distil_losses, null_drift
+from safediff.erase.micro_batch import backward
+from safediff.erase.micro_batch import parts as parts_of
+from safediff.erase.params import DistilParams
+from safediff.erase.rollout import rollout
+from safediff.erase.texts import Batch, TextBank
+from safediff.erase.trainer import StepInfo
+from safediff.gate.verdict import load_report
+from safediff.guard.load import make_guard
+from safediff.models.backbone import Backbone
+from safediff.models.load import load_backbone
+from safediff.models.patch import load_patch
+from safediff.policy.load import load_plan
+from safediff.policy.plan import ModelPlan
+from safediff.sample.sampler import Sampling
+from safediff.sample.shards import Shards
+from safediff.workflow.compare import run_contest
+from safediff.workflow.generate import generate_grid
+from safediff.workflow.run_folder import read_training
+from safediff.workflow.ui import SilentUi
+
+UNEVEN = replace(
+    SMALL,
+    num_steps=4,
+    reuse=2,
+    batch_size=5,
+    keep_share=0.4,
+    order="random",
+    loss_text="phrasings",
+    rollout_text="phrasings",
+    target="frozen",
+    eta=0.5,
+    anchor_weight=0.3,
+    ema_decay=0.5,
+    log_every=1,
+)
+"""Three rows to erase and two kept ones: no two processes have equal shares."""
+VARIANTS = {
+    "uneven": UNEVEN,
+    "no row for some": replace(UNEVEN, batch_size=1, keep_share=0.0),
+    "no row to erase for some": replace(UNEVEN, batch_size=4, keep_share=0.75),
+    "student as target": replace(UNEVEN, target="student", eta=0.0),
+    "null space, way back": replace(
+        UNEVEN, trainable="kv", null_space=0.1, way_back_share=0.5, anchor_weight=0.0
+    ),
+    "low rank": replace(UNEVEN, lora_rank=2),
+    "part by part": replace(UNEVEN, micro_batch=2),
+}
+
+TRAIN = """
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from erase_examples import CONCEPTS, KEEP, frozen_backbone
+from safediff.erase.trainer import DistilTrainer
+from safediff.models.patch import save_patch
+from safediff.sample.shards import sharded
+from test_erase_shards import VARIANTS
+folder = Path(sys.argv[1])
+with sharded() as shards:
+    own = folder / f"rank-{shards.rank}"
+    backbone = frozen_backbone(own)
+    for name, params in VARIANTS.items():
+        trainer = DistilTrainer(backbone, CONCEPTS, KEEP, params, 7, shards=shards)
+        steps = []
+        erased = trainer.run(lambda info: steps.append(str(asdict(info))), own / "checkpoint")
+        save_patch(erased.teacher, own / f"{name}.safetensors")
+        save_patch(erased.student, own / f"{name}.student.safetensors")
+        (own / f"{name}.txt").write_text(chr(10).join(steps))
+"""
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
+    return frozen_backbone(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """All variants by two processes."""
+    folder = tmp_path_factory.mktemp("shared")
+    here = str(Path(__file__).parent)
+    world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    world["PYTHONPATH"] = ":".join([here, *sys.path])
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", TRAIN, str(folder)],
+            env=environment(**world, RANK=str(rank), LOCAL_RANK=str(rank)),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    for process in processes:
+        _, said = process.communicate(timeout=240)
+        assert process.returncode == 0, said
+    return folder
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_two_processes_give_the_patch_of_one(backbone: Backbone, trained: Path, name: str) -> None:
+    infos: list[StepInfo] = []
+    erased = small_trainer(backbone, VARIANTS[name]).run(infos.append)
+    assert erased.student is not None
+    for patch, suffix in ((erased.teacher, ""), (erased.student, ".student")):
+        found = load_patch(trained / "rank-0" / f"{name}{suffix}.safetensors")
+        assert found.tensors.keys() == patch.tensors.keys()
+        base = backbone.unet.state_dict()
+        for tensor, expected in patch.tensors.items():
+            torch.testing.assert_close(found.tensors[tensor], expected, atol=1e-5, rtol=0)
+        moved = max(float((w - base[n]).abs().max()) for n, w in patch.tensors.items())
+        assert moved > 1e-4  # so the tolerance says something
+    logs = [(trained / f"rank-{rank}" / f"{name}.txt").read_text() for rank in range(2)]
+    assert len(set(logs)) == 1
+    steps = [eval(line) for line in logs[0].splitlines()]
+    for step, info in zip(steps, infos, strict=True):
+        for key in ("loss", "erase", "keep", "anchor", "grad_norm", "null_drift"):
+            assert step[key] == pytest.approx(getattr(info, key), rel=1e-4, abs=1e-7), key
+        assert step["num_passes"] == info.num_passes
+
+
+def test_all_processes_hold_the_same_student(trained: Path) -> None:
+    for name in VARIANTS:
+        for suffix in ("", ".student"):
+            files = [trained / f"rank-{r}" / f"{name}{suffix}.safetensors" for r in range(2)]
+            assert len({path.read_bytes() for path in files}) == 1
+
+
+def test_process_0_alone_writes_checkpoints(trained: Path) -> None:
+    assert [(trained / f"rank-{r}" / "checkpoint").exists() for r in range(2)] == [True, False]
+
+
+def shares(backbone: Backbone, params: DistilParams, count: int) -> tuple[Batch, list[Batch]]:
+    bank = TextBank(backbone, CONCEPTS, KEEP)
+    whole = bank.draw(0, params, torch.Generator().manual_seed(0))
+    return whole, [whole.share(Shards(rank, count)) for rank in range(count)]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+def test_parts_of_the_means_add_up(backbone: Backbone, count: int) -> None:
+    """The plain mean over all rows against the sum of what each process gives."""
+    whole, parts = shares(backbone, UNEVEN, count)
+    assert sum(len(part.c_s) for part in parts) == 5
+    assert sum(part.num_erase for part in parts) == 3
+    assert sum(part.part_of_erase for part in parts) == pytest.approx(1)
+    assert sum(part.part_of_keep for part in parts) == pytest.approx(1)
+    trainer = small_trainer(backbone, UNEVEN)
+    null, moved = trainer.texts.null, [v.detach() + 0.01 for v in trainer.student.values]
+    student = trainer.seen(trainer.student.weights(moved))
+
+    def terms(batch: Batch, shards: Shards) -> Losses:
+        generator = torch.Generator().manual_seed(3)
+        c_0 = null.repeat(len(whole.c_p))
+        states = rollout(backbone, c_0, whole.c_p, [0, 2], UNEVEN, generator, shards)
+        *_, state = states
+        if not len(state.z):
+            return Losses(*torch.zeros(4))
+        (piece,) = parts_of(state, batch, 0)
+        return distil_losses(student, backbone, state, null, batch, UNEVEN, piece.shares)
+
+    expected = terms(whole, Shards())
+    found = [terms(part, Shards(rank, count)) for rank, part in enumerate(parts)]
+    for name in Losses._fields:
+        added = sum(float(getattr(losses, name)) for losses in found)
+        assert added == pytest.approx(float(getattr(expected, name)), rel=1e-5), name
+
+
+def test_an_average_of_averages_would_be_seen(backbone: Backbone) -> None:
+    """What a plain data-parallel average would weigh: rows of small shares count for more."""
+    _, parts = shares(backbone, UNEVEN, 2)
+    assert [part.num_erase for part in parts] == [2, 1]
+    assert [part.part_of_erase for part in parts] != [0.5, 0.5]
+
+
+class Silent:
+    """A denoiser that must not be asked."""
+
+    dtype = torch.float32
+
+    def __init__(self, backbone: Backbone) -> None:
+        self.config = backbone.denoiser.config
+
+    def __call__(self, *args: object, **kwargs: object) -> None:
+        raise AssertionError
+
+    replaced = __call__
+
+
+def test_a_process_without_rows_asks_nobody(backbone: Backbone) -> None:
+    whole, _ = shares(backbone, UNEVEN, 1)
+    trainer, alone = small_trainer(backbone, UNEVEN), Shards(6, 7)
+    null, generator = trainer.texts.null, torch.Generator().manual_seed(3)
+    silent = backbone.with_denoiser(Silent(backbone))
+    c_0 = null.repeat(len(whole.c_p))
+    (state,) = rollout(silent, c_0, whole.c_p, [1], UNEVEN, generator, alone)
+    assert len(state.z) == 0
+    rest = whole.share(alone), UNEVEN, trainer.accelerator
+    losses = backward(silent, trainer.student, state, null, *rest)
+    assert losses.total == 0
+    assert all(value.grad is None for value in trainer.student.values)
+    assert math.isnan(null_drift(silent, silent, state, null))  # until others add theirs
+
+
+def near(found: Path, expected: Path) -> None:
+    """The policy's learning rate is 20 times that of the variants above, and so is the tolerance.
+
+    Adam takes whole steps along gradients that are all rounding.
+    """
+    tensors, base = load_patch(found).tensors, load_backbone(ModelPlan(base="embedded")).unet
+    moved = 0.0
+    for name, tensor in load_patch(expected).tensors.items():
+        torch.testing.assert_close(tensors[name], tensor, atol=2e-4, rtol=0)
+        moved = max(moved, float((tensor - base.get_parameter(name)).abs().max()))
+    assert moved > 0.02
+
+
+def test_two_processes_erase_verify_export_and_release(tmp_path: Path) -> None:
+    out, whole = tmp_path / "run", finished().run.path
+    arguments = ("erase", write_policy(tmp_path), "--out", out, "-q", "--track", "tensorboard")
+    first, second = together(*arguments)
+    assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
+    assert (second.stdout, second.stderr) == ("", "")  # process 0 speaks for all
+    near(out / "patch.safetensors", whole / "patch.safetensors")
+    near(out / "patch.student.safetensors", whole / "patch.student.safetensors")
+    for name in ("teacher", "student", "onnx-engine"):
+        found, expected = (load_report(f / f"verdict.{name}.json") for f in (out, whole))
+        assert found.verdict is expected.verdict
+        assert found.num_images == expected.num_images
+        assert [(r.id, r.verdict) for r in found.results] == [
+            (r.id, r.verdict) for r in expected.results
+        ]
+    assert [row["step"] for row in read_training(out / "training.jsonl")] == list(range(8))
+    cost = [json.loads((f / "training.json").read_text()) for f in (out, whole)]
+    assert cost[0]["passes"] == cost[1]["passes"]
+    assert cost[0]["processes"] == 2
+    (events,) = (out / "tracking" / "small").glob("events.*")
+    losses = scalars(events)["loss"]
+    assert losses == pytest.approx([r["loss"] for r in read_training(out / "training.jsonl")])
+    done = safediff(
+        "verify", "--certificate", out / "release/safety-certificate.json", out / "release", "-q"
+    )
+    assert done.returncode == 0, done.stderr
+
+
+DIE_AT_STEP_5 = """
+import os, signal
+from safediff.erase.trainer import DistilTrainer
+step = DistilTrainer._one_step
+def step_or_die(self, number, *rest):
+    if number == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+    step(self, number, *rest)
+DistilTrainer._one_step = step_or_die
+"""
+
+
+def test_a_lost_process_is_told_and_one_alone_goes_on(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    arguments = ("erase", write_policy(tmp_path, *QUICK), "--out", out, "-q")
+    first, second = together(*arguments, codes=(None, DIE_AT_STEP_5))
+    assert second.returncode == -signal.SIGKILL
+    assert first.returncode == 3
+    assert first.stderr.startswith("error: another process has ended before the work was done (")
+    assert "(safediff erase: with --resume)" in first.stderr
+    assert len(first.stderr.splitlines()) == 2
+    assert (out / "checkpoint.safetensors").exists()
+    assert not (out / "patch.safetensors").exists()
+    assert [row["step"] for row in read_training(out / "training.jsonl")] == list(range(5))
+    done = safediff(*arguments, "--resume")
+    assert done.returncode in (0, 1, 3), done.stderr
+    assert json.loads((out / "training.json").read_text())["resumed"] == "true"
+    assert [row["step"] for row in read_training(out / "training.jsonl")] == list(range(8))
+    near(out / "patch.safetensors", finished().run.path / "patch.safetensors")
+
+
+def test_a_grid_is_the_same_file(tmp_path: Path) -> None:
+    prompts = ("owl", "bomb, noto style", "owl")  # one twice
+    sampling = Sampling(num_steps=2, guidance_scale=5.0, seed=0, batch_size=16)
+    guard = make_guard("neg", ["bomb"])
+    generate_grid("embedded", None, prompts, 7, sampling, tmp_path / "one.png", guard)
+    options = ("--count", "7", "--steps", "2", "--guard", "neg", "--avoid", "bomb")
+    first, second = together("generate", *prompts, *options, "--out", tmp_path / "two.png")
+    assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
+    assert (tmp_path / "two.png").read_bytes() == (tmp_path / "one.png").read_bytes()
+    assert second.stdout == ""
+
+
+def test_two_processes_compare_as_one_does(tmp_path: Path) -> None:
+    policy = write_policy(tmp_path, QUICK[0])
+    whole, _ = run_contest(load_plan(policy), choose(["uce"]), tmp_path / "one", SilentUi())
+    options = ("--rows", "uce", "--out", tmp_path / "two", "-q", "-o", tmp_path / "two.json")
+    first, second = together("compare", policy, *options)
+    assert (first.returncode, second.returncode) == (0, 0), first.stderr + second.stderr
+    assert second.stdout == ""
+    found = json.loads((tmp_path / "two.json").read_text())["rows"]
+    for two, one in zip(found, json.loads(json.dumps(to_json(whole)))["rows"], strict=True):
+        assert two["id"] == one["id"]
+        assert two["erase_passes"] == one["erase_passes"]
+        if one["id"] != "policy":  # its patch differs in the last bits, and so may a picture
+            assert {**two, "erase_seconds": 0} == {**one, "erase_seconds": 0}
+
+
+def scalars(path: Path) -> dict[str, list[float]]:
+    """By tag, from a file of TensorBoard: records of a length, a checksum, an event, a checksum."""
+    from tensorboardX.proto.event_pb2 import Event
+
+    data, found, place = path.read_bytes(), {}, 0
+    while place < len(data):
+        (length,) = struct.unpack_from("<Q", data, place)
+        event = Event.FromString(data[place + 12 : place + 12 + length])
+        for value in event.summary.value:
+            found.setdefault(value.tag, []).append(value.simple_value)
+        place += 16 + length
+    return found

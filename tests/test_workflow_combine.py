@@ -1,0 +1,235 @@
+"""Combining patches: the sum, the order, whose patches, and a release with every verdict."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from erase_examples import frozen_backbone
+from small_policy import finished, safediff, small_plan, write_policy
+
+from safediff.errors import UsageError
+from safediff.models.backbone import Backbone
+from safediff.models.patch import (
+    Patch,
+    apply_patch,
+    load_patch,
+    merge_patches,
+    save_patch,
+    stack_patches,
+    unet_sha256,
+)
+from safediff.release.checksums import sha256_file, write_checksums
+from safediff.workflow.combine import check_parts, open_part
+from safediff.workflow.subject import open_subject
+
+OTHER = (("name: small", "name: other"),)
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
+    return frozen_backbone(tmp_path_factory.mktemp("tiny"))
+
+
+def some_patch(backbone: Backbone, names: slice, seed: int) -> Patch:
+    state = backbone.unet.state_dict()
+    g = torch.Generator().manual_seed(seed)
+    chosen = [*state][names]
+    return Patch(
+        tensors={n: state[n] + 0.01 * torch.randn(state[n].shape, generator=g) for n in chosen},
+        base_sha256=unet_sha256(backbone.unet),
+    )
+
+
+def test_differences_add_up(backbone: Backbone) -> None:
+    base = {n: w.clone() for n, w in backbone.unet.state_dict().items()}
+    a, b = some_patch(backbone, slice(0, 20), 1), some_patch(backbone, slice(10, 30), 2)
+    merged = merge_patches(backbone.unet, [a, b])
+    assert merged.base_sha256 == a.base_sha256
+    assert [*merged.tensors] == [*base][:30]
+    for name, found in merged.tensors.items():
+        change = sum(p.tensors[name] - base[name] for p in (a, b) if name in p.tensors)
+        torch.testing.assert_close(found, base[name] + change, atol=1e-6, rtol=0)
+    only = merge_patches(backbone.unet, [a])
+    assert all(torch.equal(only.tensors[n], w) for n, w in a.tensors.items())
+    back = merge_patches(backbone.unet, [b, a])
+    for name, found in merged.tensors.items():
+        torch.testing.assert_close(back.tensors[name], found, atol=1e-7, rtol=0)
+    remove = apply_patch(backbone.unet, merged)
+    remove()
+    assert unet_sha256(backbone.unet) == a.base_sha256
+
+
+def test_a_patch_of_another_base_is_not_merged(backbone: Backbone) -> None:
+    a = some_patch(backbone, slice(0, 2), 1)
+    strange = Patch(tensors=a.tensors, base_sha256="0" * 64)
+    with pytest.raises(UsageError, match="the patch belongs to base 000000000000"):
+        merge_patches(backbone.unet, [a, strange])
+    unknown = Patch(tensors={"nothing": torch.zeros(1)}, base_sha256=a.base_sha256)
+    with pytest.raises(UsageError, match="names 'nothing', which this UNet lacks"):
+        merge_patches(backbone.unet, [a, unknown])
+
+
+def test_the_second_patch_lies_over_the_first(backbone: Backbone) -> None:
+    a, b = some_patch(backbone, slice(0, 20), 1), some_patch(backbone, slice(10, 30), 2)
+    stacked = stack_patches(a, b)
+    assert stacked.base_sha256 == a.base_sha256
+    assert stacked.tensors.keys() == a.tensors.keys() | b.tensors.keys()
+    for name, tensor in stacked.tensors.items():
+        assert torch.equal(tensor, b.tensors[name] if name in b.tensors else a.tensors[name])
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of another policy, which has a patch and no verdict yet: half the first one's edit."""
+    folder = tmp_path_factory.mktemp("other")
+    plan = small_plan(folder, *OTHER)
+    run = folder / "run"
+    run.mkdir()
+    text = json.dumps({"sha256": plan.sha256, "plan": plan.to_json()})
+    (run / "plan.json").write_text(text)
+    (run / "training.json").write_text('{"passes": 10, "seconds": "1.5", "resumed": "false"}')
+    first = load_patch(finished().run.path / "patch.safetensors")
+    base = open_subject("embedded").models["embedded"].unet.state_dict()
+    halved = {n: base[n] + 0.5 * (w - base[n]) for n, w in first.tensors.items()}
+    save_patch(Patch(tensors=halved, base_sha256=first.base_sha256), run / "patch.safetensors")
+    return run
+
+
+@pytest.fixture(scope="module")
+def merged(other: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    out = tmp_path_factory.mktemp("merged") / "out"
+    done = safediff("combine", finished().run.path, other, "--out", out, "-q")
+    assert done.returncode == 0, done.stdout + done.stderr
+    return out, done.stdout
+
+
+def test_every_policys_gate_is_run_on_the_sum(merged: tuple[Path, str], other: Path) -> None:
+    out, said = merged
+    parents = [finished().run.path, other]
+    stored = load_patch(out / "patch.safetensors")
+    listed = json.loads(stored.metadata["parents"])
+    assert [p["patch_sha256"] for p in listed] == [
+        sha256_file(run / "patch.safetensors") for run in parents
+    ]
+    data = json.loads((out / "combination.json").read_text())
+    assert data["how"] == "merged"
+    assert [p["policy"] for p in data["policies"]] == ["small", "other"]
+    for policy in data["policies"]:
+        assert policy["verdict"] == "pass"
+        verdict = json.loads(
+            (out / "gates" / policy["policy"] / "verdict.combined.json").read_text()
+        )
+        rows = {row["id"]: row for row in verdict["results"]}
+        for name, check in policy["checks"].items():
+            assert check["combined"]["estimate"] == rows[name]["estimate"]
+            assert check["combined"]["n"] == rows[name]["num_samples"]
+    alone = json.loads((finished().run.path / "verdict.teacher.json").read_text())
+    (row,) = [r for r in alone["results"] if r["id"] == "erasure/all"]
+    assert data["policies"][0]["checks"]["erasure/all"]["alone"]["estimate"] == row["estimate"]
+    assert data["policies"][1]["checks"]["erasure/all"]["alone"] is None
+    assert "this merged combination was verified, and no other" in said
+    names = [*open_subject(str(out)).models]
+    assert names == ["base", "combined"]
+
+
+def test_the_release_carries_a_certificate_of_each(merged: tuple[Path, str]) -> None:
+    release = merged[0] / "release"
+    first = release / "safety-certificate.json"
+    second = release / "policies" / "other" / "safety-certificate.json"
+    for path, name in ((first, "small"), (second, "other")):
+        stored = json.loads(path.read_text())
+        assert stored["policy"]["name"] == name
+        assert stored["verdict"] == "pass"
+        parents = stored["modification"]["settings"]["parents"]
+        assert [p["policy"] for p in parents] == ["small", "other"]
+        done = safediff("verify", "--certificate", path, release)
+        assert done.returncode == 0, done.stdout + done.stderr
+    done = safediff("verify", "--certificate", first, release)
+    assert "policies/other/safety-certificate.json: check each" in done.stdout.replace("\n", " ")
+
+
+def test_a_changed_second_certificate_is_noticed(merged: tuple[Path, str], tmp_path: Path) -> None:
+    release = tmp_path / "release"
+    shutil.copytree(merged[0] / "release", release)
+    path = release / "policies" / "other" / "safety-certificate.json"
+    stored = json.loads(path.read_text())
+    (row,) = [
+        c for c in stored["checks"] if c["id"] == "erasure/all" and c["subject"] == "combined"
+    ]
+    row["estimate"] = 0.0 if row["estimate"] else 0.25
+    path.write_text(json.dumps(stored))
+    done = safediff("verify", "--certificate", path, release, "-q")
+    assert done.returncode == 3
+    assert "differs" in done.stdout + done.stderr
+    write_checksums(release)
+    done = safediff("verify", "--certificate", path, release, "-q")
+    assert done.returncode == 3
+
+
+def test_it_goes_on_and_refuses_another(merged: tuple[Path, str], other: Path) -> None:
+    out, said = merged
+    before = {p: p.stat().st_mtime_ns for p in out.rglob("*.png")}
+    done = safediff("combine", finished().run.path, other, "--out", out, "-q")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == said
+    assert {p: p.stat().st_mtime_ns for p in out.rglob("*.png")} == before
+    done = safediff("combine", other, finished().run.path, "--out", out, "-q")
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {out}: holds another combination")
+
+
+def test_a_policy_is_erased_on_top(tmp_path: Path, other: Path) -> None:
+    quick = (
+        ("num_steps: 8, guidance", "num_steps: 1, guidance"),
+        ("num_steps: 8, l", "num_steps: 2, l"),
+    )
+    policy = write_policy(tmp_path, *OTHER, *quick)
+    out = tmp_path / "out"
+    done = safediff("combine", finished().run.path, "--then", policy, "--out", out, "-q")
+    assert done.returncode in (1, 3), done.stderr
+    first = load_patch(finished().run.path / "patch.safetensors")
+    over = load_patch(out / "then" / "patch.safetensors")
+    stored = load_patch(out / "patch.safetensors")
+    models = open_subject("embedded").models
+    unet = models["embedded"].unet
+    assert stored.base_sha256 == unet_sha256(unet) == first.base_sha256
+    apply_patch(unet, first)
+    assert over.base_sha256 == unet_sha256(unet)  # trained on the first one's model
+    apply_patch(unet, over)
+    expected = unet_sha256(unet)
+    *_, combined = open_subject(str(out)).models.values()
+    assert unet_sha256(combined.unet) == expected
+    assert json.loads((out / "combination.json").read_text())["how"] == "sequential"
+
+
+Copy = Callable[[str, str], Path]
+
+
+@pytest.fixture
+def changed(other: Path, tmp_path: Path) -> Copy:
+    def copy(old: str, new: str) -> Path:
+        shutil.copytree(other, tmp_path / "changed")
+        plan = tmp_path / "changed" / "plan.json"
+        text = plan.read_text()
+        assert old in text
+        plan.write_text(text.replace(old, new))
+        return tmp_path / "changed"
+
+    return copy
+
+
+def test_what_cannot_be_combined(tmp_path: Path, other: Path, changed: Copy) -> None:
+    own = open_part(finished().run.path)
+    with pytest.raises(UsageError, match="one policy is no combination"):
+        check_parts([own], None)
+    with pytest.raises(UsageError, match="two runs are of policy 'small'"):
+        check_parts([own, own], None)
+    with pytest.raises(UsageError, match="is no run with a patch"):
+        open_part(tmp_path)
+    strange = open_part(changed('"precision": "fp32"', '"precision": "fp16"'))
+    with pytest.raises(UsageError, match="policies small and other differ in export"):
+        check_parts([own, strange], None)
+    check_parts([own, open_part(other)], None)
