@@ -2,12 +2,13 @@
 
 
 def doctor() -> None:
-    """Show versions, device, free memory and disk, and whether the shipped weights are intact."""
+    """Show versions, device, its memory, free disk, and whether the shipped weights are intact."""
     import shutil
 
     from rich.console import Console
     from rich.table import Table
 
+    from safediff.cli.memory import device_memory, lean_rows
     from safediff.cli.quiet_libraries import quiet_libraries
     from safediff.errors import Inconclusive
 
@@ -27,6 +28,10 @@ def doctor() -> None:
     table.add_column("found")
     for name, value in environment().items():
         table.add_row(name, value)
+    if found := device_memory():
+        table.add_row("device memory", f"{found[0]:.1f} of {found[1]:.1f} GiB free")
+    for row in lean_rows():
+        table.add_row(*row)
     table.add_row("free disk", f"{shutil.disk_usage('.').free / 2**30:.1f} GiB")
     problems = []
     try:

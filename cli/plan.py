@@ -20,12 +20,13 @@ def plan(
     ] = False,
     json_: Annotated[bool, typer.Option("--json", help="The whole plan as JSON.")] = False,
 ) -> None:
-    """Show the resolved policy: concepts, eraser, checks, pictures and UNet passes."""
+    """Show the resolved policy: concepts, eraser, checks, pictures, UNet passes, memory."""
     import json
 
     from rich.console import Console
     from rich.table import Table
 
+    from safediff.cli.memory import memory_rows
     from safediff.policy.base_model import EMBEDDED
     from safediff.policy.cost import estimate_cost, gpu_hours
     from safediff.policy.load import load_plan
@@ -64,6 +65,8 @@ def plan(
     if resolved.model.base != EMBEDDED:
         hours = gpu_hours(cost.erase_passes), gpu_hours(cost.verify_passes)
         table.add_row("GPU hours", f"about {hours[0]:.1f} + {hours[1]:.1f}, {_GPU}")
+        for row in memory_rows(resolved):
+            table.add_row(*row)
     Console().print(table)
 
 

@@ -213,7 +213,7 @@ def test_a_process_without_rows_asks_nobody(backbone: Backbone) -> None:
     c_0 = null.repeat(len(whole.c_p))
     (state,) = rollout(silent, c_0, whole.c_p, [1], UNEVEN, generator, alone)
     assert len(state.z) == 0
-    rest = whole.share(alone), UNEVEN, trainer.accelerator
+    rest = whole.share(alone), UNEVEN, trainer.accelerator.backward
     losses = backward(silent, trainer.student, state, null, *rest)
     assert losses.total == 0
     assert all(value.grad is None for value in trainer.student.values)

@@ -1,11 +1,11 @@
 """The gradient of one step: a batch may go through the UNet part by part."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-from accelerate import Accelerator
+from torch import Tensor
 
 from safediff.erase.losses import Losses, distil_losses
 from safediff.erase.params import DistilParams
@@ -48,11 +48,12 @@ def backward(
     c_0: Condition,
     batch: Batch,
     params: DistilParams,
-    accelerator: Accelerator,
+    propagate: Callable[[Tensor], None],
 ) -> Losses:
     """Add the gradient of ``distil_losses`` to the student's values; returns its terms.
 
-    ``trunk`` answers as the original. A process without rows adds nothing.
+    ``trunk`` answers as the original; ``propagate`` is ``Tensor.backward`` or its like. A process
+    without rows adds nothing.
     """
     if not len(state.z):
         return Losses(*torch.zeros(4, device=state.z.device))
@@ -63,7 +64,7 @@ def backward(
             trunk.denoiser.replaced(student.weights(dtype=trunk.denoiser.dtype))
         )
         losses = distil_losses(seen, trunk, part.state, c_0, part.batch, params, part.shares)
-        accelerator.backward(losses.total * scale)
+        propagate(losses.total * scale)
         found.append(Losses(*(term.detach() for term in losses)))
     if scale != 1:
         for value in student.parameters():

@@ -209,10 +209,8 @@ class DistilTrainer:
 
     def _one_step(self, step: int, state: State, batch: Batch, on_step: OnStep) -> None:
         params = self.params
-        mine = batch.share(self.shards)
-        losses = backward(
-            self.trunk, self.student, state, self.texts.null, mine, params, self.accelerator
-        )
+        mine, propagate = batch.share(self.shards), self.accelerator.backward
+        losses = backward(self.trunk, self.student, state, self.texts.null, mine, params, propagate)
         losses = self._over_all(losses)
         norm = self.accelerator.clip_grad_norm_(self.student.parameters(), params.max_grad_norm)
         grad_norm = float(norm)

@@ -87,7 +87,7 @@ def _cast_copy(unet: nn.Module, dtype: torch.dtype, device: torch.device) -> nn.
         for p in unet.parameters()
     }
     for buffer in unet.buffers():
-        memo[id(buffer)] = buffer.to(device, dtype if buffer.is_floating_point() else None)
+        memo[id(buffer)] = buffer.to(device, dtype if buffer.is_floating_point() else buffer.dtype)
     return copy.deepcopy(unet, memo)
 
 

@@ -1,0 +1,228 @@
+"""How much device memory erasing and sampling need, before any weight is loaded.
+
+One rollout step, one loss and its gradients, and one batch of pictures are run on fake tensors,
+which have shapes and precisions but no values, through the code that training and sampling run;
+what is alive is counted operation by operation.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from safediff.erase.live_bytes import LiveBytes
+from safediff.erase.micro_batch import backward
+from safediff.erase.params import DistilParams, num_kept
+from safediff.erase.rollout import State
+from safediff.erase.texts import Batch
+from safediff.erase.trunk import DTYPES as TRUNK_DTYPES
+from safediff.erase.trunk import trunk
+from safediff.erase.weights import Student, trainable_names
+from safediff.models.architecture import Architecture
+from safediff.models.backbone import Backbone, Condition, guided
+from safediff.models.load import DTYPES
+from safediff.models.stable_diffusion import StableDiffusion
+
+GIB = 2**30
+DRIVER = int(0.8 * GIB)
+"""For the CUDA context, kernels and library workspaces: an allowance, not a measurement."""
+NUM_TOKENS = 77
+
+
+@dataclass(frozen=True, kw_only=True)
+class ErasingMemory:
+    """Bytes on the device at the peak of training, without the driver's."""
+
+    trunk: int
+    """The frozen UNet."""
+    trained: int
+    """Trained tensors in float32, their average, Adam's moments, and what they start from."""
+    encoders: int
+    """Text encoders and VAE, where they stay."""
+    rollout: int
+    """What a rollout needs at its peak beyond those."""
+    step: int
+    """What a loss and its gradients need at their peak beyond those."""
+
+    @property
+    def total(self) -> int:
+        """The peak."""
+        return self.trunk + self.trained + self.encoders + max(self.rollout, self.step)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingMemory:
+    """Bytes on the device while pictures are drawn, without the driver's."""
+
+    models: int
+    """Text encoders, VAE and every UNet that is held: the base, the result, its student."""
+    drawing: int
+    """What denoising or decoding a batch needs at its peak beyond those."""
+
+    @property
+    def total(self) -> int:
+        """The peak."""
+        return self.models + self.drawing
+
+
+def erasing_memory(
+    architecture: Architecture, params: DistilParams, dtype: str = "float32"
+) -> ErasingMemory:
+    """The peak of a distillation; ``dtype`` is that of the loaded model."""
+    model_dtype = DTYPES[dtype]
+    trunk_dtype = TRUNK_DTYPES.get(params.trunk_dtype, model_dtype)
+    params = replace(params, trunk_dtype="model", channels_last=False, compile=False)
+    with _fake() as live:
+        unet = _unet(architecture, trunk_dtype)
+        encoders = 0 if params.offload else _encoder_bytes(architecture, model_dtype)
+        frozen = live.now
+        student, state_of_training = _training_state(unet, params, model_dtype)
+        held = live.now
+        backbone = _backbone(unet)
+        text = _condition(architecture, 1)
+        with trunk(backbone, params) as seen:
+            live.reset_peak()
+            teacher = student.snapshot([*student.values], trunk_dtype)
+            _rollout_call(seen.with_denoiser(seen.denoiser.replaced(teacher)), text, params)
+            rollout = live.peak - held
+            live.reset_peak()
+            _loss(seen, student, text, params)
+            step = live.peak - held
+        del state_of_training
+    return ErasingMemory(
+        trunk=frozen, trained=held - frozen, encoders=encoders, rollout=rollout, step=step
+    )
+
+
+def sampling_memory(
+    architecture: Architecture, batch_size: int, dtype: str = "float32", num_unets: int = 1
+) -> SamplingMemory:
+    """The peak of drawing ``batch_size`` pictures at a time with classifier-free guidance."""
+    torch_dtype = DTYPES[dtype]
+    with _fake() as live, torch.no_grad():
+        unet = _unet(architecture, torch_dtype)
+        unet_bytes = live.now
+        vae = _vae(architecture, torch_dtype)
+        held = live.now
+        backbone = replace(_backbone(unet), vae=vae)
+        text = _condition(architecture, batch_size, torch_dtype)
+        z = torch.zeros(batch_size, *backbone.latent_shape, dtype=torch_dtype)
+        live.reset_peak()
+        guided(backbone, z, torch.tensor(500), text, text, 7.5)
+        backbone.decode(z)
+        drawing = live.peak - held
+    models = num_unets * unet_bytes + _encoder_bytes(architecture, torch_dtype)
+    return SamplingMemory(models=models, drawing=drawing)
+
+
+@contextmanager
+def _fake() -> Iterator[LiveBytes]:
+    with FakeTensorMode(), LiveBytes() as live:
+        yield live
+
+
+@contextmanager
+def _default(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def _unet(architecture: Architecture, dtype: torch.dtype) -> Any:
+    with _default(dtype):
+        unet = UNet2DConditionModel.from_config(dict(architecture.unet))
+    return unet.requires_grad_(False).eval()
+
+
+def _vae(architecture: Architecture, dtype: torch.dtype) -> Any:
+    with _default(dtype):
+        vae = AutoencoderKL.from_config(dict(architecture.vae))
+    return vae.requires_grad_(False).eval()
+
+
+def _encoder_bytes(architecture: Architecture, dtype: torch.dtype) -> int:
+    """Text encoders and VAE."""
+    with FakeTensorMode():
+        count = _count(_vae(architecture, dtype))
+        for config in architecture.text_encoders:
+            count += _count(CLIPTextModel(CLIPTextConfig(**config)))
+    return count * dtype.itemsize
+
+
+def _count(module: nn.Module) -> int:
+    return sum(value.numel() for value in module.parameters())
+
+
+def _training_state(
+    unet: Any, params: DistilParams, model_dtype: torch.dtype
+) -> tuple[Student, list[Tensor]]:
+    """The student, and the rest of what lives from step to step."""
+    names = trainable_names(unet, params.trainable)
+    width = unet.config.cross_attention_dim
+    projector = torch.zeros(width, width) if params.null_space else None
+    student = Student(unet, names, projector, rank=params.lora_rank)
+    rest = [torch.zeros_like(value) for value in student.values for _ in ("mean", "m", "v")]
+    if unet.dtype != model_dtype:  # what the trained tensors start from is kept in its precision
+        rest += [torch.zeros(w.shape, dtype=model_dtype) for w in student.base.values()]
+    return student, rest
+
+
+def _backbone(unet: Any) -> Backbone:
+    """Around a UNet; the parts that texts and pictures need are not there."""
+    lacking: Any = None
+    return StableDiffusion(
+        name="fake",
+        denoiser=unet,
+        text_encoder=lacking,
+        tokenizer=lacking,
+        vae=lacking,
+        scheduler=lacking,
+    )
+
+
+def _condition(
+    architecture: Architecture, count: int, dtype: torch.dtype = torch.float32
+) -> Condition:
+    config = architecture.unet
+    hidden = torch.zeros(count, NUM_TOKENS, config["cross_attention_dim"], dtype=dtype)
+    if config.get("addition_embed_type") != "text_time":
+        return Condition(hidden)
+    width = config["projection_class_embeddings_input_dim"] - 6 * config["addition_time_embed_dim"]
+    added = {"text_embeds": torch.zeros(count, width), "time_ids": torch.zeros(count, 6)}
+    return Condition(hidden, {name: value.to(dtype) for name, value in added.items()})
+
+
+@torch.no_grad()
+def _rollout_call(model: Backbone, text: Condition, params: DistilParams) -> None:
+    """Both guidance branches of a batch, or as many rows of them as go at a time."""
+    count = _rows_at_a_time(2 * params.batch_size, params)
+    z = torch.zeros(count, *model.latent_shape)
+    model.denoise(z, torch.tensor(500), text.repeat(count))
+
+
+def _rows_at_a_time(count: int, params: DistilParams) -> int:
+    return min(count, params.micro_batch or count)
+
+
+def _loss(seen: Backbone, student: Student, text: Condition, params: DistilParams) -> None:
+    """Of a whole batch, or of one part of it when others have left their gradients."""
+    count = _rows_at_a_time(params.batch_size, params)
+    num_erase = min(params.batch_size - num_kept(params), count)  # they have the most to ask
+    if count < params.batch_size:
+        for value in student.values:
+            value.grad = torch.zeros_like(value)
+    rows = text.repeat(count)
+    batch = Batch(rows, rows, text.repeat(num_erase), num_erase)
+    z = torch.zeros(count, *seen.latent_shape)
+    state = State(z, torch.zeros(count, dtype=torch.long), 0)
+    backward(seen, student, state, text, batch, params, Tensor.backward)

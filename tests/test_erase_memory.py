@@ -1,0 +1,175 @@
+"""The memory model against bytes counted in a real run; architectures; what the plan says."""
+
+import importlib.util
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from policy_examples import plan_of
+from torch import Tensor
+
+from safediff.cli import memory as cli_memory
+from safediff.cli.memory import LEAN, described, lean_rows, memory_rows
+from safediff.erase import memory
+from safediff.erase.live_bytes import LiveBytes
+from safediff.erase.memory import DRIVER, GIB, erasing_memory, sampling_memory
+from safediff.erase.params import PRESETS
+from safediff.errors import Inconclusive
+from safediff.models.architecture import SD1, SD2, SDXL, Architecture, find_architecture
+from safediff.policy.plan import ModelPlan
+
+ROOT = Path(__file__).parents[1]
+FAST = PRESETS["sdd"]["fast"]
+
+
+@pytest.fixture(scope="module")
+def benchmark() -> ModuleType:
+    """``benchmarks/memory_model.py``."""
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        spec = importlib.util.spec_from_file_location(
+            "memory_model", ROOT / "benchmarks" / "memory_model.py"
+        )
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(ROOT / "benchmarks"))
+    return module
+
+
+def test_live_bytes_count_storages_once_until_they_are_freed() -> None:
+    before = torch.zeros(10)
+    with LiveBytes([before]) as live:
+        assert live.now == 40
+        a = torch.zeros(100)
+        view = a[:50].reshape(5, 10)
+        a += 1
+        assert live.now == 440
+        del a
+        assert live.now == 440
+        b = view + 1
+        assert live.now == 640
+        del b, view
+        assert (live.now, live.peak) == (40, 640)
+        live.reset_peak()
+        assert live.peak == 40
+
+
+@pytest.mark.parametrize(
+    "name", ["small", "small, checkpointing", "small, micro_batch 1", "small, bfloat16"]
+)
+def test_model_is_what_is_counted(benchmark: ModuleType, name: str) -> None:
+    assert benchmark.check(*benchmark.CHECKS[name])["ratio"] == pytest.approx(1, abs=0.05)
+
+
+def test_a_forgotten_copy_is_seen(benchmark: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the trained tensors weigh most, one copy of them too few is beyond the tolerance."""
+    size = {"sample_size": 8, "block_out_channels": (32, 64), "cross_attention_dim": 256}
+    blocks = {
+        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+    }
+    architecture = benchmark.form(SD1, **size, **blocks)
+    changes = {"trainable": "full", "null_space": 0.0, "batch_size": 1, "keep_share": 0.0}
+    params = replace(benchmark.RUN, num_steps=2, reuse=2, **changes)
+    assert benchmark.check(architecture, params, "float32")["ratio"] == pytest.approx(1, abs=0.05)
+    whole = memory._training_state
+
+    def forgetful(*args: Any) -> tuple[Any, list[Tensor]]:
+        student, rest = whole(*args)
+        return student, rest[: len(rest) * 2 // 3]
+
+    monkeypatch.setattr(memory, "_training_state", forgetful)
+    assert benchmark.check(architecture, params, "float32")["ratio"] < 0.92
+
+
+def test_committed_numbers_are_those_of_the_model(benchmark: ModuleType) -> None:
+    stored = json.loads((ROOT / "benchmarks" / "memory_model.json").read_text(encoding="utf-8"))
+    assert set(stored["checks"]) == set(benchmark.CHECKS)
+    assert all(abs(row["ratio"] - 1) <= 0.05 for row in stored["checks"].values())
+    rows = stored["estimates_without_the_drivers"]
+    assert set(rows) == set(benchmark.MODELS)
+    found = erasing_memory(SD1, *benchmark.ROWS["fast, bfloat16"]).total / GIB
+    stored_total = rows["SD 1.x, 512 px"]["erase: fast, bfloat16"]["total"]
+    assert stored_total == pytest.approx(found, abs=0.02)
+
+
+def test_targets_are_met_with_the_lean_knobs() -> None:
+    assert (erasing_memory(SD1, FAST, "float32").total + DRIVER) / GIB > 8
+    rows = dict(lean_rows())
+    assert "fits 8 GB" in rows["memory to erase, SD 1.x, 512 px"]
+    assert "fits 16 GB" in rows["memory to erase, SDXL, 1024 px"]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "millions"), [(SD1, 859.52), (SD2, 865.91), (SDXL, 2567.46)]
+)
+def test_known_architectures_have_the_published_sizes(
+    architecture: Architecture, millions: float
+) -> None:
+    with torch.device("meta"):
+        unet = UNet2DConditionModel.from_config(dict(architecture.unet))
+    assert sum(w.numel() for w in unet.parameters()) / 1e6 == pytest.approx(millions, abs=0.01)
+
+
+def test_every_saving_knob_saves(benchmark: ModuleType) -> None:
+    small = benchmark.SMALL
+    plain = erasing_memory(small, FAST, "float32")
+    for knobs in (*({k: v} for k, v in LEAN.items()), {"trunk_dtype": "bfloat16"}):
+        assert erasing_memory(small, replace(FAST, **knobs), "float32").total < plain.total
+    half = erasing_memory(small, FAST, "bfloat16")
+    assert half.trunk == plain.trunk // 2
+    assert half.trained == plain.trained
+    layout = replace(FAST, channels_last=True, compile=True)
+    assert erasing_memory(small, layout, "float32") == plain
+
+
+def test_drawing_grows_with_the_batch() -> None:
+    one, four = (sampling_memory(SD1, n, "float16") for n in (1, 4))
+    assert one.models == four.models
+    assert 3 < four.drawing / one.drawing < 5
+    assert sampling_memory(SD1, 1, "float16", 2).models - one.models == pytest.approx(
+        859_520_964 * 2, rel=1e-3
+    )
+
+
+def test_architectures_are_found(tmp_path: Path) -> None:
+    def found(base: str) -> Architecture | None:
+        return find_architecture(ModelPlan(base=base))
+
+    assert found("CompVis/stable-diffusion-v1-4") is SD1
+    assert found("stabilityai/stable-diffusion-2-1") is SD2
+    assert found("stabilityai/stable-diffusion-xl-base-1.0") is SDXL
+    assert found("somebody/something") is None
+    assert found(str(tmp_path)) is None
+    for part, config in {"unet": SD1.unet, "vae": SD1.vae, "text_encoder": {}}.items():
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "config.json").write_text(json.dumps(config))
+    read = found(str(tmp_path))
+    assert read is not None
+    assert dict(read.unet) == SD1.unet
+    assert len(read.text_encoders) == 1
+    (tmp_path / "unet" / "config.json").write_text("{")
+    with pytest.raises(Inconclusive, match=r"unet/config\.json: cannot be read"):
+        found(str(tmp_path))
+
+
+def test_a_plan_says_what_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub = "model: {base: CompVis/stable-diffusion-v1-4, dtype: float16, revision: " + "a" * 40 + "}"
+    plan = plan_of(tmp_path, ("model: {base: embedded}", hub))
+    rows = dict(memory_rows(plan))
+    assert "fits 24 GB" in rows["memory, erase"]  # 24 latents at once
+    assert "(16 pictures at a time)" in rows["memory, verify"]
+    monkeypatch.setattr(cli_memory, "device_memory", lambda: (3.0, 4.0))
+    assert described(5 * GIB).endswith("5.8 GiB at the peak, fits 8 GB, does not fit here (4 GiB)")
+    assert described(99 * GIB).startswith("about 99.8 GiB at the peak, fits no single card")
+    other = replace(plan, model=ModelPlan(base="somebody/something"))
+    assert memory_rows(other)[0][1].startswith("not estimated")
