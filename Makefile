@@ -1,6 +1,7 @@
 # make demo           erase eight weapons from the embedded model, verify, export, verify the engine
 # make test           run the tests
 # make test-metrics   run the tests of the metrics and nudenet extras, in $(VENV_METRICS): 6 GB, so apart
+# make test-nightly   run the tests that take minutes or gigabytes: erasing at real size on the CPU
 # make lint           ruff and mypy
 # Everything else happens in $(VENV). Environments are set up on first use.
 
@@ -15,13 +16,16 @@ READY = $(VENV)/.ready
 READY_METRICS = $(VENV_METRICS)/.ready
 PINS_METRICS = $(VENV_METRICS)/constraints.txt
 
-.PHONY: demo test test-metrics lint clean
+.PHONY: demo test test-metrics test-nightly lint clean
 
 demo: $(READY)
 	$(VENV)/bin/safediff erase policies/demo-weapons.yaml
 
 test: $(READY)
 	OMP_NUM_THREADS=1 $(VENV)/bin/pytest -n $(JOBS) --dist loadfile
+
+test-nightly: $(READY)
+	$(VENV)/bin/pytest -m nightly
 
 test-metrics: $(READY_METRICS)
 	$(VENV_METRICS)/bin/pytest tests_metrics
