@@ -38,11 +38,13 @@ lint: $(READY)
 clean:
 	rm -rf $(VENV) $(VENV_METRICS) build dist *.egg-info
 
-# torch comes first and pinned, so that what is found for it is not replaced by another build.
+# torch comes first and pinned, so that what is found for it is not replaced by another build. Of
+# open_clip_torch tests read one file, CLIP's vocabulary; its code is not used.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet -c constraints.txt torch
 	$(VENV)/bin/python -m pip install --quiet -c constraints.txt $(PACKAGE)[dev]
+	$(VENV)/bin/python -m pip install --quiet -c constraints.txt --no-deps open_clip_torch
 	touch $@
 
 # The pins of the first environment hold here, too, but for torch.

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import tiny_backbone, tiny_pipeline, tiny_unet, tiny_xl_pipeline
+from tiny import tiny_backbone, tiny_pipeline, tiny_unet
 
 from safediff.errors import Inconclusive, UsageError
 from safediff.models.backbone import Backbone, Condition
@@ -208,9 +208,3 @@ def test_file_that_is_no_checkpoint(tmp_path: Path) -> None:
     path.write_bytes(b"garbage")
     with pytest.raises(Inconclusive, match="cannot be loaded"):
         load_backbone(ModelPlan(base=str(path)))
-
-
-def test_other_families_are_refused(tmp_path: Path) -> None:
-    tiny_xl_pipeline(tmp_path / "words").save_pretrained(tmp_path / "xl")
-    with pytest.raises(UsageError, match="is a StableDiffusionXLPipeline; supported are Stable"):
-        load_backbone(ModelPlan(base=str(tmp_path / "xl")))

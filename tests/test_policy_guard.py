@@ -93,3 +93,23 @@ def test_cost_counts_the_guards_branches(tmp_path: Path) -> None:
         guarded = plan_of(tmp_path, ("keep:", f"guard: {{name: {name}}}\nkeep:"))
         added = estimate_cost(guarded).verify_passes - estimate_cost(plain).verify_passes
         assert added == more * per_model * models * plain.verify.sampling.num_steps
+
+
+def test_without_guidance_there_is_nothing_to_steer(tmp_path: Path) -> None:
+    few = ("verify:", "verify:\n  sampling: {num_steps: 2, guidance_scale: 1.0}")
+    found = findings(tmp_path, with_guard("{name: neg}"), few)
+    assert any("guard: a guard steers guidance, and verify.samp" in line for line in found)
+
+
+def test_without_guidance_a_picture_takes_one_pass_a_step(tmp_path: Path) -> None:
+    few = ("verify:", "verify:\n  sampling: {num_steps: 4, guidance_scale: 0.0}")
+    usual = ("verify:", "verify:\n  sampling: {num_steps: 4, guidance_scale: 2.0}")
+    one, two = (estimate_cost(plan_of(tmp_path, edit)).verify_passes for edit in (few, usual))
+    assert 2 * one == two
+    rolling = "erase: {method: sdd, preset: paper, options: {guidance_scale: %s}}\nkeep:"
+    none, some = (
+        estimate_cost(plan_of(tmp_path, ("keep:", rolling % scale))).erase_passes
+        for scale in ("0.0", "3.0")
+    )
+    losses = 4 * 1300
+    assert 2 * (none - losses) == some - losses

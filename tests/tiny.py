@@ -32,6 +32,7 @@ from transformers import (
 
 from safediff.export.to_onnx import Precision, export_unet, swap_weights
 from safediff.models.stable_diffusion import StableDiffusion
+from safediff.models.stable_diffusion_xl import StableDiffusionXL
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -107,11 +108,11 @@ def tiny_tokenizer(folder: Path) -> CLIPTokenizer:
     return CLIPTokenizer.from_pretrained(folder, model_max_length=NUM_TOKENS)
 
 
-def _text_config(tokenizer: CLIPTokenizer) -> CLIPTextConfig:
+def _text_config(tokenizer: CLIPTokenizer, width: int = TEXT_DIM) -> CLIPTextConfig:
     return CLIPTextConfig(
         vocab_size=len(tokenizer),
-        hidden_size=TEXT_DIM,
-        intermediate_size=2 * TEXT_DIM,
+        hidden_size=width,
+        intermediate_size=2 * width,
         projection_dim=TEXT_DIM,
         num_hidden_layers=2,
         num_attention_heads=2,
@@ -149,13 +150,16 @@ def tiny_xl_pipeline(folder: Path, seed: int = 0) -> StableDiffusionXLPipeline:
     """A random pipeline in the form of base SDXL with Euler steps (timesteps are fractional)."""
     torch.manual_seed(seed)
     tokenizer = tiny_tokenizer(folder)
-    config = _text_config(tokenizer)
+    config = _text_config(tokenizer, TEXT_DIM // 2)
+    tokenizer_2 = CLIPTokenizer.from_pretrained(folder, model_max_length=NUM_TOKENS, pad_token="!")
+    config_2 = _text_config(tokenizer_2, TEXT_DIM + TEXT_DIM // 2)
+    config_2.hidden_act = "gelu"
     return StableDiffusionXLPipeline(
         vae=tiny_vae(),
         text_encoder=perturb(CLIPTextModel(config), seed),
-        text_encoder_2=perturb(CLIPTextModelWithProjection(config), seed + 1),
+        text_encoder_2=perturb(CLIPTextModelWithProjection(config_2), seed + 1),
         tokenizer=tokenizer,
-        tokenizer_2=tokenizer,
+        tokenizer_2=tokenizer_2,
         unet=tiny_unet(xl=True, seed=seed),
         scheduler=EulerDiscreteScheduler(beta_schedule="scaled_linear", timestep_spacing="leading"),
         add_watermarker=False,
@@ -165,6 +169,23 @@ def tiny_xl_pipeline(folder: Path, seed: int = 0) -> StableDiffusionXLPipeline:
 def tiny_backbone(folder: Path) -> StableDiffusion:
     """``tiny_pipeline`` as a backbone."""
     return StableDiffusion.from_pipeline("tiny", tiny_pipeline(folder))
+
+
+def tiny_xl_backbone(folder: Path) -> StableDiffusionXL:
+    """``tiny_xl_pipeline`` as a backbone."""
+    return StableDiffusionXL.from_pipeline("tiny-xl", tiny_xl_pipeline(folder))
+
+
+def tiny_v_pipeline(folder: Path, seed: int = 0) -> StableDiffusionPipeline:
+    """``tiny_pipeline`` in the form of SD 2.1: velocities, and OpenCLIP's text encoder."""
+    pipeline = tiny_pipeline(folder, seed)
+    config = pipeline.text_encoder.config
+    config.hidden_act = "gelu"
+    pipeline.text_encoder = perturb(CLIPTextModel(config), seed)
+    pipeline.scheduler = DDIMScheduler.from_config(
+        pipeline.scheduler.config, prediction_type="v_prediction"
+    )
+    return pipeline
 
 
 @functools.cache

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from safediff.attack.params import ALIGNMENT_LATENTS, ALIGNMENT_STEPS
 from safediff.models.backbone import Backbone
+from safediff.sample.own_noise import use_own_noise
 
 BATCH_SIZE = 32
 
@@ -62,6 +63,7 @@ def _points(base: Backbone, seed: int) -> list[Point]:
     scheduler.set_timesteps(ALIGNMENT_STEPS, device=c_0.hidden.device)
     generator = torch.Generator().manual_seed(seed)
     z = torch.randn(ALIGNMENT_LATENTS, *base.latent_shape, generator=generator)
+    use_own_noise(scheduler, z)
     z = z.to(c_0.hidden) * scheduler.init_noise_sigma
     points = []
     for t in scheduler.timesteps:

@@ -1,7 +1,6 @@
 """Of several pictures of one prompt an adversary shows the one that shows the concept best."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -41,4 +40,4 @@ def parts(count: int, sampling: Sampling) -> list[slice]:
 
 def repeated(c: Condition, count: int) -> Condition:
     """One row, ``count`` times, keeping whatever gradient it has."""
-    return replace(c, hidden=c.hidden.expand(count, -1, -1))
+    return c.rows(torch.zeros(count, dtype=torch.long))

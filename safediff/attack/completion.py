@@ -12,6 +12,7 @@ from torch import Tensor
 from safediff.attack.base import Attack
 from safediff.attack.params import num_base_steps
 from safediff.attack.steps import run_steps, start_guidance
+from safediff.sample.own_noise import use_own_noise
 from safediff.sample.sampler import Draw, Sampling, initial_latents
 
 
@@ -30,6 +31,7 @@ class Completion(Attack):
         scheduler = safe.new_scheduler()
         scheduler.set_timesteps(sampling.num_steps, device=begun.condition.hidden.device)
         z = initial_latents(draws, safe.latent_shape, sampling.seed, sampling.rows)
+        use_own_noise(scheduler, z)
         z = z.to(begun.condition.hidden) * scheduler.init_noise_sigma
         taken = num_base_steps(self.base_share, sampling.num_steps)
         z = run_steps(base, begun, scheduler, scheduler.timesteps[:taken], z)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from safediff.attack.base import Attack
 from safediff.attack.steps import run_steps, start_guidance
+from safediff.sample.own_noise import use_own_noise
 from safediff.sample.sampler import Draw, Sampling, denoise_all, initial_latents
 
 
@@ -31,6 +32,7 @@ class Inpainting(Attack):
         scheduler.set_timesteps(sampling.num_steps, device=known.device)
         # other noise than the base's, which alone would lead the model to the same picture
         noise = initial_latents(draws, safe.latent_shape, sampling.seed + 1).to(known)
+        use_own_noise(scheduler, noise)
         hole = middle(known)
         following = scheduler.timesteps[1:]
 

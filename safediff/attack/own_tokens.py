@@ -16,6 +16,11 @@ from safediff.policy.content import check_text
 END_OF_WORD = "</w>"
 
 
+def own_tokens_obstacle(backbone: Backbone) -> str | None:
+    """Why the model cannot be asked with tokens of the adversary's own; None where it can."""
+    return None if backbone.own_tokens else "it searches tokens of a model with one text encoder"
+
+
 @dataclass(frozen=True)
 class Words:
     """What a search may choose from."""

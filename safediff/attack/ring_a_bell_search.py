@@ -18,7 +18,12 @@ from torch import Tensor
 
 from safediff.attack.base import Attack
 from safediff.attack.gradients import generator_of
-from safediff.attack.own_tokens import Words, searchable_words, token_ids
+from safediff.attack.own_tokens import (
+    Words,
+    own_tokens_obstacle,
+    searchable_words,
+    token_ids,
+)
 from safediff.attack.ring_a_bell import direction, prompt_pairs
 from safediff.policy.content import check_text
 from safediff.sample.sampler import Draw, Sampling, denoise_all
@@ -54,7 +59,9 @@ class RingABellSearch(Attack):
     """Probability that a child takes its words from two parents, cut at one place."""
 
     def obstacle(self) -> str | None:
-        """The words do not fit into the text encoder's window."""
+        """Several text encoders, or the words do not fit into the window."""
+        if found := own_tokens_obstacle(self.models.safe):
+            return found
         window = self.models.safe.num_tokens
         fits = self.num_tokens <= window - 2
         return None if fits else f"{self.num_tokens} words do not fit into {window - 2} tokens"

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from safediff.guard.base import ClassifierFree, Guard, Guidance
+from safediff.guard.base import Guard, Guidance
+from safediff.guard.base import start_guidance as guidance_of
 from safediff.models.backbone import Backbone
 from safediff.sample.sampler import Sampling
 
@@ -17,9 +18,7 @@ def start_guidance(
     """Guidance for the prompts, one row each, by the guard or classifier-free."""
     c = backbone.encode(prompts)
     c_0 = backbone.encode([""]).repeat(len(prompts))
-    if guard is not None:
-        return guard.start(backbone, c_0, c, sampling.guidance_scale)
-    return ClassifierFree([c_0, c], sampling.guidance_scale)
+    return guidance_of(guard, backbone, c_0, c, sampling.guidance_scale)
 
 
 def run_steps(

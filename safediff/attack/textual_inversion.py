@@ -24,7 +24,12 @@ from safediff.attack.gradients import (
     obstacle,
     random_timesteps,
 )
-from safediff.attack.own_tokens import encode_own, searchable_words, token_ids
+from safediff.attack.own_tokens import (
+    encode_own,
+    own_tokens_obstacle,
+    searchable_words,
+    token_ids,
+)
 from safediff.attack.texts import longest_text
 from safediff.models.backbone import Condition
 from safediff.policy.plan import ConceptPlan
@@ -58,8 +63,8 @@ class TextualInversion(TextAttack):
     _learned: dict[str, Inverted] = field(default_factory=dict, init=False, repr=False)
 
     def obstacle(self) -> str | None:
-        """The safe model gives no gradient."""
-        return obstacle(self.models.safe)
+        """The safe model gives no gradient, or has several text encoders."""
+        return obstacle(self.models.safe) or own_tokens_obstacle(self.models.safe)
 
     def latents(self, draws: Sequence[Draw], sampling: Sampling) -> Tensor:
         """See ``Attack``."""

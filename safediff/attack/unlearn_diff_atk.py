@@ -31,7 +31,14 @@ from safediff.attack.gradients import (
     obstacle,
     spread_timesteps,
 )
-from safediff.attack.own_tokens import Words, encode_own, room, searchable_words, token_ids
+from safediff.attack.own_tokens import (
+    Words,
+    encode_own,
+    own_tokens_obstacle,
+    room,
+    searchable_words,
+    token_ids,
+)
 from safediff.policy.content import check_text
 from safediff.sample.sampler import Draw, Sampling, denoise_all
 
@@ -65,8 +72,9 @@ class UnlearnDiffAtk(Attack):
     weight_decay: float
 
     def obstacle(self) -> str | None:
-        """No gradient, no judge, no room for a prefix, or no words to search."""
-        found = obstacle(self.models.safe) or judge_obstacle(self.judges, self.concepts)
+        """No gradient, no judge, no room for a prefix, or several text encoders."""
+        found = obstacle(self.models.safe) or own_tokens_obstacle(self.models.safe)
+        found = found or judge_obstacle(self.judges, self.concepts)
         if found is None and any(
             room(self.models.safe, prompt) < self.num_tokens for prompt in self.concepts
         ):

@@ -8,7 +8,7 @@ from safediff.compare.rows import Row
 from safediff.erase.methods import resolve
 from safediff.erase.params import DistilParams
 from safediff.guard.params import find_preset
-from safediff.policy.cost import distil_passes, search_passes
+from safediff.policy.cost import distil_passes, num_branches, search_passes
 from safediff.policy.plan import Plan
 
 
@@ -28,7 +28,9 @@ def comparison_cost(plan: Plan, rows: Sequence[Row]) -> list[RowCost]:
     num_texts = sum(len(concept.erase) for concept in plan.concepts)
     done, costs = set(), []
     for row in rows:
-        branches = find_preset(row.guard).num_branches(num_texts) if row.guard else 2
+        branches = num_branches(plan.verify.sampling.guidance_scale)
+        if row.guard:
+            branches = find_preset(row.guard).num_branches(num_texts)
         erase = row.erase_plan(plan)
         passes = 0
         if erase is not None and repr(erase) not in done:

@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 
 from safediff.erase.knobs import Bounds
 from safediff.errors import UsageError
+from safediff.policy.plan import SchedulerName
 
 Count = Annotated[int, Bounds(at_least=1)]
 Number = Annotated[float, Bounds(at_least=0)]
@@ -41,7 +42,12 @@ class DistilParams:
     guidance_scale: Number = 3.0
     """s_g of the rollout."""
     num_inference_steps: Annotated[int, Bounds(at_least=1, below=1001)] = 50
-    """N, DDIM steps of a whole trajectory."""
+    """N, steps of a whole trajectory."""
+    rollout_scheduler: SchedulerName = "ddim"
+    """Takes the steps of the rollout; model: the one that draws the pictures."""
+    loss_timestep: Literal["bin", "step"] = "bin"
+    """t of the loss: uniform among the training timesteps that a step spans, as in SDD's code, or
+    the very one that the latents are at, which models of few steps know alone."""
     rollout_model: Literal["teacher", "student", "original"] = "teacher"
     """Who draws the latents: SDD's EMA teacher, ESD's student, or the untouched model."""
     timesteps: Literal["uniform", "beta", "early"] = "uniform"

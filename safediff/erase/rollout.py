@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from torch import Tensor
 
 from safediff.erase.params import DistilParams, early_steps
 from safediff.models.backbone import Backbone, Condition, guided
+from safediff.sample.own_noise import use_own_noise
 from safediff.sample.shards import ALONE, Shards
 
 
@@ -49,7 +49,7 @@ def rollout(
     generator: torch.Generator,
     shards: Shards = ALONE,
 ) -> Iterator[State]:
-    """One guided DDIM trajectory per row of ``c_p``; yields the state at each u of ``steps``.
+    """One guided trajectory per row of ``c_p``; yields the state at each u of ``steps``.
 
     u = 0 leaves z_T. ``c_0`` has one row for each of ``c_p``. Latents are float32. Of several
     processes, each follows its own rows (``Shards.stripe``), and yields those only; all of them
@@ -59,14 +59,19 @@ def rollout(
     num_rows, mine = len(c_p), shards.stripe
     c_0, c_p = c_0.rows(mine), c_p.rows(mine)
     device = c_p.hidden.device
-    scheduler = DDIMScheduler.from_config(model.scheduler.config)
+    scheduler = model.with_scheduler(params.rollout_scheduler).new_scheduler()
     scheduler.set_timesteps(params.num_inference_steps, device=device)
-    z = torch.randn(num_rows, *model.latent_shape, generator=generator)[mine].to(device)
+    z = torch.randn(num_rows, *model.latent_shape, generator=generator)[mine]
+    use_own_noise(scheduler, z)
+    z = z.to(device) * scheduler.init_noise_sigma
     done = 0
     for u in steps:
         for t in scheduler.timesteps[done:u] if len(z) else ():
-            eps = guided(model, z, t, c_0, c_p, params.guidance_scale)
-            z = scheduler.step(eps, t, z, return_dict=False)[0]
+            e = guided(model, scheduler.scale_model_input(z, t), t, c_0, c_p, params.guidance_scale)
+            z = scheduler.step(e, t, z, return_dict=False)[0]
         done = u
+        now = scheduler.timesteps[u]
         t = draw_timestep(u, params.num_inference_steps, num_rows, generator)[mine]
-        yield State(z, t.to(device), u)
+        if params.loss_timestep == "step":
+            t = now.expand(len(z))
+        yield State(scheduler.scale_model_input(z, now), t.to(device), u)

@@ -26,6 +26,7 @@ from safediff.errors import Inconclusive
 from safediff.models.adapter import Adapter
 from safediff.models.backbone import Backbone
 from safediff.models.patch import Patch, unet_sha256
+from safediff.policy.cost import num_branches
 from safediff.policy.plan import ConceptPlan
 from safediff.sample.shards import ALONE, Shards
 
@@ -176,11 +177,11 @@ class DistilTrainer:
         steps = draw_steps(params, generator)
         if params.way_back_share:
             batch = self._harden(batch, generator)
-        num_rows = len(batch.c_p)
+        num_rows, branches = len(batch.c_p), num_branches(params.guidance_scale)
         null = self.texts.null.repeat(num_rows)
         model, done = self._rollout_model(), 0
         for state in rollout(model, null, batch.c_p, steps, params, generator, self.shards):
-            self._count(passes=2 * num_rows * (state.u - done))
+            self._count(passes=branches * num_rows * (state.u - done))
             done = state.u
             if self.progress.step < params.num_steps:
                 self._one_step(self.progress.step, state, batch, on_step)

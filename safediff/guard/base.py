@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from safediff.errors import UsageError
 from safediff.guard.params import GuardParams
 from safediff.models.backbone import Backbone, Condition
 
@@ -45,6 +46,14 @@ class ClassifierFree(Guidance):
         return e_0 + self.scale * (e_c - e_0)
 
 
+class Unguided(Guidance):
+    """The prompt's own prediction; the one branch."""
+
+    def __call__(self, step: int, stacked: Tensor) -> Tensor:
+        """See ``Guidance``."""
+        return stacked
+
+
 @dataclass(frozen=True, kw_only=True)
 class Guard(ABC):
     """Changes guidance, not weights, so it works around any denoiser. Never changes itself."""
@@ -73,3 +82,25 @@ class Guard(ABC):
         Raises:
             UsageError: the texts are longer than the text encoder's window.
         """
+
+
+def start_guidance(
+    guard: Guard | None, backbone: Backbone, c_0: Condition, c: Condition, scale: float
+) -> Guidance:
+    """Guidance by the guard, or classifier-free; see ``Guard.start``.
+
+    A scale of at most 1 means the prompt alone, in one branch, as in diffusers: models that were
+    distilled to few steps are asked so.
+
+    Raises:
+        UsageError: the guard's texts are longer than the text encoder's window, or there is a guard
+            and nothing that it could steer.
+    """
+    if guard is not None and scale <= 1:
+        raise UsageError(
+            f"guard {guard.name!r} steers guidance, and a scale of {scale} has none",
+            "ask for a guidance_scale above 1, or erase instead",
+        )
+    if guard is not None:
+        return guard.start(backbone, c_0, c, scale)
+    return ClassifierFree([c_0, c], scale) if scale > 1 else Unguided([c], scale)

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from safediff.models.prediction import Prediction, levels, target, to_noise
+from safediff.models.schedulers import scheduler_like
+from safediff.policy.plan import SchedulerName
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,8 @@ class Backbone(ABC):
     """The diffusers pipeline that this family is loaded from and released as."""
     component: ClassVar[str] = "unet"
     """What the denoiser is called there."""
+    own_tokens: ClassVar[bool] = False
+    """E(text) is ``text_encoder(tokens).last_hidden_state``, so that tokens can be searched."""
 
     name: str
     """What the user called the model; for messages."""
@@ -96,6 +100,14 @@ class Backbone(ABC):
     def with_denoiser(self, denoiser: Any) -> Self:
         """The same model around another denoiser (a patched one, an exported engine)."""
         return replace(self, denoiser=denoiser)
+
+    def with_scheduler(self, name: SchedulerName) -> Self:
+        """The same model drawn with another scheduler.
+
+        Raises:
+            UsageError: the named one does not go with what the model predicts.
+        """
+        return replace(self, scheduler=scheduler_like(name, self.scheduler))
 
     @property
     def unet(self) -> Any:
@@ -172,7 +184,12 @@ class Backbone(ABC):
 def guided(
     backbone: Backbone, z: Tensor, t: Tensor, c_0: Condition, c: Condition, scale: float
 ) -> Tensor:
-    """Classifier-free guidance e_0 + s_g (e_c - e_0), both branches in one call."""
+    """Classifier-free guidance e_0 + s_g (e_c - e_0), both branches in one call.
+
+    A scale of at most 1 means e_c alone, as in diffusers.
+    """
+    if scale <= 1:
+        return backbone.denoise(z, t, c)
     both = backbone.denoise(
         torch.cat([z, z]), t if t.ndim == 0 else torch.cat([t, t]), Condition.cat([c_0, c])
     )

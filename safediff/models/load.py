@@ -2,21 +2,33 @@
 
 from collections.abc import Mapping
 from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from torch import nn
 
 from safediff.errors import Inconclusive, UsageError
+from safediff.export.quiet import quiet
 from safediff.models.backbone import Backbone
 from safediff.models.prediction import PREDICTIONS
 from safediff.models.stable_diffusion import StableDiffusion
+from safediff.models.stable_diffusion_xl import StableDiffusionXL
 from safediff.policy.plan import ModelPlan
 
 EMBEDDED = "embedded"
-FAMILIES: Mapping[str, type[Backbone]] = {cls.pipeline_name: cls for cls in (StableDiffusion,)}
+_CLASSES: tuple[type[Backbone], ...] = (StableDiffusion, StableDiffusionXL)
+FAMILIES: Mapping[str, type[Backbone]] = {cls.pipeline_name: cls for cls in _CLASSES}
 """By the name of the diffusers pipeline."""
+ORIGINAL_CONV_IN = "model.diffusion_model.input_blocks.0.0.weight"
+ORIGINAL_ENCODER_2, ORIGINAL_REFINER = "conditioner.embedders.1.", "conditioner.embedders.0.model."
+"""Names in single-file checkpoints."""
+SINGLE_FILE_NEEDS = (
+    "say model.config, a diffusers folder of the same family (model_index.json, scheduler, "
+    "tokenizer and each part's config.json; no weights), or let the hub be reached, which has them"
+)
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
@@ -33,7 +45,9 @@ def load_backbone(plan: ModelPlan) -> Backbone:
         Inconclusive: the hub cannot be reached or the weights cannot be read.
     """
     pipeline = load_pipeline(plan)
-    backbone = as_backbone(plan.base, pipeline)
+    backbone = as_backbone(plan.base, pipeline).with_scheduler(plan.scheduler)
+    if plan.lora is not None:
+        merge_lora(pipeline, plan.lora, plan.lora_scale)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         pipeline.to(device)
@@ -67,24 +81,73 @@ def as_backbone(name: str, pipeline: Any) -> Backbone:
             f"are {', '.join(PREDICTIONS)}",
             "point model.base at a model that predicts one of these",
         )
+    _require_text_to_image(backbone)
     return backbone
+
+
+def _require_text_to_image(backbone: Backbone) -> None:
+    """Refuse UNets that read more than noised latents and a text."""
+    if backbone.component != "unet":
+        return
+    config = backbone.denoiser.config
+    channels, wanted = config.in_channels, backbone.vae.config.latent_channels
+    if channels != wanted:
+        kind = {9: "an inpainting model", 8: "an editing model (InstructPix2Pix)"}
+        raise UsageError(
+            f"{backbone.name}: is {kind.get(channels, 'no text-to-image model')}: its denoiser "
+            f"reads {channels} channels, latents have {wanted}",
+            "point model.base at the text-to-image model that it was made from",
+        )
+    if config.get("time_cond_proj_dim") is not None:
+        raise UsageError(
+            f"{backbone.name}: its denoiser is told the guidance scale (time_cond_proj_dim), which "
+            "is not supported",
+            "take the LoRA of the same distillation on its base model: model.lora",
+        )
+
+
+def merge_lora(pipeline: Any, path: str, scale: float) -> None:
+    """Add a LoRA (arXiv:2106.09685) to the weights for good; nothing of it is left to unload.
+
+    Raises:
+        UsageError: peft is not installed, or the file fits nothing in this model.
+        Inconclusive: the file cannot be read.
+    """
+    if find_spec("peft") is None:
+        raise UsageError(
+            "model.lora needs peft, which is not installed", "pip install 'safediff[lora]'"
+        )
+    file = Path(path)
+    try:
+        with quiet():
+            pipeline.load_lora_weights(str(file.parent), weight_name=file.name)
+            found = pipeline.get_list_adapters()
+            pipeline.fuse_lora(lora_scale=scale)
+            pipeline.unload_lora_weights()
+    except Exception as error:
+        raise Inconclusive(
+            f"model.lora {path!r}: cannot be merged: {_first_line(error)}",
+            "check that it is a LoRA of this base model",
+        ) from error
+    if not found:
+        raise UsageError(
+            f"model.lora {path!r}: changes no weight of {type(pipeline).__name__}",
+            "check that it is a LoRA of this base model",
+        )
 
 
 def load_pipeline(plan: ModelPlan) -> Any:
     """The diffusers pipeline of a plan, safety checker off (the gate measures the model itself)."""
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
-    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import (
-        StableDiffusionPipeline,
-    )
 
     path = embedded_folder() if plan.base == EMBEDDED else Path(plan.base)
     options: dict[str, Any] = {"dtype": DTYPES[plan.dtype], "use_safetensors": True}
     try:
         if path.is_file():
-            return StableDiffusionPipeline.from_single_file(str(path), **options)
+            return _from_single_file(path, plan, options)
         if path.is_dir():
             _require_index(path)
-            return DiffusionPipeline.from_pretrained(str(path), **options)
+            return DiffusionPipeline.from_pretrained(str(path), variant=_variant(path), **options)
         if plan.revision is None:
             raise UsageError(
                 f"model.base {plan.base!r}: no such folder or file, and no hub revision is given",
@@ -94,11 +157,49 @@ def load_pipeline(plan: ModelPlan) -> Any:
     except UsageError:
         raise
     except Exception as error:
-        first = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise Inconclusive(
-            f"model.base {plan.base!r}: cannot be loaded: {type(error).__name__}: {first[:200]}",
-            "check the folder's files, or the network and the hub id",
+            f"model.base {plan.base!r}: cannot be loaded: {_first_line(error)}",
+            SINGLE_FILE_NEEDS
+            if path.is_file() and plan.config is None
+            else "check the folder's files, or the network and the hub id",
         ) from error
+
+
+def _variant(path: Path) -> str | None:
+    """``fp16`` for a folder that holds its weights in half precision only."""
+    halves = list(path.glob("*/*.fp16.safetensors"))
+    whole = [half.with_name(half.name.replace(".fp16.", ".")) for half in halves]
+    return "fp16" if halves and not any(file.exists() for file in whole) else None
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [repr(error)]
+    return f"{type(error).__name__}: {lines[0][:200]}"
+
+
+def _from_single_file(path: Path, plan: ModelPlan, options: dict[str, Any]) -> Any:
+    """A checkpoint in the original layout; everything but weights is from ``plan.config``."""
+    import diffusers
+
+    with safe_open(path, "pt") as file:
+        names = set(file.keys())
+        entry = ORIGINAL_CONV_IN
+        channels = file.get_slice(entry).get_shape()[1] if entry in names else 4
+    if channels != 4:
+        raise UsageError(
+            f"{path}: its UNet reads {channels} channels: an inpainting or editing model",
+            "point model.base at the text-to-image model that it was made from",
+        )
+    if any(name.startswith(ORIGINAL_ENCODER_2) for name in names):
+        family = "StableDiffusionXLPipeline"
+    elif any(name.startswith(ORIGINAL_REFINER) for name in names):
+        raise UsageError(f"{path}: is a refiner of SDXL", "point model.base at the base model")
+    else:
+        family = "StableDiffusionPipeline"
+    where: dict[str, Any] = (
+        {} if plan.config is None else {"config": plan.config, "local_files_only": True}
+    )
+    return getattr(diffusers, family).from_single_file(str(path), **where, **options)
 
 
 def _require_index(path: Path) -> None:

@@ -15,6 +15,7 @@ class StableDiffusion(Backbone):
     """One CLIP text encoder; 2.x has OpenCLIP's, which ships without its last layer."""
 
     pipeline_name: ClassVar[str] = "StableDiffusionPipeline"
+    own_tokens: ClassVar[bool] = True
 
     def components(self) -> dict[str, Any]:
         """See ``Backbone``; no safety checker: the gate measures the model itself."""

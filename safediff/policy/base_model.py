@@ -32,7 +32,39 @@ def resolve_model(desk: Desk) -> ModelPlan:
         desk.source.refuse(_LOC, message)
     elif entry.revision is not None:
         desk.source.refuse(("model", "revision"), "the embedded model has no revisions")
-    return ModelPlan(base=base, revision=entry.revision, dtype=entry.dtype)
+    return ModelPlan(
+        base=base,
+        revision=entry.revision,
+        dtype=entry.dtype,
+        scheduler=entry.scheduler,
+        config=_config(desk),
+        lora=_lora(desk),
+        lora_scale=entry.lora.scale if entry.lora else 1.0,
+    )
+
+
+def _config(desk: Desk) -> str | None:
+    given, loc = desk.policy.model.config, ("model", "config")
+    if given is None:
+        return None
+    path = desk.folder / Path(given).expanduser()
+    if not desk.policy.model.base.endswith(".safetensors"):
+        desk.source.refuse(loc, "only a single-file checkpoint (.safetensors) needs a config")
+    elif not (path / "model_index.json").exists():
+        desk.source.refuse(loc, f"no diffusers folder (it has no model_index.json): {path}")
+    return str(path.resolve())
+
+
+def _lora(desk: Desk) -> str | None:
+    given = desk.policy.model.lora
+    if given is None:
+        return None
+    path, loc = desk.folder / Path(given.path).expanduser(), ("model", "lora", "path")
+    if path.suffix != ".safetensors":
+        desk.source.refuse(loc, f"'{given.path}' is no .safetensors file; others are never read")
+    elif not path.is_file():
+        desk.source.refuse(loc, f"no such file: {path}")
+    return str(path.resolve())
 
 
 def _check_local(desk: Desk, path: Path) -> None:

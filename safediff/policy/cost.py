@@ -33,7 +33,8 @@ def estimate_cost(plan: Plan) -> Cost:
     Under the sequential rule checks may stop before that.
     """
     params = resolve(plan.erase.method, plan.erase.preset, plan.erase.options)
-    per_step = 2 * plan.num_images + _guard_passes(plan)
+    branches = num_branches(plan.verify.sampling.guidance_scale)
+    per_step = branches * plan.num_images + _guard_passes(plan)
     verify_passes = per_step * plan.verify.sampling.num_steps
     if plan.verify.attacks:
         num_texts = sum(len(concept.erase) for concept in plan.concepts)
@@ -65,6 +66,11 @@ def _guard_passes(plan: Plan) -> int:
     return (branches - 2) * per_model * (1 + len(plan.export.targets))
 
 
+def num_branches(guidance_scale: float) -> int:
+    """Passes of a picture and step without a guard; up to 1 the prompt alone is asked."""
+    return 2 if guidance_scale > 1 else 1
+
+
 def distil_passes(params: DistilParams) -> int:
     """Expected passes of a distillation: rollouts (both guidance branches) and losses.
 
@@ -78,5 +84,5 @@ def distil_passes(params: DistilParams) -> int:
     rollouts = -(-params.num_steps // k)
     erase_share = 1 - params.keep_share
     per_loss = 4 + erase_share * (4 * bool(params.anchor_weight) + bool(params.eta))
-    rolling = rollouts * 2 * mean_steps * params.batch_size
+    rolling = rollouts * num_branches(params.guidance_scale) * mean_steps * params.batch_size
     return round(rolling + params.num_steps * params.batch_size * per_loss)

@@ -9,6 +9,8 @@ from safediff.policy.desk import Desk
 from safediff.policy.plan import ConceptPlan, GuardPlan
 from safediff.policy.problems import Loc
 
+_TEXTS: Loc = ("guard", "texts")
+
 
 def resolve_guard(desk: Desk, concepts: Sequence[ConceptPlan]) -> GuardPlan | None:
     """The guard with its texts; None when the policy has none.
@@ -18,12 +20,16 @@ def resolve_guard(desk: Desk, concepts: Sequence[ConceptPlan]) -> GuardPlan | No
     entry = desk.policy.guard
     if entry is None:
         return None
+    scale = desk.policy.verify.sampling.guidance_scale
+    if scale <= 1:
+        message = f"a guard steers guidance, and verify.sampling.guidance_scale {scale:g} has none"
+        desk.source.refuse(("guard",), message)
     params = find_preset(entry.name)
     if entry.texts is None:
         texts = tuple(text for concept in concepts for text in concept.erase)
     else:
         texts = desk.texts(entry.texts, ("guard", "texts"))
-        _check_window(desk, params, texts)
+    _check_window(desk, params, texts)
     desk.notes.append(
         f"guard '{entry.name}' steers every model but the base: "
         f"{params.num_branches(len(texts))} UNet passes a picture and step instead of 2; "
@@ -33,7 +39,7 @@ def resolve_guard(desk: Desk, concepts: Sequence[ConceptPlan]) -> GuardPlan | No
 
 
 def _check_window(desk: Desk, params: GuardParams, texts: Sequence[str]) -> None:
-    loc: Loc = ("guard", "texts")
+    loc: Loc = ("guard",) if desk.policy.guard and desk.policy.guard.texts is None else _TEXTS
     for branch in params.branch_texts(texts):
         num_words = len(branch.split())
         estimate = math.ceil(num_words * TOKENS_PER_WORD)

@@ -18,6 +18,7 @@ Json = dict[str, Any]
 Metric = Literal["fid", "kid", "clip", "lpips", "null_drift"]
 QualitySource = Literal["judge", "inception", "clip", "alex", "vgg"]
 Rule = Literal["fixed", "sequential"]
+SchedulerName = Literal["model", "ddim", "dpm-solver++", "euler", "euler-ancestral", "lcm", "tcd"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +30,14 @@ class ModelPlan:
     revision: str | None = None
     """Commit of the hub repository; required for hub ids, None otherwise."""
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    scheduler: SchedulerName = "model"
+    """Draws every picture and is released; ``model``: the one that the base comes with."""
+    config: str | None = None
+    """Of a single-file checkpoint: a folder in diffusers' layout that says what the file does not
+    (configurations, tokenizer, scheduler); None: asked of the hub."""
+    lora: str | None = None
+    """A LoRA file that is merged into the base before anything else."""
+    lora_scale: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -289,6 +298,11 @@ class Plan:
         del data["path"]
         if self.verify.rule == "fixed":  # as before there was another rule, so hashes stay
             del data["verify"]["rule"]
+        for key, usual in (("scheduler", "model"), ("config", None), ("lora", None)):  # likewise
+            if data["model"][key] == usual:
+                del data["model"][key]
+        if "lora" not in data["model"]:  # likewise
+            del data["model"]["lora_scale"]
         if self.guard is None:  # likewise
             del data["guard"]
         if not self.verify.attacks:  # likewise

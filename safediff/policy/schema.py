@@ -20,6 +20,7 @@ from safediff.policy.entry import (
     TextList,
 )
 from safediff.policy.judge_settings import Judges
+from safediff.policy.plan import SchedulerName
 
 Json = dict[str, Any]
 
@@ -76,6 +77,13 @@ Templates = Annotated[
 ]
 
 
+class Lora(Entry):
+    """A LoRA that is merged into the base before anything else."""
+
+    path: Text = Field(description="A local .safetensors file, beside the policy.")
+    scale: Annotated[float, Field(gt=0.0, le=10.0)] = 1.0
+
+
 class Model(Entry):
     """The base model."""
 
@@ -84,6 +92,16 @@ class Model(Entry):
         default=None, description="Commit (40 hex digits); for hub ids."
     )
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    scheduler: SchedulerName = Field(
+        default="model",
+        description="Draws every picture of the checks and is released; model: the base's own.",
+    )
+    config: Text | None = Field(
+        default=None,
+        description="For a .safetensors file: a local diffusers folder with its configurations, "
+        "tokenizers and scheduler; weights in it are not read. Default: asked of the hub.",
+    )
+    lora: Lora | None = None
 
 
 Column = Annotated[

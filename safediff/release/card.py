@@ -21,9 +21,9 @@ from `safety-certificate.json`; `sha256sum -c SHA256SUMS` checks the files.
 ## Use
 
 ```python
-from diffusers import StableDiffusionPipeline
+from diffusers import DiffusionPipeline
 
-pipe = StableDiffusionPipeline.from_pretrained("path/to/this/folder")
+pipe = DiffusionPipeline.from_pretrained("path/to/this/folder")
 ```
 {engine}
 ## Results

@@ -9,6 +9,7 @@ from typing import Any
 import diffusers
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from safediff.errors import UsageError
 from safediff.export.quiet import quiet
@@ -31,6 +32,7 @@ from safediff.release.gate_statement import STATEMENT_NAME, dump_statement, gate
 ENGINE_PATH = f"unet/{MODEL_NAME}"
 _FORMATS = {".safetensors": "safetensors", ".onnx": "onnx", ".data": "onnx-external-data"}
 TEXT_LEVEL = "text_model."
+WITHOUT_LEVEL = (TEXT_LEVEL, "text_projection.")
 _SAFETENSORS_PRECISIONS = {"F32": "fp32", "F16": "fp16", "BF16": "bf16"}
 
 
@@ -43,7 +45,7 @@ def write_release(
     extra_files: Mapping[str, Path] | None = None,
     more: Mapping[str, Evidence] | None = None,
 ) -> Json:
-    """Write a release that ``StableDiffusionPipeline.from_pretrained`` loads.
+    """Write a release that ``DiffusionPipeline.from_pretrained`` loads.
 
     Order: model, engine, extra files, certificate over them, model card, bill of materials and
     gate statement from it, checksums of all; a signature comes later and covers those. The folder
@@ -107,9 +109,12 @@ def write_model(release: Path, backbone: Backbone) -> None:
         new_pipeline: Any = getattr(diffusers, backbone.pipeline_name)
         pipeline = new_pipeline(**backbone.components())
         pipeline.save_pretrained(release)
-    # transformers 5 writes tokenizer.json only; transformers 4 and optimum read these two
-    backbone.tokenizer.backend_tokenizer.model.save(str(release / "tokenizer"))
-    _write_old_names(release / "text_encoder" / "model.safetensors")
+    for name, part in backbone.components().items():
+        if isinstance(part, CLIPTokenizer):
+            # transformers 5 writes tokenizer.json only; transformers 4 and optimum read these two
+            part.backend_tokenizer.model.save(str(release / name))
+        if isinstance(part, CLIPTextModel | CLIPTextModelWithProjection):
+            _write_old_names(release / name / "model.safetensors")
     for path in release.rglob("*.json"):
         _forget_origin(path)
 
@@ -120,7 +125,7 @@ def _write_old_names(path: Path) -> None:
     Without their first level transformers 4 finds none of them and goes on with random weights.
     """
     state = {
-        name if name.startswith(TEXT_LEVEL) else TEXT_LEVEL + name: tensor
+        name if name.startswith(WITHOUT_LEVEL) else TEXT_LEVEL + name: tensor
         for name, tensor in load_file(path).items()
     }
     save_file(state, path, metadata={"format": "pt"})

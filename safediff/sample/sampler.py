@@ -6,12 +6,13 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from safediff.guard.base import ClassifierFree, Guard
+from safediff.guard.base import Guard, start_guidance
 from safediff.models.backbone import Backbone, Condition
 from safediff.models.fast import faster
 from safediff.sample.draw import NO_ROWS, Row, Rows
 from safediff.sample.draw import Draw as Draw
 from safediff.sample.draw import seed_of as seed_of
+from safediff.sample.own_noise import use_own_noise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,11 +112,12 @@ def denoise_all(
     ``latents`` are standard normal and take the place of those that the draws would give.
     """
     scale = sampling.guidance_scale
-    guidance = guard.start(backbone, c_0, c, scale) if guard else ClassifierFree([c_0, c], scale)
+    guidance = start_guidance(guard, backbone, c_0, c, scale)
     scheduler = backbone.new_scheduler()
     scheduler.set_timesteps(sampling.num_steps, device=c.hidden.device)
     if latents is None:
         latents = initial_latents(draws, backbone.latent_shape, sampling.seed, sampling.rows)
+    use_own_noise(scheduler, latents)
     z: Tensor = latents.to(c.hidden.device, c.hidden.dtype) * scheduler.init_noise_sigma
     with faster(backbone.denoiser) as denoiser:
         model = backbone.with_denoiser(denoiser)

@@ -3,6 +3,7 @@
 import torch
 
 from safediff.models.backbone import Backbone
+from safediff.sample.own_noise import use_own_noise
 
 NUM_LATENTS = 16
 NUM_STEPS = 10
@@ -20,6 +21,7 @@ def null_drift(base: Backbone, safe: Backbone, seed: int = 0) -> list[tuple[int,
     scheduler.set_timesteps(NUM_STEPS, device=c_0.hidden.device)
     generator = torch.Generator().manual_seed(seed)
     z = torch.randn(NUM_LATENTS, *base.latent_shape, generator=generator)
+    use_own_noise(scheduler, z)
     z = z.to(c_0.hidden.device, c_0.hidden.dtype) * scheduler.init_noise_sigma
     path = []
     for t in scheduler.timesteps:

@@ -44,6 +44,7 @@ from safediff.export.to_triton import write_repository
 from safediff.folders import new_folder
 from safediff.gate.verdict import GateReport
 from safediff.models.patch import unet_sha256
+from safediff.models.stable_diffusion import StableDiffusion
 from safediff.policy.load import load_plan
 from safediff.policy.plan import Plan
 from safediff.release.certificate import CERTIFICATE_NAME, is_certified
@@ -165,6 +166,12 @@ def deploy(
     """
     if source.release is not None and folder.absolute() == source.release.absolute():
         raise UsageError(f"{folder}: is the release that is read", "write to another folder")
+    if not isinstance(source.model, StableDiffusion):
+        raise UsageError(
+            f"{source.path}: is a {source.model.pipeline_name}; --full covers models with one text "
+            "encoder",
+            "leave out --full: the engine of the denoiser alone is exported",
+        )
     with new_folder(folder, is_exported, "an exported release") as out:
         _copy_model(source, out)
         unet = out / ".unet"

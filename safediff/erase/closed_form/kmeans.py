@@ -15,6 +15,8 @@ def kmeans_centres(points: Tensor, num_centres: int, seed: int) -> Tensor:
     centres = points[first : first + 1]
     while len(centres) < num_centres:
         distance = torch.cdist(points, centres).square().amin(1).cpu()
+        if not bool(distance.any()):  # fewer distinct points than centres
+            distance = torch.ones_like(distance)
         drawn = int(torch.multinomial(distance, 1, generator=generator))
         centres = torch.cat([centres, points[drawn : drawn + 1]])
     nearest = torch.cdist(points, centres).argmin(1)

@@ -1,0 +1,43 @@
+"""Schedulers by the names that a policy gives, with the noise schedule of the model's own."""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
+from diffusers.schedulers.scheduling_euler_ancestral_discrete import EulerAncestralDiscreteScheduler
+from diffusers.schedulers.scheduling_euler_discrete import EulerDiscreteScheduler
+from diffusers.schedulers.scheduling_lcm import LCMScheduler
+from diffusers.schedulers.scheduling_tcd import TCDScheduler
+
+from safediff.errors import UsageError
+from safediff.policy.plan import SchedulerName
+
+_CLASSES: Mapping[str, Any] = {
+    "ddim": DDIMScheduler,
+    "dpm-solver++": DPMSolverMultistepScheduler,
+    "euler": EulerDiscreteScheduler,
+    "euler-ancestral": EulerAncestralDiscreteScheduler,
+    "lcm": LCMScheduler,
+    "tcd": TCDScheduler,
+}
+
+
+def scheduler_like(name: SchedulerName, own: Any) -> Any:
+    """The named scheduler for a model whose own is ``own``; ``model``: that itself.
+
+    Raises:
+        UsageError: the model's own steps have no noise schedule that the named one could take over.
+    """
+    if name == "model":
+        return own
+    if not hasattr(own, "alphas_cumprod"):
+        raise UsageError(
+            f"the model's steps are those of {type(own).__name__}, which {name!r} cannot stand for",
+            "leave out model.scheduler and erase.options.rollout_scheduler, or say model",
+        )
+    # latents are not pictures: nothing is clipped to [-1, 1], which some classes do by default
+    cls = _CLASSES[name]
+    clips = "clip_sample" in inspect.signature(cls.__init__).parameters
+    return cls.from_config(own.config, **({"clip_sample": False} if clips else {}))

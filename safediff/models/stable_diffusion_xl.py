@@ -1,0 +1,80 @@
+"""Stable Diffusion XL (Podell et al. 2023, arXiv:2307.01952), the base model."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from safediff.models.backbone import Backbone, Condition
+from safediff.models.clip_text import MAX_BATCH, token_ids
+
+
+@dataclass(frozen=True, kw_only=True)
+class StableDiffusionXL(Backbone):
+    """Two text encoders, whose states before the last layer stand beside each other.
+
+    The denoiser also reads the second one's pooled state and six numbers of sizes: the picture is
+    asked for as an uncropped one of the model's own size.
+    """
+
+    pipeline_name: ClassVar[str] = "StableDiffusionXLPipeline"
+
+    tokenizer_2: Any
+    text_encoder_2: Any
+    zero_null: bool
+    """Whether the empty prompt is all zeros instead of what the encoders make of it."""
+
+    @classmethod
+    def from_pipeline(cls, name: str, pipeline: Any) -> Self:
+        """See ``Backbone``; an autoencoder that overflows in half precision computes in float32."""
+        vae = pipeline.vae
+        if vae.dtype == torch.float16 and vae.config.force_upcast:
+            vae.to(torch.float32)
+        return cls(
+            name=name,
+            denoiser=pipeline.unet,
+            vae=vae,
+            scheduler=pipeline.scheduler,
+            tokenizer=pipeline.tokenizer,
+            text_encoder=pipeline.text_encoder,
+            tokenizer_2=pipeline.tokenizer_2,
+            text_encoder_2=pipeline.text_encoder_2,
+            zero_null=pipeline.config.force_zeros_for_empty_prompt,
+        )
+
+    def components(self) -> dict[str, Any]:
+        """See ``Backbone``; no watermark: what is measured is what is drawn."""
+        return {
+            **super().components(),
+            "tokenizer_2": self.tokenizer_2,
+            "text_encoder_2": self.text_encoder_2,
+            "force_zeros_for_empty_prompt": self.zero_null,
+            "add_watermarker": False,
+        }
+
+    @torch.no_grad()
+    def encode(self, texts: Sequence[str]) -> Condition:
+        """See ``Backbone``; ``added`` has ``text_embeds`` (b, dim) and ``time_ids`` (b, 6)."""
+        first, _ = _read(self.tokenizer, self.text_encoder, texts)
+        second, pooled = _read(self.tokenizer_2, self.text_encoder_2, texts)
+        hidden = torch.cat([first, second.to(first)], dim=-1)
+        if self.zero_null:
+            blank = [not text for text in texts]
+            hidden[blank], pooled[blank] = 0, 0
+        return Condition(hidden, {"text_embeds": pooled, "time_ids": self._time_ids(pooled)})
+
+    def _time_ids(self, pooled: Tensor) -> Tensor:
+        """Original size, crop, target size in pixels, for each row of ``pooled``."""
+        factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        _, height, width = self.latent_shape
+        size = height * factor, width * factor
+        return torch.tensor([*size, 0, 0, *size]).to(pooled).repeat(len(pooled), 1)
+
+
+def _read(tokenizer: Any, encoder: Any, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+    """States before the last layer (b, tokens, dim), and the encoder's first output."""
+    ids = token_ids(tokenizer, texts).to(encoder.device)
+    parts = [encoder(part, output_hidden_states=True) for part in ids.split(MAX_BATCH)]
+    return torch.cat([p.hidden_states[-2] for p in parts]), torch.cat([p[0] for p in parts])

@@ -1,0 +1,188 @@
+"""Schedulers that a policy names: diffusers' own pipeline draws the same; noise is per picture."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import torch
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    LCMScheduler,
+    TCDScheduler,
+)
+from tiny import tiny_pipeline, tiny_unet, tiny_v_pipeline, tiny_xl_pipeline
+from torch import Tensor
+
+from safediff.erase.params import DistilParams
+from safediff.erase.rollout import rollout
+from safediff.errors import UsageError
+from safediff.guard.load import make_guard
+from safediff.models.backbone import Backbone
+from safediff.models.load import as_backbone
+from safediff.models.schedulers import scheduler_like
+from safediff.policy.plan import SchedulerName
+from safediff.sample.own_noise import noise_sources
+from safediff.sample.sampler import Draw, Sampling, denoise_all, initial_latents
+from safediff.verify.drift import null_drift
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+CLASSES: dict[str, Any] = {
+    "ddim": DDIMScheduler,
+    "dpm-solver++": DPMSolverMultistepScheduler,
+    "euler": EulerDiscreteScheduler,
+    "euler-ancestral": EulerAncestralDiscreteScheduler,
+    "lcm": LCMScheduler,
+    "tcd": TCDScheduler,
+}
+NOISY = ("euler-ancestral", "lcm", "tcd")
+DRAWS = [Draw("an axe"), Draw("owl"), Draw("owl", 1)]
+FAMILIES: dict[str, Callable[[Path], Any]] = {
+    "sd": tiny_pipeline,
+    "sd-v": tiny_v_pipeline,
+    "sdxl": tiny_xl_pipeline,
+}
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def pipeline(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    found = FAMILIES[request.param](tmp_path_factory.mktemp("words"))
+    found.set_progress_bar_config(disable=True)
+    return found
+
+
+def drawn(backbone: Backbone, scale: float = 3.0, draws: list[Draw] = DRAWS) -> Tensor:
+    null = backbone.encode([""]).repeat(len(draws))
+    c = backbone.encode([draw.prompt for draw in draws])
+    return denoise_all(backbone, draws, null, c, Sampling(num_steps=4, guidance_scale=scale))
+
+
+def drawn_by_diffusers(pipeline: Any, scheduler: Any, scale: float) -> Tensor:
+    own, pipeline.scheduler = pipeline.scheduler, scheduler
+    latents = initial_latents(DRAWS, (4, 8, 8), 0)
+    try:
+        found: Tensor = pipeline(
+            [draw.prompt for draw in DRAWS],
+            num_inference_steps=4,
+            guidance_scale=scale,
+            latents=latents,
+            generator=noise_sources(latents),
+            output_type="latent",
+            # DDIM's and TCD's, which this pipeline would set to 0
+            **({"eta": 0.3} if isinstance(scheduler, TCDScheduler) else {}),
+        ).images
+    finally:
+        pipeline.scheduler = own
+    return found
+
+
+def test_every_name_is_tried_here() -> None:
+    assert {*CLASSES, "model"} == {*get_args(SchedulerName)}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("scale", [3.0, 0.0])
+@pytest.mark.parametrize("name", CLASSES)
+def test_latents_are_those_of_diffusers(pipeline: Any, name: SchedulerName, scale: float) -> None:
+    """With guidance, and with none: then the empty prompt is not asked at all."""
+    own = as_backbone("tiny", pipeline)
+    found = drawn(own.with_scheduler(name), scale)
+    reference = CLASSES[name].from_config(own.scheduler.config, clip_sample=False)
+    expected = drawn_by_diffusers(pipeline, reference, scale)
+    assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
+    if name not in ("ddim", "euler"):  # which are the same steps, written in two ways
+        assert (found - drawn(own, scale)).abs().max() > 1e-2
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", NOISY)
+def test_a_picture_is_the_same_in_any_batch(pipeline: Any, name: SchedulerName) -> None:
+    noisy = as_backbone("tiny", pipeline).with_scheduler(name)
+    together = drawn(noisy)
+    for row, draw in enumerate(DRAWS):
+        alone = drawn(noisy, draws=[draw])
+        assert (alone - together[row]).abs().max() <= 1e-5 * together.abs().max()
+    quiet = as_backbone("tiny", pipeline).with_scheduler("ddim")
+    assert (drawn(quiet) - together).abs().max() > 1e-2
+    other = noisy.with_denoiser(tiny_unet(xl=hasattr(noisy, "text_encoder_2"), seed=3))
+    torch.manual_seed(0)
+    one = null_drift(noisy, other)
+    torch.manual_seed(1)
+    assert null_drift(noisy, other) == one
+    assert all(drift > 1e-3 for _, drift in one)
+
+
+@torch.no_grad()
+def test_no_guidance_is_one_branch(pipeline: Any) -> None:
+    rows: list[int] = []
+    backbone = as_backbone("tiny", pipeline)
+    hook = pipeline.unet.register_forward_pre_hook(lambda module, args: rows.append(len(args[0])))
+    try:
+        drawn(backbone, 1.0)
+        drawn(backbone, 1.5)
+    finally:
+        hook.remove()
+    assert rows == [3] * 4 + [6] * 4
+
+
+def test_a_guard_without_guidance_is_refused(pipeline: Any) -> None:
+    backbone = as_backbone("tiny", pipeline)
+    c = backbone.encode(["axe"])
+    with pytest.raises(UsageError, match=r"'neg' steers guidance, and a scale of 1\.0 has none"):
+        denoise_all(
+            backbone,
+            DRAWS[:1],
+            backbone.encode([""]),
+            c,
+            Sampling(num_steps=2, guidance_scale=1.0),
+            make_guard("neg", ["axe"]),
+        )
+
+
+PARAMS = DistilParams(num_inference_steps=4, guidance_scale=3.0, reuse=1)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["ddim", "euler", "dpm-solver++", "lcm"])
+def test_rollouts_are_the_beginning_of_a_picture(pipeline: Any, name: SchedulerName) -> None:
+    """The state is what the denoiser gets next, from a trajectory taken by hand."""
+    backbone = as_backbone("tiny", pipeline)
+    params = replace(PARAMS, rollout_scheduler=name, loss_timestep="step")
+    c_0, c = (backbone.encode([text]).repeat(2) for text in ("", "axe"))
+
+    def states(of: Backbone, settings: DistilParams) -> list[Any]:
+        return [*rollout(of, c_0, c, [0, 2], settings, torch.Generator().manual_seed(5))]
+
+    first, later = states(backbone, params)
+    scheduler = CLASSES[name].from_config(backbone.scheduler.config, clip_sample=False)
+    scheduler.set_timesteps(4)
+    noise = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(5))
+    sources = noise_sources(noise)
+    options = {"generator": sources} if name == "lcm" else {}
+    z = noise * scheduler.init_noise_sigma
+    seen = [scheduler.scale_model_input(z, scheduler.timesteps[0])]
+    for t in scheduler.timesteps[:2]:
+        z_in = scheduler.scale_model_input(z, t)
+        e_0, e_c = backbone.denoise(z_in, t, c_0), backbone.denoise(z_in, t, c)
+        z = scheduler.step(e_0 + 3 * (e_c - e_0), t, z, return_dict=False, **options)[0]
+    seen.append(scheduler.scale_model_input(z, scheduler.timesteps[2]))
+    for state, expected, t in zip(
+        (first, later), seen, (scheduler.timesteps[0], scheduler.timesteps[2]), strict=True
+    ):
+        torch.testing.assert_close(state.z, expected, atol=1e-4, rtol=1e-4)
+        assert state.t.tolist() == [t.item()] * 2
+    as_model = states(backbone.with_scheduler(name), replace(params, rollout_scheduler="model"))
+    assert torch.equal(as_model[1].z, later.z)
+
+
+def test_models_without_a_noise_schedule_keep_their_own_steps() -> None:
+    own = FlowMatchEulerDiscreteScheduler()
+    assert scheduler_like("model", own) is own
+    with pytest.raises(UsageError, match="FlowMatchEulerDiscreteScheduler, which 'ddim' cannot"):
+        scheduler_like("ddim", own)
