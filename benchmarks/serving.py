@@ -117,6 +117,8 @@ def load(port: int, clients: int, requests: int, num_steps: int) -> dict[str, fl
     total = times.pop()
     times.sort()
     served = statuses.count(200)
+    if served < requests:
+        print(f"not served: {sorted(status for status in statuses if status != 200)}", flush=True)
     return {
         "requests": float(requests),
         "served": float(served),
