@@ -166,6 +166,21 @@ def verify_int8_identity(path: Path, model: ir.Model, state: Mapping[str, Tensor
         )
 
 
+def read_weight(model: ir.Model, key: str) -> NDArray[np.float64] | None:
+    """The weight that a graph computes with under a key of the UNet's state: q * scale in int8.
+
+    None where the graph has none under that name.
+    """
+    stored, name = model.graph.initializers, PREFIX + key
+    if (plain := stored.get(name)) is not None:
+        return None if plain.const_value is None else plain.const_value.numpy().astype(np.float64)
+    q, scale = stored.get(name + QUANTIZED), stored.get(name + SCALE)
+    if q is None or scale is None or q.const_value is None or scale.const_value is None:
+        return None
+    found: NDArray[np.float64] = (q.const_value.numpy() * scale.const_value.numpy()).T
+    return found.astype(np.float64)
+
+
 def _key(name: str) -> str | None:
     """Which parameter an initializer is made of; None for scales, zero points and constants."""
     if not name.startswith(PREFIX) or name.endswith((SCALE, "_zero_point")):

@@ -1,6 +1,7 @@
 """The closed-form way back: what the edited model reads, and when there is nothing to undo."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from safediff.attack.base import Models
 from safediff.attack.closed_form import ClosedForm, engine_weights
 from safediff.erase.closed_form.kv import kv_weights
+from safediff.export.int8 import quantize_engine
 from safediff.export.runtime import ExportedUNet
 from safediff.sample.sampler import sample
 
@@ -89,6 +91,19 @@ def test_it_reads_the_weights_of_an_engine(models: Models) -> None:
     assert edited.obstacle() is None
     in_torch = attack_on(Models(base=models.safe, safe=models.base))
     assert torch.equal(edited.condition(PROMPTS).hidden, in_torch.condition(PROMPTS).hidden)
+
+
+def test_it_reads_the_weights_of_an_int8_engine(models: Models, tmp_path: Path) -> None:
+    engine = ExportedUNet(quantize_engine(tiny_engine(), tmp_path / "int8", {}).parent)
+    expected = kv_weights(models.base.denoiser)
+    found = engine_weights(engine, expected)
+    assert found is not None
+    assert found.keys() == expected.keys()
+    for name, weight in expected.items():
+        step = weight.abs().amax(dim=1, keepdim=True) / 127
+        assert ((found[name] - weight).abs() <= 0.5001 * step).all()
+        assert not torch.equal(found[name], weight)
+    assert engine_weights(engine, [*expected, "no.such.weight"]) is None
 
 
 def test_what_cannot_be_read_is_no_pass(models: Models) -> None:

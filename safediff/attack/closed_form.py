@@ -61,20 +61,17 @@ class ClosedForm(TextAttack):
 def engine_weights(unet: object, names: Iterable[str]) -> dict[str, Tensor] | None:
     """Weights that an engine computes with, by their names in PyTorch, in float64.
 
-    None where ``unet`` is no engine that can be read.
+    None where ``unet`` is no engine, or does not hold all of them.
     """
     import onnx_ir as ir
 
-    from safediff.export.graph import PREFIX
+    from safediff.export.int8 import read_weight
     from safediff.export.runtime import ExportedUNet
     from safediff.export.to_onnx import MODEL_NAME
 
     if not isinstance(unet, ExportedUNet):
         return None
-    stored = ir.load(unet.folder / MODEL_NAME).graph.initializers
-    tensors = {name: stored[PREFIX + name].const_value for name in names}
-    return {
-        name: torch.tensor(tensor.numpy(), dtype=torch.float64)
-        for name, tensor in tensors.items()
-        if tensor is not None
-    }
+    model = ir.load(unet.folder / MODEL_NAME)
+    found = {name: read_weight(model, name) for name in names}
+    tensors = {name: torch.tensor(w) for name, w in found.items() if w is not None}
+    return tensors if tensors.keys() == found.keys() else None
