@@ -17,20 +17,20 @@ def memory_rows(plan: "Plan") -> list[tuple[str, str]]:
     quiet_libraries()
     from safediff.erase.memory import erasing_memory, sampling_memory
     from safediff.erase.methods import resolve
-    from safediff.erase.params import DistilParams
+    from safediff.erase.params import DistilParams, Trainable
     from safediff.models.architecture import find_architecture
 
     found = find_architecture(plan.model)
     if found is None:
         return [("memory", "not estimated: the architecture is known only once it is loaded")]
     params, rows = resolve(plan.erase.method, plan.erase.preset, plan.erase.options), []
-    num_unets = 2
+    edited: tuple[Trainable, ...] = ("kv",)  # what closed forms change, at most
     if isinstance(params, DistilParams):
-        num_unets += bool(params.ema_decay)
+        edited = (params.trainable,) * (2 if params.ema_decay else 1)
         erasing = erasing_memory(found, params, plan.model.dtype).total
         rows.append(("memory, erase", described(erasing)))
     batch_size = plan.verify.sampling.batch_size
-    drawing = sampling_memory(found, batch_size, plan.model.dtype, num_unets).total
+    drawing = sampling_memory(found, batch_size, plan.model.dtype, edited).total
     rows.append(("memory, verify", f"{described(drawing)} ({batch_size} pictures at a time)"))
     return rows
 

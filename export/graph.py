@@ -1,5 +1,6 @@
 """From a UNet to an ONNX graph in memory that keeps every parameter under its own name."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,8 @@ NUM_TIME_IDS = 6
 MAX_TRACED_BATCH = 63
 """diffusers has a branch for batches of 64 and more (it only copies a tensor): the graph is traced
 below it and runs at any batch size."""
+GELU_OPSET = 20
+"""From here on ONNX has it."""
 UNSUPPORTED = ("class_embed_type", "encoder_hid_dim_type", "time_cond_proj_dim")
 
 
@@ -109,7 +112,7 @@ def trace(
             optimize=False,
             input_names=list(inputs),
             output_names=list(outputs),
-            custom_translation_table={torch.ops.aten.to.dtype: _to_dtype},
+            custom_translation_table=_translations(opset),
             verbose=False,
         )
     assert translated is not None
@@ -157,6 +160,22 @@ def _as_decomposed(program: ExportedProgram) -> ExportedProgram:
     if not any(schema is not None and schema.is_mutable for schema in schemas):
         program.run_decompositions = lambda *_: program
     return program
+
+
+def _translations(opset: int) -> dict[Any, Any]:
+    found: dict[Any, Any] = {torch.ops.aten.to.dtype: _to_dtype}
+    if opset < GELU_OPSET:
+        found[torch.ops.aten.gelu.default] = _gelu
+    return found
+
+
+def _gelu(x: Any, approximate: str = "none") -> Any:
+    """x (1 + erf(x / sqrt 2)) 0.5, in the order that ONNX Runtime makes one operator of."""
+    if approximate != "none":
+        raise NotImplementedError(f"gelu with approximate={approximate!r}")
+    erf = opset18.Erf(opset18.Div(x, ir.tensor(math.sqrt(2), dtype=x.dtype)))
+    inner = opset18.Mul(x, opset18.Add(erf, ir.tensor(1.0, dtype=x.dtype)))
+    return opset18.Mul(inner, ir.tensor(0.5, dtype=x.dtype))
 
 
 def _to_dtype(x: Any, dtype: int, non_blocking: bool = False, copy: bool = False) -> Any:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import onnx
 import onnx_ir as ir
+import onnxruntime as ort
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
@@ -230,3 +231,16 @@ def test_a_graph_with_an_in_place_operator_is_decomposed() -> None:
         program = torch.export.export(module, example)
         decomposed = graph._as_decomposed(program).run_decompositions({})
         assert (decomposed is program) == kept
+
+
+@pytest.mark.parametrize("opset", [18, 20])
+def test_gelu_is_one_operator_of_the_runtime(opset: int, tmp_path: Path) -> None:
+    path = export_unet(tiny_unet(), tmp_path / "engine", opset=opset)
+    options = ort.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    options.log_severity_level = 4
+    ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    model = onnx.load(tmp_path / "optimised.onnx", load_external_data=False)
+    found = {node.op_type for node in model.graph.node}
+    assert "Gelu" in found
+    assert "Erf" not in found

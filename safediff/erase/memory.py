@@ -5,7 +5,7 @@ which have shapes and precisions but no values, through the code that training a
 what is alive is counted operation by operation.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -19,7 +19,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from safediff.erase.live_bytes import LiveBytes
 from safediff.erase.micro_batch import backward
-from safediff.erase.params import DistilParams, num_kept
+from safediff.erase.params import DistilParams, Trainable, num_kept
 from safediff.erase.rollout import State
 from safediff.erase.texts import Batch
 from safediff.erase.trunk import DTYPES as TRUNK_DTYPES
@@ -62,7 +62,7 @@ class SamplingMemory:
     """Bytes on the device while pictures are drawn, without the driver's."""
 
     models: int
-    """Text encoders, VAE and every UNet that is held: the base, the result, its student."""
+    """Text encoders, VAE, the base's UNet, and what is changed in those that share its rest."""
     drawing: int
     """What denoising or decoding a batch needs at its peak beyond those."""
 
@@ -102,13 +102,22 @@ def erasing_memory(
 
 
 def sampling_memory(
-    architecture: Architecture, batch_size: int, dtype: str = "float32", num_unets: int = 1
+    architecture: Architecture,
+    batch_size: int,
+    dtype: str = "float32",
+    edited: Sequence[Trainable] = (),
 ) -> SamplingMemory:
-    """The peak of drawing ``batch_size`` pictures at a time with classifier-free guidance."""
+    """The peak of drawing ``batch_size`` pictures at a time with classifier-free guidance.
+
+    ``edited``: what is changed in every UNet that is held beside the base, and shares the rest.
+    """
     torch_dtype = DTYPES[dtype]
     with _fake() as live, torch.no_grad():
         unet = _unet(architecture, torch_dtype)
         unet_bytes = live.now
+        state = dict(unet.named_parameters())
+        changed = [state[name] for which in edited for name in trainable_names(unet, which)]
+        edit_bytes = sum(tensor.numel() * tensor.element_size() for tensor in changed)
         vae = _vae(architecture, torch_dtype)
         held = live.now
         backbone = replace(_backbone(unet), vae=vae)
@@ -118,7 +127,7 @@ def sampling_memory(
         guided(backbone, z, torch.tensor(500), text, text, 7.5)
         backbone.decode(z)
         drawing = live.peak - held
-    models = num_unets * unet_bytes + _encoder_bytes(architecture, torch_dtype)
+    models = unet_bytes + edit_bytes + _encoder_bytes(architecture, torch_dtype)
     return SamplingMemory(models=models, drawing=drawing)
 
 

@@ -1,17 +1,25 @@
-"""A backbone with a patch applied for good: base and safe UNet side by side."""
+"""A backbone with a patch applied for good: base and safe network side by side."""
 
 import copy
+from itertools import chain
+from typing import Any
 
 from safediff.models.backbone import Backbone
 from safediff.models.patch import Patch, apply_patch
 
 
 def patched(base: Backbone, patch: Patch) -> Backbone:
-    """The base with the patch in a UNet of its own; the base is left as it is.
+    """The base with the patch in a network of its own; the base is left as it is.
+
+    Both hold the same tensors wherever the patch changes nothing, so the second one takes the
+    memory of the patch only.
 
     Raises:
         UsageError: the patch belongs to another base.
     """
-    unet = copy.deepcopy(base.denoiser)
-    apply_patch(unet, patch)
-    return base.with_denoiser(unet)
+    network = base.denoiser
+    tensors = chain(network.named_parameters(), network.named_buffers())
+    shared: dict[int, Any] = {id(t): t for name, t in tensors if name not in patch.tensors}
+    safe = copy.deepcopy(network, shared)
+    apply_patch(safe, patch)
+    return base.with_denoiser(safe)
