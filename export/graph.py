@@ -170,7 +170,7 @@ def _translations(opset: int) -> dict[Any, Any]:
 
 
 def _gelu(x: Any, approximate: str = "none") -> Any:
-    """x (1 + erf(x / sqrt 2)) 0.5, in the order that ONNX Runtime makes one operator of."""
+    """GELU, x (1 + erf(x / sqrt 2)) 0.5, in the order that ONNX Runtime makes one operator of."""
     if approximate != "none":
         raise NotImplementedError(f"gelu with approximate={approximate!r}")
     erf = opset18.Erf(opset18.Div(x, ir.tensor(math.sqrt(2), dtype=x.dtype)))
