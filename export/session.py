@@ -40,25 +40,36 @@ class Session:
         self.device = torch.device("cuda" if provider.startswith("CUDA") else "cpu")
         self.inputs = {value.name: value for value in self.ort.get_inputs()}
         self.outputs = {value.name: value for value in self.ort.get_outputs()}
+        values = (self.inputs | self.outputs).items()
+        self._dtypes = {n: TORCH_DTYPES[v.type] for n, v in values if v.type in TORCH_DTYPES}
 
     def dtype(self, name: str) -> torch.dtype:
         """Type of an input or output."""
-        return TORCH_DTYPES[(self.inputs | self.outputs)[name].type]
+        return self._dtypes[name]
 
     def run(
         self, feeds: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]]
     ) -> dict[str, Tensor]:
-        """Compute with tensors bound where they lie: nothing is copied on the way in or out.
+        """Compute with tensors where they lie: nothing is copied on the way in or out.
 
         Args:
             feeds: Every input by name.
             shapes: The wanted outputs and their shapes.
         """
-        binding = self.ort.io_binding()
-        held = {  # the binding keeps addresses only
+        held = {
             name: tensor.detach().to(self.device, self.dtype(name)).contiguous()
             for name, tensor in feeds.items()
         }
+        if self.device.type == "cpu":
+            arrays = self.ort.run(list(shapes), {name: t.numpy() for name, t in held.items()})
+            return {name: torch.from_numpy(a) for name, a in zip(shapes, arrays, strict=True)}
+        return self._run_bound(held, shapes)
+
+    def _run_bound(
+        self, held: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]]
+    ) -> dict[str, Tensor]:
+        """Tensors of another device are bound by their addresses, so ``held`` must live on."""
+        binding = self.ort.io_binding()
         results = {
             name: torch.empty(tuple(shape), dtype=self.dtype(name), device=self.device)
             for name, shape in shapes.items()
