@@ -124,7 +124,7 @@ def test_two_processes_give_the_patch_of_one(backbone: Backbone, trained: Path, 
     for patch, suffix in ((erased.teacher, ""), (erased.student, ".student")):
         found = load_patch(trained / "rank-0" / f"{name}{suffix}.safetensors")
         assert found.tensors.keys() == patch.tensors.keys()
-        base = backbone.unet.state_dict()
+        base = backbone.denoiser.state_dict()
         for tensor, expected in patch.tensors.items():
             torch.testing.assert_close(found.tensors[tensor], expected, atol=1e-5, rtol=0)
         moved = max(float((w - base[n]).abs().max()) for n, w in patch.tensors.items())

@@ -34,42 +34,42 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
 
 
 def some_patch(backbone: Backbone, names: slice, seed: int) -> Patch:
-    state = backbone.unet.state_dict()
+    state = backbone.denoiser.state_dict()
     g = torch.Generator().manual_seed(seed)
     chosen = [*state][names]
     return Patch(
         tensors={n: state[n] + 0.01 * torch.randn(state[n].shape, generator=g) for n in chosen},
-        base_sha256=unet_sha256(backbone.unet),
+        base_sha256=unet_sha256(backbone.denoiser),
     )
 
 
 def test_differences_add_up(backbone: Backbone) -> None:
-    base = {n: w.clone() for n, w in backbone.unet.state_dict().items()}
+    base = {n: w.clone() for n, w in backbone.denoiser.state_dict().items()}
     a, b = some_patch(backbone, slice(0, 20), 1), some_patch(backbone, slice(10, 30), 2)
-    merged = merge_patches(backbone.unet, [a, b])
+    merged = merge_patches(backbone.denoiser, [a, b])
     assert merged.base_sha256 == a.base_sha256
     assert [*merged.tensors] == [*base][:30]
     for name, found in merged.tensors.items():
         change = sum(p.tensors[name] - base[name] for p in (a, b) if name in p.tensors)
         torch.testing.assert_close(found, base[name] + change, atol=1e-6, rtol=0)
-    only = merge_patches(backbone.unet, [a])
+    only = merge_patches(backbone.denoiser, [a])
     assert all(torch.equal(only.tensors[n], w) for n, w in a.tensors.items())
-    back = merge_patches(backbone.unet, [b, a])
+    back = merge_patches(backbone.denoiser, [b, a])
     for name, found in merged.tensors.items():
         torch.testing.assert_close(back.tensors[name], found, atol=1e-7, rtol=0)
-    remove = apply_patch(backbone.unet, merged)
+    remove = apply_patch(backbone.denoiser, merged)
     remove()
-    assert unet_sha256(backbone.unet) == a.base_sha256
+    assert unet_sha256(backbone.denoiser) == a.base_sha256
 
 
 def test_a_patch_of_another_base_is_not_merged(backbone: Backbone) -> None:
     a = some_patch(backbone, slice(0, 2), 1)
     strange = Patch(tensors=a.tensors, base_sha256="0" * 64)
     with pytest.raises(UsageError, match="the patch belongs to base 000000000000"):
-        merge_patches(backbone.unet, [a, strange])
+        merge_patches(backbone.denoiser, [a, strange])
     unknown = Patch(tensors={"nothing": torch.zeros(1)}, base_sha256=a.base_sha256)
     with pytest.raises(UsageError, match="names 'nothing', which this UNet lacks"):
-        merge_patches(backbone.unet, [a, unknown])
+        merge_patches(backbone.denoiser, [a, unknown])
 
 
 def test_the_second_patch_lies_over_the_first(backbone: Backbone) -> None:

@@ -110,13 +110,6 @@ class Backbone(ABC):
         return replace(self, scheduler=scheduler_like(name, self.scheduler))
 
     @property
-    def unet(self) -> Any:
-        """The denoiser, by the name that it had before other families came."""
-        return self.denoiser
-
-    with_unet = with_denoiser
-
-    @property
     def latent_shape(self) -> tuple[int, int, int]:
         """Channels, height, width of the latents of one picture at the model's own size."""
         size = self.denoiser.config.sample_size
