@@ -225,7 +225,7 @@ def near(found: Path, expected: Path) -> None:
 
     Adam takes whole steps along gradients that are all rounding.
     """
-    tensors, base = load_patch(found).tensors, load_backbone(ModelPlan(base="embedded")).unet
+    tensors, base = load_patch(found).tensors, load_backbone(ModelPlan(base="embedded")).denoiser
     moved = 0.0
     for name, tensor in load_patch(expected).tensors.items():
         torch.testing.assert_close(tensors[name], tensor, atol=2e-4, rtol=0)

@@ -92,7 +92,7 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (run / "plan.json").write_text(text)
     (run / "training.json").write_text('{"passes": 10, "seconds": "1.5", "resumed": "false"}')
     first = load_patch(finished().run.path / "patch.safetensors")
-    base = open_subject("embedded").models["embedded"].unet.state_dict()
+    base = open_subject("embedded").models["embedded"].denoiser.state_dict()
     halved = {n: base[n] + 0.5 * (w - base[n]) for n, w in first.tensors.items()}
     save_patch(Patch(tensors=halved, base_sha256=first.base_sha256), run / "patch.safetensors")
     return run
@@ -194,14 +194,14 @@ def test_a_policy_is_erased_on_top(tmp_path: Path, other: Path) -> None:
     over = load_patch(out / "then" / "patch.safetensors")
     stored = load_patch(out / "patch.safetensors")
     models = open_subject("embedded").models
-    unet = models["embedded"].unet
+    unet = models["embedded"].denoiser
     assert stored.base_sha256 == unet_sha256(unet) == first.base_sha256
     apply_patch(unet, first)
     assert over.base_sha256 == unet_sha256(unet)  # trained on the first one's model
     apply_patch(unet, over)
     expected = unet_sha256(unet)
     *_, combined = open_subject(str(out)).models.values()
-    assert unet_sha256(combined.unet) == expected
+    assert unet_sha256(combined.denoiser) == expected
     assert json.loads((out / "combination.json").read_text())["how"] == "sequential"
 
 
