@@ -138,6 +138,22 @@ def test_where_gradients_are_wanted_nothing_changes() -> None:
 
 
 @torch.no_grad()
+def test_products_go_through_onednn_where_the_build_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    unet = tiny_unet()
+    linears = [layer for layer in unet.modules() if type(layer) is torch.nn.Linear]
+    assert linears
+    with faster(unet):
+        assert all("forward" in vars(layer) for layer in linears)
+    monkeypatch.setattr(fast, "ONEDNN_LINEAR", "no_such_operator")
+    z, t, text = torch.randn(2, 4, 8, 8), torch.tensor(500), torch.randn(2, 77, 16)
+    with faster(unet) as quick:
+        own = [layer for layer in linears if "forward" not in vars(layer)]
+        assert own  # all but those of the texts
+        found = quick(z, t, encoder_hidden_states=text, return_dict=False)[0]
+    assert torch.equal(found, unet(z, t, text, return_dict=False)[0])
+
+
+@torch.no_grad()
 def test_a_compiled_network_is_left_alone() -> None:
     unet = tiny_unet()
     unet.mid_block._compiled_call_impl = unet.mid_block._call_impl  # what torch.compile leaves
