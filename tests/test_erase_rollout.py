@@ -9,6 +9,7 @@ from erase_examples import SMALL, frozen_backbone
 from torch import Tensor
 
 from safediff.erase.rollout import draw_steps, draw_timestep, rollout
+from safediff.erase.weights import PatchedUNet
 from safediff.models.backbone import Backbone, guided
 
 
@@ -110,3 +111,57 @@ def test_guidance_is_the_formula_of_two_calls(backbone: Backbone, t: Tensor) -> 
     found = guided(backbone, z, t, c_0, c, 4.0)
     torch.testing.assert_close(found, e_0 + 4.0 * (e_c - e_0), atol=1e-4, rtol=1e-4)
     assert (found - e_c).abs().max() > 1e-2
+
+
+def test_a_patched_unet_rolls_out_its_own_weights_and_leaves_the_others(backbone: Backbone) -> None:
+    unet = backbone.denoiser
+    weights = {
+        name: value.detach() + 0.3 * torch.randn_like(value)
+        for name, value in unet.named_parameters()
+        if "attn2.to_v" in name
+    }
+    before = {name: value.clone() for name, value in unet.state_dict().items()}
+    patched = backbone.with_denoiser(PatchedUNet(unet, weights))
+    texts = backbone.encode(["", ""]), backbone.encode(["axe", "bomb"])
+
+    def states(model: Backbone) -> list[Tensor]:
+        found = []
+        for state in rollout(model, *texts, [2, 5], SMALL, generator()):
+            found.append(state.z)
+            held = unet.state_dict()  # at every state the UNet is as it was
+            assert all(torch.equal(held[name], value) for name, value in before.items())
+            assert not [name for name, layer in unet.named_modules() if "forward" in vars(layer)]
+        return found
+
+    expected = states(backbone.with_denoiser(CountingUNet(patched.denoiser)))  # called as it is
+    original = states(backbone)
+    for found, right, other in zip(states(patched), expected, original, strict=True):
+        torch.testing.assert_close(found, right, rtol=0, atol=1e-4)
+        assert not torch.allclose(found, other, atol=1e-2)
+
+
+def test_weights_come_back_when_a_call_fails(backbone: Backbone) -> None:
+    unet = backbone.denoiser
+    name, value = next((n, v) for n, v in unet.named_parameters() if "attn2.to_v" in n)
+    before, patched = value.clone(), PatchedUNet(unet, {name: value.detach() + 1})
+
+    def fail() -> None:
+        with patched.in_place() as used:
+            assert used is unet
+            assert torch.equal(value, before + 1)
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        fail()
+    assert torch.equal(value, before)
+
+
+def test_casts_and_cuts_are_not_gone_round(backbone: Backbone) -> None:
+    for patched in (
+        PatchedUNet(backbone.denoiser, {}, max_rows=1),
+        PatchedUNet(
+            backbone.denoiser, {}, call=lambda unet, _, args, kwargs: unet(*args, **kwargs)
+        ),
+    ):
+        with patched.in_place() as used:
+            assert used is patched

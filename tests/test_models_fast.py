@@ -11,7 +11,7 @@ from torch import Tensor
 
 from safediff.models import fast
 from safediff.models.backbone import Backbone
-from safediff.models.fast import TEXT_PROJECTIONS, faster
+from safediff.models.fast import TEXT_PROJECTIONS, faster, products_by_onednn
 from safediff.sample.sampler import Draw, Sampling, denoise_all
 
 DRAWS = [Draw("axe"), Draw("a hammer"), Draw("bomb")]
@@ -176,3 +176,38 @@ def test_threads_take_turns_with_one_unet(backbone: Backbone) -> None:
     assert not [
         name for name, layer in backbone.denoiser.named_modules() if "forward" in vars(layer)
     ]
+
+
+@pytest.mark.parametrize("with_bias", [True, False])
+@pytest.mark.parametrize("trained", ["x", "weight", "all"])
+def test_gradients_through_onednn_are_those_of_a_linear_layer(
+    with_bias: bool, trained: str
+) -> None:
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(6, 5, bias=with_bias).requires_grad_(trained != "x")
+    x = torch.randn(3, 7, 6).requires_grad_(trained != "weight")
+    wanted = [value for value in (x, *layer.parameters()) if value.requires_grad]
+    weights = torch.randn(3, 7, 5)
+    expected = torch.autograd.grad((layer(x) * weights).sum(), wanted)
+    with products_by_onednn(layer):
+        assert "forward" in vars(layer)
+        out = layer(x)
+    assert "Product" in out.grad_fn.name()
+    for found, right in zip(
+        torch.autograd.grad((out * weights).sum(), wanted), expected, strict=True
+    ):
+        assert found.shape == right.shape
+        torch.testing.assert_close(found, right, rtol=1e-5, atol=1e-5)
+
+
+def test_only_what_a_gradient_reads_is_kept_for_it() -> None:
+    layer, x = torch.nn.Linear(6, 5), torch.randn(3, 6)
+    with products_by_onednn(layer):
+        frozen = layer.requires_grad_(False)(x.requires_grad_(True))
+        trained = layer.requires_grad_(True)(x.detach())
+    kept_x, kept_weight = frozen.grad_fn.saved_tensors
+    assert kept_x is None
+    assert kept_weight.shape == (5, 6)
+    kept_x, kept_weight = trained.grad_fn.saved_tensors
+    assert kept_weight is None
+    assert kept_x.shape == (3, 6)

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from safediff.attack.base import Attack
 from safediff.attack.params import num_base_steps
-from safediff.attack.steps import run_steps, start_guidance
+from safediff.attack.steps import start_guidance
 from safediff.sample.own_noise import use_own_noise
 from safediff.sample.sampler import Draw, Sampling, initial_latents
+from safediff.sample.steps import run_steps
 
 
 @dataclass(frozen=True, kw_only=True)

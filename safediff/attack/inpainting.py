@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from safediff.attack.base import Attack
-from safediff.attack.steps import run_steps, start_guidance
+from safediff.attack.steps import start_guidance
 from safediff.sample.own_noise import use_own_noise
 from safediff.sample.sampler import Draw, Sampling, denoise_all, initial_latents
+from safediff.sample.steps import run_steps
 
 
 @dataclass(frozen=True, kw_only=True)

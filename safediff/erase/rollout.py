@@ -1,15 +1,20 @@
 """Rollouts: partly denoised latents, drawn with guidance (SDD, steps 2 to 4)."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from safediff.erase.params import DistilParams, early_steps
-from safediff.models.backbone import Backbone, Condition, guided
+from safediff.erase.weights import PatchedUNet
+from safediff.guard.base import start_guidance
+from safediff.models.backbone import Backbone, Condition
+from safediff.models.fast import faster
 from safediff.sample.own_noise import use_own_noise
 from safediff.sample.shards import ALONE, Shards
+from safediff.sample.steps import run_steps
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,7 @@ def rollout(
     num_rows, mine = len(c_p), shards.stripe
     c_0, c_p = c_0.rows(mine), c_p.rows(mine)
     device = c_p.hidden.device
+    guidance = start_guidance(None, model, c_0, c_p, params.guidance_scale)
     scheduler = model.with_scheduler(params.rollout_scheduler).new_scheduler()
     scheduler.set_timesteps(params.num_inference_steps, device=device)
     z = torch.randn(num_rows, *model.latent_shape, generator=generator)[mine]
@@ -66,12 +72,22 @@ def rollout(
     z = z.to(device) * scheduler.init_noise_sigma
     done = 0
     for u in steps:
-        for t in scheduler.timesteps[done:u] if len(z) else ():
-            e = guided(model, scheduler.scale_model_input(z, t), t, c_0, c_p, params.guidance_scale)
-            z = scheduler.step(e, t, z, return_dict=False)[0]
+        if len(z) and u > done:
+            with _in_use(model) as used:
+                z = run_steps(used, guidance, scheduler, scheduler.timesteps[done:u], z)
         done = u
         now = scheduler.timesteps[u]
         t = draw_timestep(u, params.num_inference_steps, num_rows, generator)[mine]
         if params.loss_timestep == "step":
             t = now.expand(len(z))
         yield State(scheduler.scale_model_input(z, now), t.to(device), u)
+
+
+@contextmanager
+def _in_use(model: Backbone) -> Iterator[Backbone]:
+    """The model around a faster UNet, until its weights change."""
+    with ExitStack() as stack:
+        unet = model.denoiser
+        if isinstance(unet, PatchedUNet):
+            unet = stack.enter_context(unet.in_place())
+        yield model.with_denoiser(stack.enter_context(faster(unet)))

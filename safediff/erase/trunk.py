@@ -20,6 +20,7 @@ from safediff.erase.params import DistilParams
 from safediff.erase.weights import PatchedUNet, Student
 from safediff.errors import Inconclusive, UsageError
 from safediff.models.backbone import Backbone, Condition
+from safediff.models.fast import products_by_onednn
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 0.1, torch.float16: 0.1}
@@ -43,6 +44,8 @@ def trunk(backbone: Backbone, params: DistilParams) -> Iterator[Backbone]:
             unet.to(memory_format=torch.channels_last)
             undo.callback(unet.to, memory_format=torch.contiguous_format)
         call = torch.compile(_call) if params.compile else functional_call
+        if not params.compile:
+            undo.enter_context(products_by_onednn(unet))
         yield backbone.with_denoiser(PatchedUNet(unet, {}, call, params.micro_batch))
 
 

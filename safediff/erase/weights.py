@@ -5,6 +5,7 @@ The frozen rest exists once; student, teacher and original differ in these tenso
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -71,6 +72,25 @@ class PatchedUNet:
     def replaced(self, weights: Mapping[str, Tensor]) -> "PatchedUNet":
         """The same UNet with other tensors."""
         return PatchedUNet(self.unet, weights, self.call, self.max_rows)
+
+    @contextmanager
+    def in_place(self) -> Iterator[Any]:
+        """Within, the UNet itself, holding the replaced tensors, for calls without gradients.
+
+        Yields this object as it is where casts, cuts or compiled code stand around the UNet.
+        """
+        if self.dtype != torch.float32 or self.max_rows or self.call is not functional_call:
+            yield self
+            return
+        own = dict(self.unet.named_parameters())
+        before = {name: own[name].data for name in self.weights}
+        try:
+            for name, w in self.weights.items():
+                own[name].data = w.detach()
+            yield self.unet
+        finally:
+            for name, data in before.items():
+                own[name].data = data
 
     def __call__(self, z: Tensor, t: Tensor, **kwargs: Any) -> Any:
         """Run the UNet with the replaced tensors; arguments as the UNet's own."""

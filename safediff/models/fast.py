@@ -20,6 +20,7 @@ import torch
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 ONEDNN_LINEAR = "_linear_pointwise"
 """What torch.compile takes for a linear layer; no public function reaches it in float32."""
@@ -56,7 +57,7 @@ def _turn(unet: nn.Module) -> threading.RLock:
 
 @contextmanager
 def products_by_onednn(unet: nn.Module) -> Iterator[None]:
-    """Matrix products in fp32 on a processor by oneDNN."""
+    """Matrix products in fp32 on a processor by oneDNN, with or without gradients."""
     parameter = next(unet.parameters())
     wanted = parameter.device.type == "cpu" and parameter.dtype == torch.float32
     if not (wanted and hasattr(torch.ops.mkldnn, ONEDNN_LINEAR)):  # not in every build
@@ -101,13 +102,42 @@ def _replaced(layers: list[nn.Module], make: Callable[[Any], Forward]) -> Iterat
 
 
 def _by_onednn(layer: nn.Linear) -> Forward:
-    product = getattr(torch.ops.mkldnn, ONEDNN_LINEAR)
-
     def forward(x: Tensor) -> Tensor:
-        out: Tensor = product(x, layer.weight, layer.bias, "none", [], "")
+        if not torch.is_grad_enabled():
+            return _product(x, layer.weight, layer.bias)
+        out: Tensor = _Product.apply(x, layer.weight, layer.bias)  # type: ignore[no-untyped-call]
         return out
 
     return forward
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A linear layer: x W^T + b, for x (..., in) and W (out, in)."""
+    out: Tensor = getattr(torch.ops.mkldnn, ONEDNN_LINEAR)(x, weight, bias, "none", [], "")
+    return out
+
+
+class _Product(torch.autograd.Function):
+    """``_product`` with its gradients, which are such products themselves."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """Only what a wanted gradient reads is kept."""
+        of_x, of_weight = ctx.needs_input_grad[:2]
+        ctx.save_for_backward(x if of_weight else None, weight if of_x else None)
+        return _product(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, d_out: Tensor) -> tuple[Tensor | None, ...]:
+        """d_x = d_out W, d_W = d_out^T x, d_b = the sum of d_out."""
+        x, weight = ctx.saved_tensors
+        rows = d_out.flatten(0, -2)
+        d_x = None if weight is None else _product(d_out.contiguous(), weight.T.contiguous(), None)
+        d_weight = None
+        if x is not None:
+            d_weight = _product(rows.T.contiguous(), x.flatten(0, -2).T.contiguous(), None)
+        return d_x, d_weight, rows.sum(0) if ctx.needs_input_grad[2] else None
 
 
 def _remembered(forward: Forward, memory: dict[int, tuple[Tensor, Tensor]], text: Tensor) -> Tensor:

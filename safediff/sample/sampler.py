@@ -13,6 +13,7 @@ from safediff.sample.draw import NO_ROWS, Row, Rows
 from safediff.sample.draw import Draw as Draw
 from safediff.sample.draw import seed_of as seed_of
 from safediff.sample.own_noise import use_own_noise
+from safediff.sample.steps import run_steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,8 +122,4 @@ def denoise_all(
     z: Tensor = latents.to(c.hidden.device, c.hidden.dtype) * scheduler.init_noise_sigma
     with faster(backbone.denoiser) as denoiser:
         model = backbone.with_denoiser(denoiser)
-        for step, t in enumerate(scheduler.timesteps):
-            model_in = torch.cat([scheduler.scale_model_input(z, t)] * guidance.num_branches)
-            eps = guidance(step, model.denoise(model_in, t, guidance.condition))
-            z = scheduler.step(eps, t, z, return_dict=False)[0]
-    return z
+        return run_steps(model, guidance, scheduler, scheduler.timesteps, z)

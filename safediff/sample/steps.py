@@ -1,0 +1,35 @@
+"""Some steps of trajectories; whoever takes them may let another model go on."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from safediff.guard.base import Guidance
+from safediff.models.backbone import Backbone
+
+
+def run_steps(
+    backbone: Backbone,
+    guidance: Guidance,
+    scheduler: Any,
+    timesteps: Iterable[Tensor],
+    z: Tensor,
+    after: Callable[[int, Tensor], Tensor] = lambda step, z: z,
+) -> Tensor:
+    """Latents after the given steps of a scheduler whose timesteps are set.
+
+    Args:
+        backbone: Denoises.
+        guidance: Started for as many rows as ``z`` has; counts steps from this part's first.
+        scheduler: Keeps state from part to part.
+        timesteps: Those of this part, in order.
+        z: Latents (n, c, h, w) before the first of them.
+        after: What becomes of the latents after each step.
+    """
+    for step, t in enumerate(timesteps):
+        model_in = torch.cat([scheduler.scale_model_input(z, t)] * guidance.num_branches)
+        eps = guidance(step, backbone.denoise(model_in, t, guidance.condition))
+        z = after(step, scheduler.step(eps, t, z, return_dict=False)[0])
+    return z
