@@ -1,26 +1,26 @@
-"""Compiled text encoder and decoder that stand where transformers' and diffusers' own would."""
+"""Compiled text encoders and decoder that stand where transformers' and diffusers' own would."""
 
 import json
 from pathlib import Path
 from types import SimpleNamespace
-from typing import NamedTuple
+from typing import Any
 
+import torch
 from torch import Tensor
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.models.clip.modeling_clip import CLIPTextModelOutput
 
 from safediff.errors import Inconclusive
+from safediff.export.parts import HIDDEN_STATES
 from safediff.export.session import CPU_PROVIDER, Session
 from safediff.export.to_onnx import CONFIG_NAME, MODEL_NAME
 
-
-class TextStates(NamedTuple):
-    """What a text encoder returns."""
-
-    last_hidden_state: Tensor
-    pooler_output: Tensor
+TextStates = BaseModelOutputWithPooling | CLIPTextModelOutput
+"""What a text encoder returns, without and with a projection."""
 
 
 class ExportedTextEncoder:
-    """``text_encoder/`` of an exported folder."""
+    """``text_encoder/`` or ``text_encoder_2/`` of an exported folder."""
 
     def __init__(
         self, folder: Path, *, provider: str = CPU_PROVIDER, num_threads: int | None = None
@@ -28,20 +28,32 @@ class ExportedTextEncoder:
         self._session = Session(folder / MODEL_NAME, provider, num_threads)
         self.device = self._session.device
         self.dtype = self._session.dtype("last_hidden_state")
-        self._width = int(self._session.outputs["last_hidden_state"].shape[-1])
+        self._inner = {n: v.shape[1:] for n, v in self._session.outputs.items()}
+        """Shapes of the outputs without the batch."""
 
-    def __call__(self, input_ids: Tensor) -> TextStates:
+    def __call__(self, input_ids: Tensor, output_hidden_states: bool = False) -> TextStates:
         """States of ids (b, tokens), in fp32 whatever the engine's precision.
 
         The trajectory takes its type from them: only the networks compute in half precision.
+
+        Raises:
+            TypeError: the states of the layers are asked for, and the engine has none.
         """
-        batch, tokens = input_ids.shape
+        layers = [name for name in self._inner if name.startswith(HIDDEN_STATES)]
+        if output_hidden_states and not layers:
+            raise TypeError("the exported text encoder has no hidden states but the last")
+        named = self._inner.keys() - set(layers)
         shapes = {
-            "last_hidden_state": (batch, tokens, self._width),
-            "pooler_output": (batch, self._width),
+            name: (len(input_ids), *inner)
+            for name, inner in self._inner.items()
+            if output_hidden_states or name in named
         }
-        states = self._session.run({"input_ids": input_ids}, shapes)
-        return TextStates(**{name: state.float() for name, state in states.items()})
+        found = self._session.run({"input_ids": input_ids}, shapes)
+        states: dict[str, Any] = {name: state.float() for name, state in found.items()}
+        if output_hidden_states:
+            states["hidden_states"] = tuple(states.pop(name) for name in layers)
+        kind = CLIPTextModelOutput if "text_embeds" in named else BaseModelOutputWithPooling
+        return kind(**states)
 
 
 class ExportedDecoder:
@@ -51,10 +63,24 @@ class ExportedDecoder:
         self, folder: Path, *, provider: str = CPU_PROVIDER, num_threads: int | None = None
     ) -> None:
         self.config = _read_config(folder / CONFIG_NAME)
+        self._path = folder / MODEL_NAME
         self._session = Session(folder / MODEL_NAME, provider, num_threads)
         self.device = self._session.device
         self.dtype = self._session.dtype("latent_sample")
         self._factor = 2 ** (len(self.config.block_out_channels) - 1)
+
+    def to(self, dtype: torch.dtype) -> "ExportedDecoder":
+        """Itself: an engine keeps the type that it was exported in.
+
+        Raises:
+            Inconclusive: that is another than ``dtype``.
+        """
+        if dtype != self.dtype:
+            raise Inconclusive(
+                f"{self._path}: computes in {self.dtype}, this autoencoder needs {dtype}",
+                "export the folder again",
+            )
+        return self
 
     def decode(self, z: Tensor, return_dict: bool = False) -> tuple[Tensor]:
         """Pictures in [-1, 1] of latents (b, c, h, w)."""

@@ -93,7 +93,7 @@ def trace(
     """Trace, translate and optimise one call of ``module``.
 
     Args:
-        module: Its one attribute, named like ``prefix`` without the dot, holds the parameters.
+        module: Its one submodule, named like ``prefix`` without the dot, holds the parameters.
         inputs: Examples by name, in the order of the call.
         shapes: The dynamic dimensions of each input.
         outputs: Names of what the call returns.

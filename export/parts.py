@@ -1,4 +1,4 @@
-"""Exports what stands around the UNet: the text encoder and the decoder of the autoencoder.
+"""Exports what stands around the UNet: text encoders and the decoder of the autoencoder.
 
 Names of inputs and outputs are those that optimum's ONNX pipelines look for. Every parameter is an
 initializer ``text_encoder.<state dict key>`` or ``vae.<state dict key>``.
@@ -13,6 +13,7 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 from torch.export import Dim
+from transformers import CLIPTextModelWithProjection
 
 from safediff.errors import Inconclusive
 from safediff.export.graph import MAX_TRACED_BATCH, require_names, trace
@@ -21,17 +22,26 @@ from safediff.export.to_onnx import DATA_NAME, MODEL_NAME
 
 TEXT_PREFIX, VAE_PREFIX = "text_encoder.", "vae."
 TEXT_FOLDER, DECODER_FOLDER = "text_encoder", "vae_decoder"
+HIDDEN_STATES = "hidden_states."
+"""Then the number of the layer; 0 stands before the first."""
 
 
 class _Text(nn.Module):
-    def __init__(self, text_encoder: nn.Module) -> None:
+    def __init__(self, text_encoder: nn.Module, outputs: list[str]) -> None:
         super().__init__()
         self.text_encoder = text_encoder
+        self.outputs = outputs
 
-    def forward(self, input_ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Last hidden states (b, tokens, dim) and pooled state (b, dim) of ids (b, tokens)."""
-        out = self.text_encoder(input_ids)
-        return out.last_hidden_state, out.pooler_output
+    def forward(self, input_ids: Tensor) -> tuple[Tensor, ...]:
+        """The outputs of ids (b, tokens): states (b, tokens, dim), pooled ones (b, dim)."""
+        layers = any(name.startswith(HIDDEN_STATES) for name in self.outputs)
+        out = self.text_encoder(input_ids, output_hidden_states=layers)
+        return tuple(
+            out.hidden_states[int(name.removeprefix(HIDDEN_STATES))]
+            if name.startswith(HIDDEN_STATES)
+            else out[name]
+            for name in self.outputs
+        )
 
 
 class _Decoder(nn.Module):
@@ -46,11 +56,19 @@ class _Decoder(nn.Module):
 
 
 def export_text_encoder(
-    text_encoder: nn.Module, folder: Path, num_tokens: int, dtype: torch.dtype, opset: int
+    text_encoder: nn.Module,
+    folder: Path,
+    num_tokens: int,
+    dtype: torch.dtype,
+    opset: int,
+    *,
+    hidden_states: bool = False,
 ) -> Path:
     """Write ``model.onnx``: ``input_ids`` (b, num_tokens), int64, to the states of the encoder.
 
-    Outputs: ``last_hidden_state`` and ``pooler_output``. The batch is dynamic.
+    Outputs: ``last_hidden_state`` and ``pooler_output``, or ``text_embeds`` and
+    ``last_hidden_state`` of an encoder with a projection; with ``hidden_states`` those before the
+    first and after every layer, ``hidden_states.0`` and so on. The batch is dynamic.
 
     Raises:
         Inconclusive: the exporter failed.
@@ -58,11 +76,22 @@ def export_text_encoder(
     encoder = _prepared(text_encoder, dtype)
     inputs = {"input_ids": torch.ones(2, num_tokens, dtype=torch.long)}
     shapes = {"input_ids": {0: Dim("batch", min=1, max=MAX_TRACED_BATCH)}}
-    outputs = ["last_hidden_state", "pooler_output"]
+    outputs = _text_outputs(encoder, hidden_states)
     state = encoder.state_dict()
-    model = _traced(_Text(encoder), inputs, shapes, outputs, opset, TEXT_PREFIX, state, folder)
+    text = _Text(encoder, outputs)
+    model = _traced(text, inputs, shapes, outputs, opset, TEXT_PREFIX, state, folder)
     _name_dimension(model, ["batch"])
     return _save(model, folder)
+
+
+def _text_outputs(encoder: Any, hidden_states: bool) -> list[str]:
+    """Names in the order of transformers; the first is what its ``[0]`` gives."""
+    projects = isinstance(encoder, CLIPTextModelWithProjection)
+    pooled = ["text_embeds", "last_hidden_state"]
+    outputs = pooled if projects else ["last_hidden_state", "pooler_output"]
+    if hidden_states:
+        outputs += [f"{HIDDEN_STATES}{i}" for i in range(encoder.config.num_hidden_layers + 1)]
+    return outputs
 
 
 def export_vae_decoder(vae: nn.Module, folder: Path, dtype: torch.dtype, opset: int) -> Path:

@@ -1,7 +1,9 @@
-"""One .safetensors file with the original names of Stable Diffusion 1.x, for other front ends.
+"""One .safetensors file with the original names of SD 1.x or SDXL, for other front ends.
 
-The names are those of the CompVis checkpoints: ``model.diffusion_model.*``, ``first_stage_model.*``
-and ``cond_stage_model.transformer.*``. diffusers reads such files; it has no writer for them.
+The names are those of the first checkpoints: ``model.diffusion_model.*``, ``first_stage_model.*``
+and ``cond_stage_model.transformer.*``, which in SDXL is ``conditioner.embedders.0.transformer.*``;
+its second text encoder is OpenCLIP's, ``conditioner.embedders.1.model.*``. diffusers reads such
+files; it has no writer for them.
 """
 
 import re
@@ -9,13 +11,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from safediff.errors import Inconclusive
 from safediff.models.backbone import Backbone
 from safediff.models.patch import save_whole
+from safediff.models.stable_diffusion_xl import StableDiffusionXL
 
 UNET, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.transformer."
+XL_TEXT, XL_TEXT_2 = "conditioner.embedders.0.transformer.", "conditioner.embedders.1.model."
 
 OPEN_CLIP_WIDTH = 1024
 """Of the text encoder of Stable Diffusion 2.x, whose original is OpenCLIP's."""
@@ -34,6 +39,8 @@ _UNET_TOP = {
     "conv_in": "input_blocks.0.0",
     "conv_norm_out": "out.0",
     "conv_out": "out.2",
+    "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2",
 }
 _ATTENTION = {
     "group_norm": "norm",
@@ -42,10 +49,23 @@ _ATTENTION = {
     "to_v": "v",
     "to_out.0": "proj_out",
 }
+_OPEN_CLIP_TOP = {
+    "embeddings.position_embedding.weight": "positional_embedding",
+    "embeddings.token_embedding.weight": "token_embedding.weight",
+    "final_layer_norm.weight": "ln_final.weight",
+    "final_layer_norm.bias": "ln_final.bias",
+}
+_OPEN_CLIP_LAYER = {
+    "layer_norm1": "ln_1",
+    "layer_norm2": "ln_2",
+    "self_attn.out_proj": "attn.out_proj",
+    "mlp.fc1": "mlp.c_fc",
+    "mlp.fc2": "mlp.c_proj",
+}
 
 
 def write_single_file(path: Path, model: Backbone) -> Path:
-    """Write UNet, autoencoder and text encoder into one checkpoint.
+    """Write UNet, autoencoder and text encoders into one checkpoint.
 
     Raises:
         Inconclusive: a tensor has no original name (another family), or the file can't be written.
@@ -61,7 +81,8 @@ def original_state(model: Backbone) -> dict[str, Tensor]:
         Inconclusive: a tensor has none.
     """
     text: Any = model.text_encoder.config
-    if text.hidden_size == OPEN_CLIP_WIDTH:
+    xl = isinstance(model, StableDiffusionXL)
+    if text.hidden_size == OPEN_CLIP_WIDTH and not xl:
         raise Inconclusive(
             "the text encoder of Stable Diffusion 2.x has other names in its original form",
             "leave out --layout single-file for this family",
@@ -76,13 +97,48 @@ def original_state(model: Backbone) -> dict[str, Tensor]:
         name = vae_name(key, len(vae.block_out_channels))
         is_matrix = ".attn_1." in name and name.endswith("weight") and tensor.ndim == 2
         state[VAE + name] = tensor[:, :, None, None] if is_matrix else tensor
-    state |= {TEXT + name: t for name, t in _text_state(model.text_encoder.state_dict()).items()}
+    first = _text_state(model.text_encoder.state_dict())
+    state |= {(XL_TEXT if xl else TEXT) + name: tensor for name, tensor in first.items()}
+    if isinstance(model, StableDiffusionXL):
+        second = open_clip_state(model.text_encoder_2.state_dict())
+        state |= {XL_TEXT_2 + name: tensor for name, tensor in second.items()}
     return state
 
 
 def _text_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Names of checkpoints: transformers 5 dropped the level ``text_model``."""
     return {k if k.startswith("text_model.") else f"text_model.{k}": v for k, v in state.items()}
+
+
+def open_clip_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """OpenCLIP's text tower: queries, keys and values in one matrix, the projection turned.
+
+    Args:
+        state: Of a ``CLIPTextModelWithProjection``.
+
+    Raises:
+        Inconclusive: the original has no such parameter.
+    """
+    found: dict[str, Tensor] = {}
+    for key, tensor in state.items():
+        name = key.removeprefix("text_model.")
+        layer = re.fullmatch(r"encoder\.layers\.(\d+)\.(.+)\.(weight|bias)", name)
+        if name == "text_projection.weight":
+            found["text_projection"] = tensor.T.contiguous()
+        elif name in _OPEN_CLIP_TOP:
+            found[_OPEN_CLIP_TOP[name]] = tensor
+        elif layer is None:
+            raise _unknown(key)
+        elif layer[2] == "self_attn.q_proj":
+            three = [state[key.replace("q_proj", f"{x}_proj")] for x in "qkv"]
+            part = f"attn.in_proj_{layer[3]}"
+            found[f"transformer.resblocks.{layer[1]}.{part}"] = torch.cat(three)
+        elif layer[2] in _OPEN_CLIP_LAYER:
+            part = f"{_OPEN_CLIP_LAYER[layer[2]]}.{layer[3]}"
+            found[f"transformer.resblocks.{layer[1]}.{part}"] = tensor
+        elif layer[2] not in ("self_attn.k_proj", "self_attn.v_proj"):
+            raise _unknown(key)
+    return found
 
 
 def unet_name(key: str, num_layers: int, attends: Sequence[bool]) -> str:
@@ -160,6 +216,6 @@ def vae_name(key: str, num_levels: int) -> str:
 
 def _unknown(key: str) -> Inconclusive:
     return Inconclusive(
-        f"{key}: has no name in the original form of Stable Diffusion 1.x",
+        f"{key}: has no name in the original form of Stable Diffusion 1.x or XL",
         "leave out --layout single-file for this family",
     )

@@ -8,7 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from release_examples import make_evidence
-from tiny import tiny_backbone, tiny_engine, tiny_pipeline, tiny_unet
+from tiny import (
+    tiny_backbone,
+    tiny_engine,
+    tiny_pipeline,
+    tiny_unet,
+    tiny_xl_backbone,
+    tiny_xl_pipeline,
+)
 
 from safediff.models.patch import unet_sha256
 from safediff.release.layout import write_release
@@ -26,18 +33,19 @@ def folder() -> Path:
 
 
 @functools.cache
-def base_folder() -> Path:
+def base_folder(xl: bool = False) -> Path:
     """The base model as diffusers writes it."""
-    pipeline = tiny_pipeline(folder() / "base-tokenizer")
-    pipeline.unet = tiny_unet(seed=BASE_SEED)
-    pipeline.save_pretrained(folder() / "base")
-    return folder() / "base"
+    words, path = folder() / f"base-tokenizer-{xl}", folder() / f"base-{xl}"
+    pipeline = tiny_xl_pipeline(words) if xl else tiny_pipeline(words)
+    pipeline.unet = tiny_unet(xl, seed=BASE_SEED)
+    pipeline.save_pretrained(path)
+    return path
 
 
-def resolved_plan(**changes: Any) -> dict[str, Any]:
+def resolved_plan(xl: bool = False, **changes: Any) -> dict[str, Any]:
     return {
         "name": "small",
-        "model": {"base": str(base_folder()), "revision": None, "dtype": "float32"},
+        "model": {"base": str(base_folder(xl)), "revision": None, "dtype": "float32"},
         "concepts": [{"name": "axe", "phrasings": ["an axe", "axe", "a big axe"]}],
         "erase": {"keep": ["an owl", "a rose"]},
         "guard": None,
@@ -45,32 +53,34 @@ def resolved_plan(**changes: Any) -> dict[str, Any]:
     }
 
 
-def write_example(path: Path, *, passed: bool = True, **plan: Any) -> Path:
+def write_example(path: Path, *, passed: bool = True, xl: bool = False, **plan: Any) -> Path:
     """A release whose certificate says that the policy was met, or could not be decided."""
     evidence = make_evidence()
-    unet = unet_sha256(tiny_unet(seed=BASE_SEED))
+    unet = unet_sha256(tiny_unet(xl, seed=BASE_SEED))
     changes: dict[str, Any] = {
-        "policy": evidence.policy | {"resolved": resolved_plan(**plan)},
+        "policy": evidence.policy | {"resolved": resolved_plan(xl, **plan)},
         "base_model": evidence.base_model | {"sha256": {"unet": unet}},
     }
     if not passed:  # the engine was compared, but nobody gated it
         changes["reports"] = evidence.reports[:1]
-    backbone = tiny_backbone(folder() / "tokenizer")
-    write_release(path, backbone, make_evidence(**changes), engine=tiny_engine())
+    words = folder() / f"tokenizer-{xl}"
+    backbone = tiny_xl_backbone(words) if xl else tiny_backbone(words)
+    write_release(path, backbone, make_evidence(**changes), engine=tiny_engine(xl))
     return path
 
 
 @functools.cache
-def release() -> Path:
+def release(xl: bool = False) -> Path:
     """Do not write to it."""
-    return write_example(folder() / "release")
+    return write_example(folder() / f"release-{xl}", xl=xl)
 
 
 @functools.cache
-def exported(precision: str = "fp32") -> Path:
+def exported(precision: str = "fp32", xl: bool = False) -> Path:
     """The release with all parts as engines; do not write to it."""
-    path = folder() / f"exported-{precision}"
-    deploy_run(release(), path, precision, 18, ("triton", "single-file"))  # type: ignore[arg-type]
+    path = folder() / f"exported-{precision}-{xl}"
+    layouts = ("triton", "single-file")
+    deploy_run(release(xl), path, precision, 18, layouts)  # type: ignore[arg-type]
     return path
 
 

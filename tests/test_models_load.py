@@ -24,7 +24,7 @@ from torch import Tensor
 from safediff.erase.methods import resolve
 from safediff.erase.params import DistilParams
 from safediff.errors import Inconclusive, PolicyError, UsageError
-from safediff.export.single_file import UNET, VAE, original_state, unet_name, vae_name
+from safediff.export.single_file import original_state
 from safediff.models import load
 from safediff.models.backbone import Backbone
 from safediff.models.load import load_backbone
@@ -48,61 +48,6 @@ def configs_of(pipeline: Any, folder: Path) -> Path:
     return folder
 
 
-def open_clip_state(encoder: Any) -> dict[str, Tensor]:
-    """Names and shapes of OpenCLIP's text tower: q, k, v in one matrix, the projection turned."""
-    state, found = encoder.state_dict(), {}
-    for key, value in state.items():
-        name = key.removeprefix("text_model.")
-        if name == "text_projection.weight":
-            found["text_projection"] = value.T.contiguous()
-        elif name.startswith("embeddings.position"):
-            found["positional_embedding"] = value
-        elif name.startswith("embeddings.token"):
-            found["token_embedding.weight"] = value
-        elif name.startswith("final_layer_norm."):
-            found[name.replace("final_layer_norm", "ln_final")] = value
-        elif ".self_attn.q_proj." in name:
-            three = [state[key.replace("q_proj", part)] for part in ("q_proj", "k_proj", "v_proj")]
-            layer, leaf = name.split(".")[2], name.rsplit(".", 1)[1]
-            found[f"transformer.resblocks.{layer}.attn.in_proj_{leaf}"] = torch.cat(three)
-        elif "k_proj" not in name and "v_proj" not in name:
-            for ours, theirs in (
-                ("encoder.layers", "transformer.resblocks"),
-                ("layer_norm1", "ln_1"),
-                ("layer_norm2", "ln_2"),
-                ("self_attn.out_proj", "attn.out_proj"),
-                ("mlp.fc1", "mlp.c_fc"),
-                ("mlp.fc2", "mlp.c_proj"),
-            ):
-                name = name.replace(ours, theirs)
-            found[name] = value
-    return found
-
-
-def original_xl_state(pipeline: Any) -> dict[str, Tensor]:
-    """All tensors of a tiny SDXL pipeline by the names of its original checkpoints."""
-    config = pipeline.unet.config
-    attends = ["CrossAttn" in block for block in config.up_block_types]
-    state = {}
-    for key, value in pipeline.unet.state_dict().items():
-        if key.startswith("add_embedding.linear_"):
-            number = {"1": 0, "2": 2}[key.split("_")[2][0]]
-            name = f"label_emb.0.{number}.{key.rsplit('.', 1)[1]}"
-        else:
-            name = unet_name(key, config.layers_per_block, attends)
-        state[UNET + name] = value
-    for key, value in pipeline.vae.state_dict().items():
-        name = vae_name(key, len(pipeline.vae.config.block_out_channels))
-        matrix = ".attn_1." in name and name.endswith("weight") and value.ndim == 2
-        state[VAE + name] = value[:, :, None, None] if matrix else value
-    for key, value in pipeline.text_encoder.state_dict().items():
-        name = key.removeprefix("text_model.")
-        state[f"conditioner.embedders.0.transformer.text_model.{name}"] = value
-    for key, value in open_clip_state(pipeline.text_encoder_2).items():
-        state[f"conditioner.embedders.1.model.{key}"] = value
-    return {name: value.contiguous() for name, value in state.items()}
-
-
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 @pytest.mark.parametrize("family", ["sd", "sdxl"])
 def test_a_single_file_is_the_folder(tmp_path: Path, family: str) -> None:
@@ -111,7 +56,7 @@ def test_a_single_file_is_the_folder(tmp_path: Path, family: str) -> None:
     pipeline.save_pretrained(tmp_path / "folder")
     config = configs_of(pipeline, tmp_path / "config")
     expected = load_backbone(ModelPlan(base=str(tmp_path / "folder")))
-    state = original_state(expected) if family == "sd" else original_xl_state(pipeline)
+    state = original_state(expected)
     file = tmp_path / "model.safetensors"
     save_file({k: v.contiguous().clone() for k, v in state.items()}, file, {"format": "pt"})
     found = load_backbone(ModelPlan(base=str(file), config=str(config)))

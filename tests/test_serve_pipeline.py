@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from release_examples import make_evidence, new_keys
-from serving_examples import copy_of, exported, folder, release, write_example
+from serving_examples import copy_of, exported, release, write_example
 from tiny import tiny_backbone, tiny_engine, tiny_unet
 
 from safediff.errors import Inconclusive, UsageError
@@ -287,4 +287,4 @@ def test_the_graph_is_not_opened_before_it_is_trusted(tmp_path: Path) -> None:
             SafePipeline.from_release(path)
     assert opened == []
     assert onnx.load(path / "unet" / "model.onnx", load_external_data=False).graph.node
-    assert json.loads((folder() / "release" / "safety-certificate.json").read_text())
+    assert json.loads((release() / "safety-certificate.json").read_text())

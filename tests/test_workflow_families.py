@@ -18,7 +18,6 @@ from diffusers import DiffusionPipeline
 from release_examples import make_evidence
 from tiny import tiny_engine, tiny_pipeline, tiny_v_pipeline, tiny_xl_pipeline
 
-from safediff.errors import UsageError
 from safediff.export.runtime import ExportedUNet
 from safediff.export.to_onnx import swap_weights
 from safediff.gate.verdict import Verdict
@@ -31,7 +30,6 @@ from safediff.policy.plan import ModelPlan, Plan
 from safediff.release.layout import write_release
 from safediff.sample.sampler import Draw, Sampling, initial_latents, sample
 from safediff.serve.pipeline import Order, SafePipeline, Settings
-from safediff.workflow.deploy import deploy_run
 from safediff.workflow.erase import Outcome, erase
 from safediff.workflow.export import measure_engine, metadata
 from safediff.workflow.export_source import open_source
@@ -252,16 +250,6 @@ def test_guards_steer(family: Family, guard: str) -> None:
         for g in (None, make_guard(guard, ["axe"]))
     )
     assert (plain - steered).abs().max() > 2
-
-
-def test_all_parts_as_engines_is_for_one_text_encoder(
-    family: Family, outcome: Outcome, tmp_path: Path
-) -> None:
-    if not family.xl:
-        pytest.skip("its text encoder can be exported: test_workflow_export.py")
-    with pytest.raises(UsageError, match="--full covers models with one text encoder"):
-        deploy_run(outcome.run.path, tmp_path / "full", "fp32", 18)
-    assert not (tmp_path / "full").exists()
 
 
 def test_models_of_few_steps_are_erased_and_verified(family: Family, tmp_path: Path) -> None:

@@ -62,6 +62,8 @@ class Backbone(ABC):
     """What the denoiser is called there."""
     own_tokens: ClassVar[bool] = False
     """E(text) is ``text_encoder(tokens).last_hidden_state``, so that tokens can be searched."""
+    reads_inner_states: ClassVar[bool] = False
+    """Whether ``encode`` reads the states of the text encoders' layers."""
 
     name: str
     """What the user called the model; for messages."""
@@ -120,6 +122,11 @@ class Backbone(ABC):
     def num_tokens(self) -> int:
         """Tokens of the text states of every prompt, start, end and padding included."""
         return int(self.tokenizer.model_max_length)
+
+    @property
+    def decodes_in_float32(self) -> bool:
+        """Whether the autoencoder must not compute in half precision, where it overflows."""
+        return False
 
     @property
     def prediction_type(self) -> Prediction:

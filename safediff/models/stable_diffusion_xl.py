@@ -20,6 +20,7 @@ class StableDiffusionXL(Backbone):
     """
 
     pipeline_name: ClassVar[str] = "StableDiffusionXLPipeline"
+    reads_inner_states: ClassVar[bool] = True
 
     tokenizer_2: Any
     text_encoder_2: Any
@@ -53,6 +54,11 @@ class StableDiffusionXL(Backbone):
             "force_zeros_for_empty_prompt": self.zero_null,
             "add_watermarker": False,
         }
+
+    @property
+    def decodes_in_float32(self) -> bool:
+        """See ``Backbone``; the autoencoder's configuration says it."""
+        return bool(self.vae.config.force_upcast)
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str]) -> Condition:

@@ -20,8 +20,7 @@ from safediff.export.to_onnx import MODEL_NAME
 from safediff.guard.base import Guard
 from safediff.guard.load import make_guard
 from safediff.models.backbone import Backbone
-from safediff.models.load import load_backbone
-from safediff.models.stable_diffusion import StableDiffusion
+from safediff.models.load import as_backbone, load_backbone
 from safediff.policy.plan import ModelPlan
 from safediff.sample.sampler import Draw, Sampling, denoise_all, initial_latents
 from safediff.serve.trust import EngineChoice, Trust, establish
@@ -210,21 +209,22 @@ def _open(trust: Trust, provider: str, num_threads: int | None) -> Backbone:
 
 
 def _without_torch(path: Path, unet: ExportedUNet, options: dict[str, Any]) -> Backbone:
-    """All parts compiled; of diffusers' folder only tokenizer and scheduler are read."""
-    from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import (
-        StableDiffusionPipeline,
-    )
+    """All parts compiled; of diffusers' folder only tokenizers and scheduler are read."""
+    from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
     from safediff.export.quiet import quiet
 
-    new: Any = StableDiffusionPipeline.from_pretrained
+    new: Any = DiffusionPipeline.from_pretrained
+    encoders = sorted(path.glob(f"{TEXT_FOLDER}*"))
+    absent = dict.fromkeys(["unet", "vae", *(encoder.name for encoder in encoders)])
     try:
         with quiet():
-            pipeline = new(str(path), unet=None, vae=None, text_encoder=None)
+            pipeline = new(str(path), **absent)
     except Exception as error:
         first = (str(error).strip() or repr(error)).splitlines()[0]
         raise Inconclusive(f"{path}: cannot be loaded: {first[:200]}", "export it again") from error
     pipeline.unet = unet
-    pipeline.text_encoder = ExportedTextEncoder(path / TEXT_FOLDER, **options)
+    for encoder in encoders:
+        setattr(pipeline, encoder.name, ExportedTextEncoder(encoder, **options))
     pipeline.vae = ExportedDecoder(path / DECODER_FOLDER, **options)
-    return StableDiffusion.from_pipeline(str(path), pipeline)
+    return as_backbone(str(path), pipeline)

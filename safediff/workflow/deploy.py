@@ -44,7 +44,6 @@ from safediff.export.to_triton import write_repository
 from safediff.folders import new_folder
 from safediff.gate.verdict import GateReport
 from safediff.models.patch import unet_sha256
-from safediff.models.stable_diffusion import StableDiffusion
 from safediff.policy.load import load_plan
 from safediff.policy.plan import Plan
 from safediff.release.certificate import CERTIFICATE_NAME, is_certified
@@ -154,7 +153,8 @@ def deploy(
     Args:
         source: The verified model.
         folder: An earlier export there is replaced.
-        precision: Of the UNet; text encoder and decoder are fp16 for fp16, else fp32.
+        precision: Of the UNet; text encoders and decoder are fp16 for fp16, else fp32. A decoder
+            that overflows in fp16 is always fp32.
         opset: Of the graphs.
         layouts: Further forms of the same weights.
         engine: Writes the UNet's engine folder; None exports one.
@@ -166,12 +166,6 @@ def deploy(
     """
     if source.release is not None and folder.absolute() == source.release.absolute():
         raise UsageError(f"{folder}: is the release that is read", "write to another folder")
-    if not isinstance(source.model, StableDiffusion):
-        raise UsageError(
-            f"{source.path}: is a {source.model.pipeline_name}; --full covers models with one text "
-            "encoder",
-            "leave out --full: the engine of the denoiser alone is exported",
-        )
     with new_folder(folder, is_exported, "an exported release") as out:
         _copy_model(source, out)
         unet = out / ".unet"
@@ -205,14 +199,19 @@ def _copy_model(source: ExportSource, out: Path) -> None:
 
 
 def _write_parts(source: ExportSource, out: Path, precision: Precision, opset: int) -> None:
-    """Text encoder and decoder, proved to hold the weights that PyTorch was measured with."""
-    model = source.model
+    """Text encoders and decoder, proved to hold the weights that PyTorch was measured with."""
+    model, decoder = source.model, out / DECODER_FOLDER
     dtype = DTYPES["fp16" if precision == "fp16" else "fp32"]
-    num_tokens = model.num_tokens
-    text, decoder = out / TEXT_FOLDER, out / DECODER_FOLDER
-    path = export_text_encoder(model.text_encoder, text, num_tokens, dtype, opset)
-    verify_identity(path, model.text_encoder.state_dict(), TEXT_PREFIX)
-    path = export_vae_decoder(model.vae, decoder, dtype, opset)
+    for name, part in model.components().items():
+        if name.startswith(TEXT_FOLDER):
+            path = export_text_encoder(
+                *(part, out / name, model.num_tokens, dtype, opset),
+                hidden_states=model.reads_inner_states,
+            )
+            verify_identity(path, part.state_dict(), TEXT_PREFIX)
+    path = export_vae_decoder(
+        model.vae, decoder, torch.float32 if model.decodes_in_float32 else dtype, opset
+    )
     verify_identity(path, decoder_state(model.vae.state_dict()), VAE_PREFIX)
     shutil.copyfile(out / "vae" / CONFIG_NAME, decoder / CONFIG_NAME)
 

@@ -1,0 +1,278 @@
+"""SDXL exported as a whole draws what diffusers' own pipeline draws; what is refused."""
+
+import json
+import shutil
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+import torch
+from diffusers import DiffusionPipeline, StableDiffusionXLPipeline, UNet2DConditionModel
+from diffusers.loaders.single_file_utils import (
+    convert_ldm_unet_checkpoint,
+    convert_open_clip_checkpoint,
+)
+from PIL import Image
+from serving_examples import copy_of, exported, release
+from tiny import tiny_engine, tiny_xl_backbone, tiny_xl_pipeline
+from torch import Tensor
+from transformers import CLIPTextConfig, CLIPTextModelWithProjection
+
+from safediff.errors import Inconclusive
+from safediff.export.exported_parts import ExportedTextEncoder
+from safediff.export.manifest import read_manifest
+from safediff.export.parts import export_text_encoder, export_vae_decoder
+from safediff.export.runtime import SafePipeline
+from safediff.export.single_file import (
+    UNET,
+    XL_TEXT_2,
+    open_clip_state,
+    original_state,
+    unet_name,
+)
+from safediff.export.to_onnx import MODEL_NAME, verify_identity
+from safediff.export.to_triton import check_config
+from safediff.models import architecture
+from safediff.models.patch import state_sha256
+from safediff.release.checksums import write_checksums
+from safediff.sample.sampler import Draw, initial_latents
+from safediff.serve.pipeline import Settings
+from safediff.workflow.deploy import deploy
+from safediff.workflow.export_source import open_source
+
+FEW = Settings(num_steps=6, guidance_scale=5.0)
+PROMPTS = ["an owl", "a rose", "an axe"]
+SEED = 5
+LEVEL = 1.0
+"""Of 255, to which compiled and diffusers' pictures agree: rounding decides the last one."""
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+
+def arrays(pictures: list[Image.Image]) -> np.ndarray:
+    return np.stack([np.asarray(picture) for picture in pictures]).astype(float)
+
+
+def drawn(path: Path, **options: Any) -> np.ndarray:
+    pipeline = SafePipeline.from_release(path, num_threads=1, **options)
+    return arrays(pipeline(PROMPTS, seed=SEED, settings=FEW))
+
+
+def drawn_by_diffusers(pipeline: StableDiffusionXLPipeline) -> np.ndarray:
+    pipeline.set_progress_bar_config(disable=True)
+    images = pipeline(
+        PROMPTS,
+        num_inference_steps=FEW.num_steps,
+        guidance_scale=FEW.guidance_scale,
+        latents=initial_latents([Draw(prompt) for prompt in PROMPTS], (4, 8, 8), SEED),
+        output_type="np",
+    ).images
+    return np.asarray(images) * 255
+
+
+def with_null_text(path: Path) -> Path:
+    """The exported folder of a model whose empty prompt is read by the encoders."""
+    copy_of(exported(xl=True), path)
+    index = path / "model_index.json"
+    stored = json.loads(index.read_text())
+    assert stored["force_zeros_for_empty_prompt"] is True
+    index.write_text(json.dumps(stored | {"force_zeros_for_empty_prompt": False}))
+    write_checksums(path)
+    return path
+
+
+def test_pictures_are_those_of_diffusers(tmp_path: Path) -> None:
+    expected = drawn_by_diffusers(tiny_xl_pipeline(tmp_path))
+    found = drawn(exported(xl=True))
+    assert np.abs(found - expected).max() <= LEVEL
+    assert found.std() > 10
+    assert np.abs(drawn(exported(xl=True), engine="torch") - expected).max() <= LEVEL
+
+
+def test_an_empty_prompt_that_is_read_draws_other_pictures(tmp_path: Path) -> None:
+    pipeline = tiny_xl_pipeline(tmp_path / "words")
+    pipeline.register_to_config(force_zeros_for_empty_prompt=False)
+    found = drawn(with_null_text(tmp_path / "r"))
+    assert np.abs(found - drawn_by_diffusers(pipeline)).max() <= LEVEL
+    assert np.abs(found - drawn(exported(xl=True))).max() > 5 * LEVEL
+
+
+def test_every_part_runs_compiled() -> None:
+    backbone = SafePipeline.from_release(exported(xl=True)).backbone
+    kinds = {name: type(part).__name__ for name, part in backbone.components().items()}
+    assert kinds["unet"] == "ExportedUNet"
+    assert kinds["vae"] == "ExportedDecoder"
+    assert kinds["text_encoder"] == kinds["text_encoder_2"] == "ExportedTextEncoder"
+
+
+def test_the_folder_is_what_optimum_looks_for() -> None:
+    path = exported(xl=True)
+    index = json.loads((path / "model_index.json").read_text())
+    assert index["_class_name"] == "StableDiffusionXLPipeline"
+    for part in ("unet", "text_encoder", "text_encoder_2", "vae_decoder"):
+        assert (path / part / "config.json").is_file(), part
+    for part in ("tokenizer", "tokenizer_2"):
+        assert {"vocab.json", "merges.txt"} <= {file.name for file in (path / part).iterdir()}
+    names = {
+        part: ([v.name for v in s.get_inputs()], [v.name for v in s.get_outputs()])
+        for part in ("unet", "text_encoder", "text_encoder_2", "vae_decoder")
+        for s in [ort.InferenceSession(str(path / part / MODEL_NAME))]
+    }
+    layers = [f"hidden_states.{i}" for i in range(3)]
+    added = ["text_embeds", "time_ids"]
+    assert names == {
+        "unet": (["sample", "timestep", "encoder_hidden_states", *added], ["out_sample"]),
+        "text_encoder": (["input_ids"], ["last_hidden_state", "pooler_output", *layers]),
+        "text_encoder_2": (["input_ids"], ["text_embeds", "last_hidden_state", *layers]),
+        "vae_decoder": (["latent_sample"], ["sample"]),
+    }
+    manifest = read_manifest(path)
+    assert manifest is not None
+    assert manifest["engines"][0]["parity"]["passed"]
+
+
+@pytest.mark.parametrize("part", ["text_encoder", "text_encoder_2"])
+def test_text_encoders_compute_the_same(part: str) -> None:
+    pipeline = DiffusionPipeline.from_pretrained(exported(xl=True))
+    encoder = getattr(pipeline, part)
+    rows = pipeline.tokenizer_2(["an axe", "", "x"], padding="max_length", max_length=77)
+    ids = torch.tensor(rows["input_ids"])
+    found = ExportedTextEncoder(exported(xl=True) / part)(ids, output_hidden_states=True)
+    with torch.no_grad():
+        expected = encoder(ids, output_hidden_states=True)
+    assert type(found) is type(expected)
+    assert found.keys() == expected.keys()
+    for a, b in zip(flat(found), flat(expected), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
+    path = exported(xl=True) / part / MODEL_NAME
+    verify_identity(path, encoder.state_dict(), "text_encoder.")
+    key, weight = next(iter(encoder.state_dict().items()))
+    with pytest.raises(Inconclusive, match="differs from the weights"):
+        verify_identity(path, {**encoder.state_dict(), key: weight + 1e-3}, "text_encoder.")
+
+
+def flat(output: Any) -> list[Tensor]:
+    parts = [p if isinstance(p, tuple) else (p,) for p in output.to_tuple()]
+    return [tensor for part in parts for tensor in part]
+
+
+def test_an_encoder_without_states_of_its_layers_says_so(tmp_path: Path) -> None:
+    encoder_2 = tiny_xl_pipeline(tmp_path / "words").text_encoder_2
+    export_text_encoder(encoder_2, tmp_path / "engine", 77, torch.float32, 18)
+    encoder = ExportedTextEncoder(tmp_path / "engine")
+    ids = torch.ones(1, 77, dtype=torch.long)
+    assert list(encoder(ids).keys()) == ["text_embeds", "last_hidden_state"]
+    with pytest.raises(TypeError, match="has no hidden states but the last"):
+        encoder(ids, output_hidden_states=True)
+
+
+@pytest.fixture(scope="module")
+def half(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Parts in fp16 around the certified UNet in fp32; do not write to it."""
+    path = tmp_path_factory.mktemp("half") / "r"
+    unet = partial(shutil.copytree, tiny_engine(xl=True))
+    deploy(open_source(release(xl=True)), path, "fp16", 18, engine=unet)
+    return path
+
+
+def test_in_half_precision_an_autoencoder_that_overflows_stays_in_float32(half: Path) -> None:
+    pipeline = SafePipeline.from_release(half)
+    backbone: Any = pipeline.backbone
+    assert backbone.text_encoder.dtype == backbone.text_encoder_2.dtype == torch.float16
+    assert backbone.decodes_in_float32
+    assert backbone.vae.dtype == torch.float32
+    found = arrays(pipeline(PROMPTS, seed=SEED, settings=FEW))
+    assert 0 < np.abs(found - drawn(exported(xl=True))).max() <= 8
+
+
+def test_a_decoder_that_would_overflow_is_refused(half: Path, tmp_path: Path) -> None:
+    path = copy_of(half, tmp_path / "r")
+    decoder = path / "vae_decoder"
+    export_vae_decoder(tiny_xl_pipeline(tmp_path / "words").vae, decoder, torch.float16, 18)
+    write_checksums(path)
+    with pytest.raises(Inconclusive, match=r"computes in torch\.float16, this autoencoder needs"):
+        SafePipeline.from_release(path)
+    config = json.loads((decoder / "config.json").read_text())
+    (decoder / "config.json").write_text(json.dumps(config | {"force_upcast": False}))
+    write_checksums(path)
+    backbone = SafePipeline.from_release(path).backbone
+    assert backbone.vae.dtype == torch.float16
+
+
+def test_a_missing_engine_is_named(tmp_path: Path) -> None:
+    path = copy_of(exported(xl=True), tmp_path / "r")
+    (path / "text_encoder_2" / MODEL_NAME).unlink()
+    write_checksums(path)
+    with pytest.raises(Inconclusive, match=r"text_encoder_2/model\.onnx: no such engine"):
+        SafePipeline.from_release(path)
+
+
+def test_a_release_with_a_unet_engine_alone_is_served_too(tmp_path: Path) -> None:
+    expected = drawn_by_diffusers(tiny_xl_pipeline(tmp_path))
+    assert np.abs(drawn(release(xl=True)) - expected).max() <= LEVEL
+
+
+def test_the_triton_repository_has_the_added_inputs() -> None:
+    folder = exported(xl=True) / "triton" / "safediff_unet"
+    message = check_config((folder / "config.pbtxt").read_text())
+    assert [(t["name"], t["dims"]) for t in message["input"]] == [
+        ("sample", [-1, 4, -1, -1]),
+        ("timestep", [1]),
+        ("encoder_hidden_states", [-1, 77, 32]),
+        ("text_embeds", [-1, 16]),
+        ("time_ids", [-1, 6]),
+    ]
+
+
+def test_one_file_with_the_original_names(tmp_path: Path) -> None:
+    configs = tmp_path / "configs"
+    shutil.copytree(exported(xl=True), configs, ignore=shutil.ignore_patterns("*.safetensors"))
+    single = StableDiffusionXLPipeline.from_single_file(
+        str(exported(xl=True) / "model.safetensors"), config=str(configs), local_files_only=True
+    )
+    pipeline = DiffusionPipeline.from_pretrained(exported(xl=True))
+    for part in ("unet", "vae", "text_encoder", "text_encoder_2"):
+        found, expected = getattr(single, part), getattr(pipeline, part)
+        assert state_sha256(found.state_dict()) == state_sha256(expected.state_dict()), part
+
+
+def test_names_of_the_published_checkpoint(tmp_path: Path) -> None:
+    names = set(original_state(tiny_xl_backbone(tmp_path)))
+    assert names > {
+        "model.diffusion_model.label_emb.0.0.weight",
+        "model.diffusion_model.input_blocks.0.0.weight",
+        "conditioner.embedders.0.transformer.text_model.embeddings.position_embedding.weight",
+        "conditioner.embedders.1.model.positional_embedding",
+        "conditioner.embedders.1.model.text_projection",
+        "conditioner.embedders.1.model.transformer.resblocks.0.attn.in_proj_weight",
+        "conditioner.embedders.1.model.transformer.resblocks.1.mlp.c_proj.bias",
+        "first_stage_model.decoder.mid.attn_1.q.weight",
+    }
+    with pytest.raises(Inconclusive, match=r"vision\.weight: has no name in the original form"):
+        open_clip_state({"vision.weight": torch.zeros(1)})
+
+
+def test_networks_of_real_size_come_back_from_diffusers_own_converter() -> None:
+    """Names and shapes; nothing is computed."""
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(**architecture.SDXL.unet)
+        encoder = CLIPTextModelWithProjection(
+            CLIPTextConfig(**architecture.SDXL.text_encoders[1], projection_dim=1280)
+        )
+    state = unet.state_dict()
+    attends = ["CrossAttn" in block for block in unet.config.up_block_types]
+    original = {UNET + unet_name(k, 2, attends): v for k, v in state.items()}
+    assert len(original) == len(state)
+    back = convert_ldm_unet_checkpoint(dict(original), dict(unet.config))
+    assert {k: v.shape for k, v in back.items()} == {k: v.shape for k, v in state.items()}
+    wanted = {name_4(k): v.shape for k, v in encoder.state_dict().items()}
+    tower = {XL_TEXT_2 + k: v for k, v in open_clip_state(encoder.state_dict()).items()}
+    back = convert_open_clip_checkpoint(encoder, tower, XL_TEXT_2)
+    assert {name_4(k): v.shape for k, v in back.items()} == wanted
+
+
+def name_4(key: str) -> str:
+    """Without the level that transformers 5 dropped."""
+    return key.removeprefix("text_model.")
