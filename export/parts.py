@@ -145,7 +145,9 @@ def _traced(
     return model
 
 
-def _prepared(module: nn.Module, dtype: torch.dtype) -> Any:
+def _prepared(module: Any, dtype: torch.dtype) -> Any:
+    if (module.dtype, module.device.type, module.training) == (dtype, "cpu", False):
+        return module  # SDXL's second encoder takes 2.8 GB
     cast = copy.deepcopy(module)
     nn.Module.to(cast, device="cpu", dtype=dtype)
     return cast.eval()

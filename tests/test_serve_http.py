@@ -18,12 +18,14 @@ from email.message import Message
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 from PIL import Image
 from serving_examples import exported, write_example
 from small_policy import command, environment
 
 from safediff.release.checksums import sha256_file
+from safediff.serve.pipeline import DEFAULT_GUIDANCE, SafePipeline, Settings
 
 PATH = "/v1/images/generations"
 PROMPT = "an owl in a hat"
@@ -130,6 +132,24 @@ def test_a_seed_gives_the_same_picture_again(server: Server) -> None:
     assert server.ask(PATH, wanted | {"seed": 4}).json["data"] != first
     unseeded = {"prompt": PROMPT, "num_steps": 2}
     assert server.ask(PATH, unseeded).json["data"] != server.ask(PATH, unseeded).json["data"]
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_a_model_with_two_text_encoders_is_served() -> None:
+    running = start(exported(xl=True))
+    try:
+        wanted = {"prompt": PROMPT, "seed": 3, "num_steps": 2}
+        answer = running.ask(PATH, wanted)
+        assert answer.status == 200, answer.body
+        with Image.open(io.BytesIO(base64.b64decode(answer.json["data"][0]["b64_json"]))) as found:
+            expected = SafePipeline.from_release(exported(xl=True))(
+                PROMPT, seed=3, settings=Settings(num_steps=2, guidance_scale=DEFAULT_GUIDANCE)
+            )[0]
+            assert np.abs(np.asarray(found).astype(int) - np.asarray(expected)).max() <= 1
+        assert running.ask(PATH, wanted | {"prompt": "a" * 76}).status == 400
+    finally:
+        code, errors = running.stop()
+    assert code == 0, errors
 
 
 def test_health_says_what_is_served(server: Server) -> None:
