@@ -118,6 +118,7 @@ def trace(
     assert translated is not None
     model = translated.model
     _optimise(model, prefix)
+    _read_sizes_early(model.graph)
     return model
 
 
@@ -206,6 +207,30 @@ def _optimise(model: ir.Model, prefix: str) -> None:
     for node in graph:  # stack traces of this machine, several times the size of the graph
         node.metadata_props.clear()
         node.doc_string = None
+
+
+def _read_sizes_early(graph: ir.Graph) -> None:
+    """Take every dynamic size from the first tensor that has it, most often an input.
+
+    The tracer takes it from whichever tensor it met, and to ask a convolution's result for its
+    shape alone makes ONNX Runtime bring it into another memory layout: 1 % of a step.
+    """
+    first: dict[str, tuple[ir.Value, int]] = {}
+    for value in (*graph.inputs, *(out for node in graph for out in node.outputs)):
+        for axis, size in enumerate(value.shape or ()):
+            if isinstance(size, ir.SymbolicDim) and size.value is not None:
+                first.setdefault(size.value, (value, axis))
+    for node in graph:
+        if node.op_type != "Shape" or not {"start", "end"} <= node.attributes.keys():
+            continue
+        start, end = (node.attributes[name].as_int() for name in ("start", "end"))
+        asked = node.inputs[0]
+        if end != start + 1 or asked is None or asked.shape is None:
+            continue
+        value, axis = first.get(str(getattr(asked.shape[start], "value", None)), (asked, start))
+        node.replace_input_with(0, value)
+        node.attributes["start"] = ir.AttrInt64("start", axis)
+        node.attributes["end"] = ir.AttrInt64("end", axis + 1)
 
 
 def _name_dimensions(model: ir.Model) -> None:

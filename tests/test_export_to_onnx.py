@@ -244,3 +244,18 @@ def test_gelu_is_one_operator_of_the_runtime(opset: int, tmp_path: Path) -> None
     found = {node.op_type for node in model.graph.node}
     assert "Gelu" in found
     assert "Erf" not in found
+
+
+def test_sizes_are_read_from_the_first_tensor_that_has_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def asked() -> set[str | None]:
+        """The tensors that are asked for one of their sizes."""
+        nodes = graph.build_graph(tiny_unet(), 18, 77).graph
+        return {n.inputs[0].name for n in nodes if n.op_type == "Shape" and "end" in n.attributes}
+
+    early = asked()
+    assert "sample" in early
+    assert len(early) == 2  # one for each resolution
+    monkeypatch.setattr(graph, "_read_sizes_early", lambda _: None)
+    assert len(asked()) > 2
