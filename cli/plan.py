@@ -27,6 +27,7 @@ def plan(
     from rich.table import Table
 
     from safediff.cli.memory import memory_rows
+    from safediff.models.architecture import guidance_is_distilled
     from safediff.policy.base_model import EMBEDDED
     from safediff.policy.cost import estimate_cost, gpu_hours
     from safediff.policy.load import load_plan
@@ -45,7 +46,7 @@ def plan(
     for concept in resolved.concepts:
         table.add_row(f"erase {concept.name}", ", ".join(concept.erase))
     table.add_row("keep", f"{len(resolved.erase.keep)} texts")
-    cost = estimate_cost(resolved)
+    cost = estimate_cost(resolved, guidance_is_distilled(resolved.model))
     table.add_row("eraser", f"{resolved.erase.method}, preset {resolved.erase.preset}")
     check = resolved.verify.erasure
     table.add_row("check erasure", f"upper bound <= {check.max_rate:g} over {check.over}")
@@ -76,10 +77,11 @@ def _comparison(plan: "Plan") -> "Table":
 
     from safediff.compare.cost import comparison_cost
     from safediff.compare.rows import DEFAULT, choose
+    from safediff.models.architecture import guidance_is_distilled
     from safediff.policy.base_model import EMBEDDED
     from safediff.policy.cost import gpu_hours
 
-    costs = comparison_cost(plan, choose(DEFAULT))
+    costs = comparison_cost(plan, choose(DEFAULT), guidance_is_distilled(plan.model))
     total = sum(cost.erase + cost.draw for cost in costs)
     title = f"{plan.name} · {total:,} UNet passes in all"
     if plan.model.base != EMBEDDED:

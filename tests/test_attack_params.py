@@ -62,9 +62,19 @@ def test_passes_are_as_said(models: Models, name: str, guard: str | None) -> Non
     assert attack.obstacle() is None
     list(attack.pictures(DRAWS, SAMPLING))
     num_branches = made.num_branches if made else 2
-    said = len(DRAWS) * unet_passes(name, settings, SAMPLING.num_steps, num_branches)
-    said += early_passes(name, settings, SAMPLING.num_steps, num_concepts=2)
+    said = len(DRAWS) * unet_passes(name, settings, SAMPLING.num_steps, num_branches, 2)
+    said += early_passes(name, settings, SAMPLING.num_steps, num_concepts=2, base_branches=2)
     assert sum(samples for _, _, samples in log) == said
+
+
+@pytest.mark.parametrize("name", ["completion", "inpainting", "noise"])
+def test_distilled_guidance_takes_half_the_passes(name: str) -> None:
+    settings = ATTACKS[name].settings
+    assert unet_passes(name, settings, 8, 2, 2) == 2 * unet_passes(name, settings, 8, 1, 1)
+    early = [
+        early_passes("classifier-guidance", QUICK["classifier-guidance"], 8, 2, n) for n in (1, 2)
+    ]
+    assert 0 < early[1] == 2 * early[0]
 
 
 @pytest.mark.parametrize(

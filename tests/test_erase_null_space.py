@@ -34,7 +34,7 @@ def test_projector_follows_a_rotation() -> None:
 def test_second_moment_is_the_mean_over_all_tokens() -> None:
     hidden = torch.tensor([[[1.0, 2.0], [0.0, 1.0]], [[3.0, 0.0], [0.0, 0.0]]])
     expected = torch.tensor([[10.0, 2.0], [2.0, 5.0]], dtype=torch.float64) / 4
-    torch.testing.assert_close(second_moment(Condition(hidden)), expected)
+    torch.testing.assert_close(second_moment(hidden.flatten(0, 1)), expected)
 
 
 def random_student(projected: bool, strength: float) -> tuple[Student, Condition, Condition]:
@@ -44,7 +44,7 @@ def random_student(projected: bool, strength: float) -> tuple[Student, Condition
     kept[..., :4] = torch.randn(3, 5, 4, generator=generator)
     others[..., 4:] = torch.randn(3, 5, TEXT_DIM - 4, generator=generator)
     unet = tiny_unet()
-    projector = soft_projector(second_moment(Condition(kept)), strength) if projected else None
+    projector = soft_projector(second_moment(kept.flatten(0, 1)), strength) if projected else None
     student = Student(unet, trainable_names(unet, "kv"), projector)
     with torch.no_grad():
         for value in student.values:

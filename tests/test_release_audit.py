@@ -22,8 +22,8 @@ from safediff.gate.verdict import Verdict
 from safediff.models.load import load_backbone
 from safediff.models.patch import unet_sha256
 from safediff.policy.plan import ModelPlan
-from safediff.release.audit import UNET_PATH, Audit, audit
-from safediff.release.weights import file_state_sha256
+from safediff.release.audit import Audit, audit
+from safediff.release.weights import UNET_PATH, file_state_sha256
 
 Json = dict[str, Any]
 NOW = datetime.now(UTC)

@@ -20,6 +20,13 @@ def front_matter(text: str) -> dict[str, Any]:
     return yaml.safe_load(matter)
 
 
+def test_the_family_is_tagged_where_it_is_stable_diffusions() -> None:
+    assert "stable-diffusion" in front_matter(card())["tags"]
+    weights = {**WEIGHTS_FILE, "path": "transformer/diffusion_pytorch_model.safetensors"}
+    other = model_card(issue_certificate(make_evidence(), [weights]))
+    assert front_matter(other)["tags"] == ["concept-erasure", "safediff"]
+
+
 def test_front_matter() -> None:
     matter = front_matter(card())
     assert matter["base_model"] == "CompVis/stable-diffusion-v1-4"

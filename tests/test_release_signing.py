@@ -12,9 +12,9 @@ from small_policy import safediff
 
 from safediff.errors import Inconclusive, UsageError
 from safediff.release import signing
-from safediff.release.audit import UNET_PATH
 from safediff.release.checksums import verify_checksums, write_checksums
 from safediff.release.signing import check_signature, sign_release
+from safediff.release.weights import UNET_PATH
 
 
 @pytest.fixture(scope="module")

@@ -47,6 +47,7 @@ class Painter:
     level: int = 100
     finite: bool = True
     name: str = "painter"
+    distilled_guidance: bool = False
 
 
 def honest(how: str, thing: str) -> str:

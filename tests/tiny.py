@@ -84,15 +84,18 @@ def tiny_unet(xl: bool = False, seed: int = 0) -> UNet2DConditionModel:
     return perturb(fresh_unet(xl), seed)
 
 
-def tiny_vae(seed: int = 1) -> AutoencoderKL:
+def tiny_vae(
+    seed: int = 1, channels: int = LATENT_CHANNELS, shift_factor: float | None = None
+) -> AutoencoderKL:
     """A random autoencoder, factor 2: 8 x 8 latents make 16 x 16 pictures."""
     vae = AutoencoderKL(
         block_out_channels=(8, 16),
         down_block_types=("DownEncoderBlock2D",) * 2,
         up_block_types=("UpDecoderBlock2D",) * 2,
-        latent_channels=LATENT_CHANNELS,
+        latent_channels=channels,
         norm_num_groups=4,
         sample_size=2 * LATENT_SIZE,
+        shift_factor=shift_factor,
     )
     return perturb(vae, seed)
 
@@ -108,7 +111,8 @@ def tiny_tokenizer(folder: Path) -> CLIPTokenizer:
     return CLIPTokenizer.from_pretrained(folder, model_max_length=NUM_TOKENS)
 
 
-def _text_config(tokenizer: CLIPTokenizer, width: int = TEXT_DIM) -> CLIPTextConfig:
+def clip_text_config(tokenizer: CLIPTokenizer, width: int = TEXT_DIM) -> CLIPTextConfig:
+    """Of a text encoder with two layers."""
     return CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=width,
@@ -129,7 +133,7 @@ def tiny_pipeline(folder: Path, seed: int = 0) -> StableDiffusionPipeline:
     tokenizer = tiny_tokenizer(folder)
     return StableDiffusionPipeline(
         vae=tiny_vae(),
-        text_encoder=perturb(CLIPTextModel(_text_config(tokenizer)), seed),
+        text_encoder=perturb(CLIPTextModel(clip_text_config(tokenizer)), seed),
         tokenizer=tokenizer,
         unet=tiny_unet(seed=seed),
         scheduler=DDIMScheduler(
@@ -150,9 +154,9 @@ def tiny_xl_pipeline(folder: Path, seed: int = 0) -> StableDiffusionXLPipeline:
     """A random pipeline in the form of base SDXL with Euler steps (timesteps are fractional)."""
     torch.manual_seed(seed)
     tokenizer = tiny_tokenizer(folder)
-    config = _text_config(tokenizer, TEXT_DIM // 2)
+    config = clip_text_config(tokenizer, TEXT_DIM // 2)
     tokenizer_2 = CLIPTokenizer.from_pretrained(folder, model_max_length=NUM_TOKENS, pad_token="!")
-    config_2 = _text_config(tokenizer_2, TEXT_DIM + TEXT_DIM // 2)
+    config_2 = clip_text_config(tokenizer_2, TEXT_DIM + TEXT_DIM // 2)
     config_2.hidden_act = "gelu"
     return StableDiffusionXLPipeline(
         vae=tiny_vae(),

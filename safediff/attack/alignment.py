@@ -84,7 +84,7 @@ def _answers(
     for z, t in points:
         every = z.repeat(len(each), 1, 1, 1)
         e = torch.cat([model.denoise(every[part], t, c.rows(part)) for part in parts])
-        eps = model.noise(e, every, t)
+        eps = model.compared(e, every, t)
         found.append(eps.float().unflatten(0, (len(each), ALIGNMENT_LATENTS)))
     stacked = torch.stack(found, dim=1)
     return stacked[:1], stacked[1:]

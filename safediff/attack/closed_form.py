@@ -29,6 +29,8 @@ class ClosedForm(TextAttack):
 
     def obstacle(self) -> str | None:
         """The model's keys and values cannot be read, or are those of the base."""
+        if self.models.base.text_path != "states":
+            return "keys and values of this model do not read the text encoder's states themselves"
         if self._edited is None:
             return "keys and values of this model cannot be read"
         base = self._original

@@ -18,7 +18,9 @@ END_OF_WORD = "</w>"
 
 def own_tokens_obstacle(backbone: Backbone) -> str | None:
     """Why the model cannot be asked with tokens of the adversary's own; None where it can."""
-    return None if backbone.own_tokens else "it searches tokens of a model with one text encoder"
+    if backbone.own_tokens:
+        return None
+    return "it searches tokens of a model with one text encoder, and that CLIP's"
 
 
 @dataclass(frozen=True)

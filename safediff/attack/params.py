@@ -223,8 +223,14 @@ def effort(name: str, settings: Mapping[str, float], num_concepts: int) -> Effor
     return Effort(generations=find_attack(name).num_generations)
 
 
-def unet_passes(name: str, settings: Mapping[str, float], num_steps: int, num_branches: int) -> int:
-    """UNet passes of one attempt; ``num_branches`` are those of the safe model's guidance."""
+def unet_passes(
+    name: str,
+    settings: Mapping[str, float],
+    num_steps: int,
+    num_branches: int,
+    base_branches: int,
+) -> int:
+    """UNet passes of one attempt, with the branches of the safe model's and the base's guidance."""
     found = effort(name, settings, num_concepts=1)
     own_steps, base_steps = found.generations * num_steps, 0
     if name in ("inpainting", "unlearn-diff-atk"):
@@ -232,15 +238,19 @@ def unet_passes(name: str, settings: Mapping[str, float], num_steps: int, num_br
     elif name == "completion":
         base_steps = num_base_steps(settings["base_share"], num_steps)
     own_steps -= base_steps
-    return own_steps * num_branches + base_steps * 2 + found.search_passes
+    return own_steps * num_branches + base_steps * base_branches + found.search_passes
 
 
 def early_passes(
-    name: str, settings: Mapping[str, float], num_steps: int, num_concepts: int
+    name: str,
+    settings: Mapping[str, float],
+    num_steps: int,
+    num_concepts: int,
+    base_branches: int,
 ) -> int:
     """UNet passes before the first attempt, the base's pictures included."""
     found = effort(name, settings, num_concepts)
-    return found.early_passes + 2 * num_steps * found.early_generations
+    return found.early_passes + base_branches * num_steps * found.early_generations
 
 
 def alignment_passes(num_texts: int) -> int:

@@ -9,7 +9,7 @@ from safediff.sample.sampler import Sampling
 def start_guidance(
     backbone: Backbone, prompts: list[str], sampling: Sampling, guard: Guard | None = None
 ) -> Guidance:
-    """Guidance for the prompts, one row each, by the guard or classifier-free."""
+    """Guidance for the prompts, one row each, by the guard or without one."""
     c = backbone.encode(prompts)
     c_0 = backbone.encode([""]).repeat(len(prompts))
     return guidance_of(guard, backbone, c_0, c, sampling.guidance_scale)

@@ -8,8 +8,8 @@ from safediff.compare.rows import Row
 from safediff.erase.methods import resolve
 from safediff.erase.params import DistilParams
 from safediff.guard.params import find_preset
-from safediff.policy.cost import distil_passes, num_branches, search_passes
-from safediff.policy.plan import Plan
+from safediff.policy.cost import distil_passes, search_passes
+from safediff.policy.plan import Plan, num_branches
 
 
 class RowCost(NamedTuple):
@@ -21,14 +21,17 @@ class RowCost(NamedTuple):
     draw: int
 
 
-def comparison_cost(plan: Plan, rows: Sequence[Row]) -> list[RowCost]:
-    """Every row's passes, in order; what attacks draw of the base counts for the base's row."""
+def comparison_cost(plan: Plan, rows: Sequence[Row], distilled: bool = False) -> list[RowCost]:
+    """Every row's passes, in order; what attacks draw of the base counts for the base's row.
+
+    ``distilled``: see ``estimate_cost``.
+    """
     num_images = plan.verify.num_images(len(plan.concepts))
     on_row, on_base = (plan.verify.num_attack_images(num_safe) for num_safe in (1, 0))
     num_texts = sum(len(concept.erase) for concept in plan.concepts)
     done, costs = set(), []
     for row in rows:
-        branches = num_branches(plan.verify.sampling.guidance_scale)
+        branches = num_branches(plan.verify.sampling.guidance_scale, distilled)
         if row.guard:
             branches = find_preset(row.guard).num_branches(num_texts)
         erase = row.erase_plan(plan)
@@ -36,7 +39,7 @@ def comparison_cost(plan: Plan, rows: Sequence[Row]) -> list[RowCost]:
         if erase is not None and repr(erase) not in done:
             done.add(repr(erase))
             params = resolve(erase.method, erase.preset, erase.options)
-            passes = distil_passes(params) if isinstance(params, DistilParams) else 0
+            passes = distil_passes(params, distilled) if isinstance(params, DistilParams) else 0
         base_only = row.guard is None and erase is None
         images = num_images + (on_base if base_only else on_row - on_base)
         draw = images * branches * plan.verify.sampling.num_steps

@@ -107,14 +107,16 @@ def null_drift(
 ) -> float:
     """|eps_theta(z, t, c_0) - eps_orig(z, t, c_0)| / |eps_orig| on the given latents.
 
-    eps are noise predictions, whatever the network answers with. Of several processes each has some
-    of the latents; all get the value over all of them.
+    eps are noise predictions, whatever the network answers with, or velocities with flow matching.
+    Of several processes each has some of the latents; all get the value over all of them.
     """
     squares = torch.zeros(2, dtype=torch.float64, device=state.z.device)
     if len(state.z):
         null = c_0.repeat(len(state.z))
-        e_orig, e = (model.denoise(state.z, state.t, null).float() for model in (original, student))
-        eps_orig, eps = original.noise(e_orig, state.z, state.t), student.noise(e, state.z, state.t)
+        eps_orig, eps = (
+            model.compared(model.denoise(state.z, state.t, null).float(), state.z, state.t)
+            for model in (original, student)
+        )
         parts = (eps - eps_orig).norm(), eps_orig.norm()
         squares = torch.stack([part.double().square() for part in parts])
     shards.sum([squares])

@@ -16,9 +16,9 @@ from torch import Tensor
 from safediff.models.backbone import Condition
 
 
-def second_moment(kept: Condition) -> Tensor:
-    """Mean of c c^T over all tokens of the kept texts, (d, d) in float64."""
-    tokens = kept.hidden.double().flatten(0, 1)
+def second_moment(tokens: Tensor) -> Tensor:
+    """Mean of c c^T over the tokens (num, d) of the kept texts, (d, d) in float64."""
+    tokens = tokens.double()
     return tokens.T @ tokens / len(tokens)
 
 

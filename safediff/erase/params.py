@@ -44,7 +44,8 @@ class DistilParams:
     num_inference_steps: Annotated[int, Bounds(at_least=1, below=1001)] = 50
     """N, steps of a whole trajectory."""
     rollout_scheduler: SchedulerName = "ddim"
-    """Takes the steps of the rollout; model: the one that draws the pictures."""
+    """Takes the steps of the rollout; model: the one that draws the pictures. With flow matching
+    ddim means that one too."""
     loss_timestep: Literal["bin", "step"] = "bin"
     """t of the loss: uniform among the training timesteps that a step spans, as in SDD's code, or
     the very one that the latents are at, which models of few steps know alone."""
@@ -59,7 +60,8 @@ class DistilParams:
     """Losses (optimiser steps) per rollout, each at its own u."""
     trainable: Trainable = "xattn"
     """kv: attn2.to_k and to_v; xattn: all of attn2; selfattn: attn1; noxattn: all but attn2,
-    conv_out and time_embedding; full: everything."""
+    output and time layers; full: everything. Where text and picture attend to each other in one
+    attention (SD3, FLUX), the text's projections stand for attn2: see docs/transformers.md."""
     loss_text: Literal["joined", "each", "phrasings"] = "joined"
     """c_s: all erase texts joined by ", "; one erase text; or one phrasing of it."""
     rollout_text: Literal["joined", "each", "phrasings"] = "each"

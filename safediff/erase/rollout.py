@@ -12,6 +12,7 @@ from safediff.erase.weights import PatchedUNet
 from safediff.guard.base import start_guidance
 from safediff.models.backbone import Backbone, Condition
 from safediff.models.fast import faster
+from safediff.models.flow import FlowSteps
 from safediff.sample.own_noise import use_own_noise
 from safediff.sample.shards import ALONE, Shards
 from safediff.sample.steps import run_steps
@@ -65,7 +66,7 @@ def rollout(
     c_0, c_p = c_0.rows(mine), c_p.rows(mine)
     device = c_p.hidden.device
     guidance = start_guidance(None, model, c_0, c_p, params.guidance_scale)
-    scheduler = model.with_scheduler(params.rollout_scheduler).new_scheduler()
+    scheduler = model.rollout_scheduler(params.rollout_scheduler)
     scheduler.set_timesteps(params.num_inference_steps, device=device)
     z = torch.randn(num_rows, *model.latent_shape, generator=generator)[mine]
     use_own_noise(scheduler, z)
@@ -77,7 +78,10 @@ def rollout(
                 z = run_steps(used, guidance, scheduler, scheduler.timesteps[done:u], z)
         done = u
         now = scheduler.timesteps[u]
-        t = draw_timestep(u, params.num_inference_steps, num_rows, generator)[mine]
+        if isinstance(scheduler, FlowSteps):
+            t = scheduler.draw_timestep(u, num_rows, generator)[mine]
+        else:
+            t = draw_timestep(u, params.num_inference_steps, num_rows, generator)[mine]
         if params.loss_timestep == "step":
             t = now.expand(len(z))
         yield State(scheduler.scale_model_input(z, now), t.to(device), u)

@@ -1,5 +1,6 @@
 """Which text plays which role in a rollout: c_s, c_p and the kept texts, encoded once."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -51,16 +52,25 @@ class TextBank:
     """
 
     def __init__(
-        self, backbone: Backbone, concepts: tuple[ConceptPlan, ...], keep: tuple[str, ...]
+        self,
+        backbone: Backbone,
+        concepts: tuple[ConceptPlan, ...],
+        keep: tuple[str, ...],
+        scale: float = 1.0,
     ) -> None:
+        """``scale`` is the guidance scale at which models that read it are asked."""
+
+        def encode(texts: Sequence[str]) -> Condition:
+            return backbone.at_scale(backbone.encode(texts), scale)
+
         self.units = [(text, concept) for concept in concepts for text in concept.erase]
-        self.backbone = backbone
-        self.null = backbone.encode([""])
-        self.each = backbone.encode([text for text, _ in self.units])
+        self.encode = encode
+        self.null = encode([""])
+        self.each = encode([text for text, _ in self.units])
         spoken = [_phrasings_of(text, concept) for text, concept in self.units]
-        self.phrasings = [backbone.encode([phrasing for phrasing, _ in bank]) for bank in spoken]
-        self.toward = [backbone.encode([instead for _, instead in bank]) for bank in spoken]
-        self.keep = backbone.encode(keep) if keep else None
+        self.phrasings = [encode([phrasing for phrasing, _ in bank]) for bank in spoken]
+        self.toward = [encode([instead for _, instead in bank]) for bank in spoken]
+        self.keep = encode(keep) if keep else None
 
     @cached_property
     def joined(self) -> Condition:
@@ -69,7 +79,7 @@ class TextBank:
         Raises:
             UsageError: it is longer than the text encoder's window.
         """
-        return self.backbone.encode([", ".join(text for text, _ in self.units)])
+        return self.encode([", ".join(text for text, _ in self.units)])
 
     def kept_tokens(self) -> Condition:
         """The kept texts and the empty prompt."""

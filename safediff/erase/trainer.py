@@ -22,12 +22,11 @@ from safediff.erase.rollout import State, draw_steps, rollout
 from safediff.erase.texts import Batch, TextBank
 from safediff.erase.trunk import check_compiled, trunk
 from safediff.erase.weights import PatchedUNet, Student, trainable_names
-from safediff.errors import Inconclusive
+from safediff.errors import Inconclusive, UsageError
 from safediff.models.adapter import Adapter
 from safediff.models.backbone import Backbone
 from safediff.models.patch import Patch, unet_sha256
-from safediff.policy.cost import num_branches
-from safediff.policy.plan import ConceptPlan
+from safediff.policy.plan import ConceptPlan, num_branches
 from safediff.sample.shards import ALONE, Shards
 
 
@@ -82,9 +81,10 @@ class DistilTrainer:
         """
         self.original, self.params, self.seed, self.keep = backbone, params, seed, keep
         self.method, self.shards = method, shards
+        self._require_text_path()
         self.trunk = backbone.with_denoiser(PatchedUNet(backbone.denoiser, {}))
         self.base_sha256 = unet_sha256(backbone.denoiser)
-        self.texts = TextBank(backbone, concepts, keep)
+        self.texts = TextBank(backbone, concepts, keep, params.guidance_scale)
         if "joined" in (params.loss_text, params.rollout_text):
             _ = self.texts.joined  # encoded now: later the encoder may be elsewhere
         self.student = Student(
@@ -111,7 +111,30 @@ class DistilTrainer:
     def _projector(self) -> Tensor | None:
         if not self.params.null_space:
             return None
-        return soft_projector(second_moment(self.texts.kept_tokens()), self.params.null_space)
+        kept = self.original.key_states(self.texts.kept_tokens()).flatten(0, 1)
+        if not self.original.reads_padding:
+            kept = kept[self.original.spelt_tokens([*self.keep, ""]).flatten().to(kept.device)]
+        return soft_projector(second_moment(kept), self.params.null_space)
+
+    def _require_text_path(self) -> None:
+        """Refuse knobs that need keys and values of another making than the model's.
+
+        Raises:
+            UsageError: there is such a knob.
+        """
+        path = self.original.text_path
+        if self.params.null_space and path == "stream":
+            raise UsageError(
+                "erase.options.null_space: keys and values of this model's text read a stream that "
+                "text and picture share, so kept texts alone do not say what they read",
+                "set null_space: 0, for example with preset: paper",
+            )
+        if self.params.way_back_share and path != "states":
+            raise UsageError(
+                "erase.options.way_back_share: leads back through keys and values that read the "
+                "text encoder's states themselves; those of this model do not",
+                "set way_back_share: 0",
+            )
 
     @property
     def key(self) -> str:
@@ -177,7 +200,8 @@ class DistilTrainer:
         steps = draw_steps(params, generator)
         if params.way_back_share:
             batch = self._harden(batch, generator)
-        num_rows, branches = len(batch.c_p), num_branches(params.guidance_scale)
+        num_rows = len(batch.c_p)
+        branches = num_branches(params.guidance_scale, self.original.distilled_guidance)
         null = self.texts.null.repeat(num_rows)
         model, done = self._rollout_model(), 0
         for state in rollout(model, null, batch.c_p, steps, params, generator, self.shards):

@@ -17,32 +17,61 @@ from torch.utils._pytree import tree_map
 from safediff.erase.params import Trainable
 from safediff.errors import UsageError
 
+_Parts = tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]
+_CROSS: _Parts = (".attn2.",), (".attn2.to_k.", ".attn2.to_v."), (".attn1.",)
+"""Parts of names: attention to the text, its keys and values, other attention."""
+_JOINT: _Parts = (
+    (".add_q_proj.", ".add_k_proj.", ".add_v_proj.", ".to_add_out.", ".norm_added_"),
+    (".add_k_proj.", ".add_v_proj."),
+    (".attn.", ".attn2."),
+)
+"""``attn2`` of Stable Diffusion 3.5 is attention of the picture to itself."""
+_OUTER = (
+    *("conv_out.", "time_embedding."),
+    *("proj_out.", "norm_out.", "adaln_single.", "time_text_embed.", "scale_shift_table"),
+)
+"""Output and time layers, which ``noxattn`` leaves as they are."""
+
+
+def is_joint(denoiser: nn.Module) -> bool:
+    """Whether text and picture attend to each other in one attention with projections of each."""
+    return any(".attn.add_k_proj." in name for name, _ in denoiser.named_parameters())
+
 
 def trainable_names(unet: nn.Module, which: Trainable) -> list[str]:
     """Names of the parameters that an eraser may change.
 
+    With joint attention (SD3, FLUX) the counterpart of cross-attention is what makes queries, keys,
+    values and outputs of the text stream; the rest of attention is the picture stream's, or shared.
+
     Raises:
-        UsageError: nothing in this UNet matches.
+        UsageError: nothing in this denoiser matches.
     """
-    outer = ("conv_out.", "time_embedding.")
+    every = [name for name, _ in unet.named_parameters()]
+    text, keys_and_values, rest = _JOINT if is_joint(unet) else _CROSS
 
     def chosen(name: str) -> bool:
+        of_text = any(part in name for part in text)
         if which == "kv":
-            return "attn2.to_k." in name or "attn2.to_v." in name
+            return any(part in name for part in keys_and_values)
         if which == "xattn":
-            return ".attn2." in name
+            return of_text
         if which == "selfattn":
-            return ".attn1." in name
+            return not of_text and any(part in name for part in rest)
         if which == "noxattn":
-            return ".attn2." not in name and not name.startswith(outer)
+            return not of_text and not name.startswith(_OUTER)
         return True
 
-    names = [name for name, _ in unet.named_parameters() if chosen(name)]
+    names = [name for name in every if chosen(name)]
     if not names:
         raise UsageError(f"erase.options.trainable: this UNet has no {which} parameters")
     return names
 
 
+_KEPT_FLOAT = ("timestep", "guidance")
+"""Inputs that half precision would round to others; the network casts what it makes of them."""
+_OF_ALL_ROWS = ("txt_ids", "img_ids")
+"""Inputs without a row for each latent."""
 Call = Callable[[nn.Module, dict[str, Tensor], tuple[Any, ...], dict[str, Any]], Any]
 """``functional_call``, or something that computes the same."""
 
@@ -92,20 +121,22 @@ class PatchedUNet:
             for name, data in before.items():
                 own[name].data = data
 
-    def __call__(self, z: Tensor, t: Tensor, **kwargs: Any) -> Any:
+    def __call__(self, z: Tensor, *args: Tensor, **kwargs: Any) -> Any:
         """Run the UNet with the replaced tensors; arguments as the UNet's own."""
         if torch.is_grad_enabled() or not 0 < self.max_rows < len(z):
-            return self._answer(z, t, kwargs)
+            return self._answer(z, args, kwargs)
         parts = []
         for start in range(0, len(z), self.max_rows):
             rows = slice(start, start + self.max_rows)
             cut = partial(_rows_of, rows=rows, count=len(z))
-            parts.append(self._answer(z[rows], cut(t), tree_map(cut, kwargs)))
+            own = {k: v if k in _OF_ALL_ROWS else tree_map(cut, v) for k, v in kwargs.items()}
+            parts.append(self._answer(z[rows], tree_map(cut, args), own))
         return tree_map(lambda *of_parts: torch.cat(of_parts), *parts)
 
-    def _answer(self, z: Tensor, t: Tensor, kwargs: dict[str, Any]) -> Any:
-        inputs = tree_map(partial(_cast, dtype=self.dtype), kwargs)
-        out = self.call(self.unet, self.weights, (z.to(self.dtype), t), inputs)
+    def _answer(self, z: Tensor, args: tuple[Tensor, ...], kwargs: dict[str, Any]) -> Any:
+        cast = partial(_cast, dtype=self.dtype)
+        inputs = {k: v if k in _KEPT_FLOAT else tree_map(cast, v) for k, v in kwargs.items()}
+        out = self.call(self.unet, self.weights, (z.to(self.dtype), *args), inputs)
         return tree_map(partial(_cast, dtype=z.dtype), out)
 
 
@@ -137,7 +168,8 @@ class Student(nn.Module):
         super().__init__()
         state = dict(unet.named_parameters())
         self.rank, self.projector = rank, projector
-        self.names = [name for name in names if not rank or state[name].ndim == 2]
+        only_matrices = rank or projector is not None
+        self.names = [name for name in names if not only_matrices or state[name].ndim == 2]
         self.base = {name: state[name].detach() for name in self.names}
         self.values = nn.ParameterList(self._start(torch.Generator().manual_seed(seed)))
 

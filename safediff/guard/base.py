@@ -13,6 +13,7 @@ from torch import Tensor
 from safediff.errors import UsageError
 from safediff.guard.params import GuardParams
 from safediff.models.backbone import Backbone, Condition
+from safediff.policy.plan import num_branches
 
 
 class Guidance(ABC):
@@ -69,7 +70,19 @@ class Guard(ABC):
         """UNet passes of one picture and step; plain guidance takes 2."""
         return self.params.num_branches(len(self.texts))
 
-    @abstractmethod
+    def check(self, backbone: Backbone) -> None:
+        """Refuse a model that has nothing to change.
+
+        Raises:
+            UsageError: its guidance is distilled.
+        """
+        if backbone.distilled_guidance:
+            raise UsageError(
+                f"guard {self.name!r}: changes classifier-free guidance, and {backbone.name} has "
+                "none: its guidance is distilled into the network",
+                "leave the guard out for this model",
+            )
+
     def start(self, backbone: Backbone, c_0: Condition, c: Condition, scale: float) -> Guidance:
         """Guidance from the first step on, for trajectories of their own.
 
@@ -80,8 +93,14 @@ class Guard(ABC):
             scale: s_g.
 
         Raises:
-            UsageError: the texts are longer than the text encoder's window.
+            UsageError: the texts are longer than the text encoder's window, or ``check`` refuses.
         """
+        self.check(backbone)
+        return self._start(backbone, c_0, c, scale)
+
+    @abstractmethod
+    def _start(self, backbone: Backbone, c_0: Condition, c: Condition, scale: float) -> Guidance:
+        """``start`` without the check."""
 
 
 def start_guidance(
@@ -90,11 +109,12 @@ def start_guidance(
     """Guidance by the guard, or classifier-free; see ``Guard.start``.
 
     A scale of at most 1 means the prompt alone, in one branch, as in diffusers: models that were
-    distilled to few steps are asked so.
+    distilled to few steps are asked so. Where guidance is distilled into the network, one branch is
+    asked at the scale.
 
     Raises:
         UsageError: the guard's texts are longer than the text encoder's window, or there is a guard
-            and nothing that it could steer.
+            and nothing that it could steer; the network has no such scale.
     """
     if guard is not None and scale <= 1:
         raise UsageError(
@@ -103,4 +123,6 @@ def start_guidance(
         )
     if guard is not None:
         return guard.start(backbone, c_0, c, scale)
-    return ClassifierFree([c_0, c], scale) if scale > 1 else Unguided([c], scale)
+    if num_branches(scale, backbone.distilled_guidance) == 1:
+        return Unguided([backbone.at_scale(c, scale)], scale)
+    return ClassifierFree([c_0, c], scale)

@@ -13,7 +13,7 @@ class Negative(Guard):
 
     params: NegParams
 
-    def start(self, backbone: Backbone, c_0: Condition, c: Condition, scale: float) -> Guidance:
+    def _start(self, backbone: Backbone, c_0: Condition, c: Condition, scale: float) -> Guidance:
         """See ``Guard``."""
         c_s = backbone.encode(self.params.branch_texts(self.texts))
         return ClassifierFree([c_s.repeat(len(c)), c], scale)

@@ -17,7 +17,7 @@ class Sega(Guard):
 
     params: SegaParams
 
-    def start(self, backbone: Backbone, c_0: Condition, c: Condition, scale: float) -> Guidance:
+    def _start(self, backbone: Backbone, c_0: Condition, c: Condition, scale: float) -> Guidance:
         """See ``Guard``."""
         c_s = backbone.encode(self.params.branch_texts(self.texts))
         edits = [c_s.rows(slice(k, k + 1)).repeat(len(c)) for k in range(len(c_s))]

@@ -17,7 +17,7 @@ class Sld(Guard):
 
     params: SldParams
 
-    def start(self, backbone: Backbone, c_0: Condition, c: Condition, scale: float) -> Guidance:
+    def _start(self, backbone: Backbone, c_0: Condition, c: Condition, scale: float) -> Guidance:
         """See ``Guard``."""
         c_s = backbone.encode(self.params.branch_texts(self.texts))
         return _SldGuidance([c_0, c, c_s.repeat(len(c))], scale, self.params)

@@ -83,6 +83,9 @@ KNOWN = {
     "stabilityai/stable-diffusion-xl-base": SDXL,
 }
 """By how hub ids begin; 2.x at 768 px."""
+DISTILLED = ("FluxPipeline",)
+"""Pipelines whose models take one pass a step, guided or not (``Backbone.distilled_guidance``)."""
+_DISTILLED_HUB = ("black-forest-labs/flux.1",)
 
 
 def find_architecture(model: ModelPlan) -> Architecture | None:
@@ -101,6 +104,18 @@ def find_architecture(model: ModelPlan) -> Architecture | None:
         )
     found = [known for start, known in KNOWN.items() if model.base.lower().startswith(start)]
     return found[0] if found else None
+
+
+def guidance_is_distilled(model: ModelPlan) -> bool:
+    """Whether a diffusers folder or a known hub id is of a family that takes one pass a step.
+
+    Raises:
+        Inconclusive: a configuration file is damaged.
+    """
+    index = Path(model.base) / "model_index.json"
+    if index.exists():
+        return _read(index).get("_class_name") in DISTILLED
+    return model.base.lower().startswith(_DISTILLED_HUB)
 
 
 def _read(path: Path) -> Config:

@@ -8,14 +8,18 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
 
 from safediff.models.prediction import Prediction, levels, target, to_noise
 from safediff.models.schedulers import scheduler_like
-from safediff.policy.plan import SchedulerName
+from safediff.policy.plan import SchedulerName, num_branches
+
+TextPath = Literal["states", "projection", "stream"]
+"""What keys and values of a text are made from: its states themselves; a projection of them that
+all layers share; or a stream that text and picture mix in from layer to layer (joint attention)."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,15 @@ class Backbone(ABC):
     """E(text) is ``text_encoder(tokens).last_hidden_state``, so that tokens can be searched."""
     reads_inner_states: ClassVar[bool] = False
     """Whether ``encode`` reads the states of the text encoders' layers."""
+    text_path: ClassVar[TextPath] = "states"
+    num_start_tokens: ClassVar[int] = 1
+    """Tokens before those of the text itself."""
+    reads_padding: ClassVar[bool] = True
+    """Attention reads the states behind a text's end token, too."""
+    distilled_guidance: ClassVar[bool] = False
+    """Guidance is an input of the network, or gone into it, instead of a second pass."""
+    export_obstacle: ClassVar[str | None] = None
+    """Why the denoiser cannot be exported to ONNX; None where it can."""
 
     name: str
     """What the user called the model; for messages."""
@@ -129,6 +142,11 @@ class Backbone(ABC):
         return False
 
     @property
+    def max_text_tokens(self) -> int:
+        """Tokens that a text may have, start and end included."""
+        return int(self.tokenizer.model_max_length)
+
+    @property
     def prediction_type(self) -> Prediction:
         """What ``denoise`` returns."""
         found: Prediction = self.scheduler.config.get("prediction_type", "epsilon")
@@ -154,6 +172,10 @@ class Backbone(ABC):
         """The noise prediction eps that an answer ``e`` of ``denoise`` stands for, shape of z."""
         return to_noise(self.prediction_type, e, z, *levels(self.scheduler, t, z))
 
+    def compared(self, e: Tensor, z: Tensor, t: Tensor) -> Tensor:
+        """What two models' answers ``e`` to the same z are compared by: the noise predictions."""
+        return self.noise(e, z, t)
+
     def noised(self, x: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         """What ``denoise`` gets at t (b,), shape of x."""
         alpha, sigma = levels(self.scheduler, t, x)
@@ -163,6 +185,19 @@ class Backbone(ABC):
         """What ``denoise`` was trained to answer to ``noised(x, eps, t)``, shape of x."""
         return target(self.prediction_type, x, eps, *levels(self.scheduler, t, x))
 
+    def at_scale(self, c: Condition, scale: float) -> Condition:
+        """The condition for a guidance scale, which distilled networks read as an input."""
+        return c
+
+    def key_states(self, c: Condition) -> Tensor:
+        """What keys and values of cross-attention multiply, (b, tokens, d); not with a stream."""
+        return c.hidden
+
+    def spelt_tokens(self, texts: Sequence[str]) -> Tensor:
+        """Where the tokens of each text stand, start and end included, bool (b, tokens)."""
+        found = self.tokenizer(list(texts), padding="max_length", truncation=False)
+        return torch.tensor(found["attention_mask"]).bool()
+
     @torch.no_grad()
     def decode(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         """Pictures, uint8 (b, 3, H, W), of final latents; bool (b,), whether all was finite.
@@ -171,6 +206,7 @@ class Backbone(ABC):
         """
         config: Any = self.vae.config
         z = latents.nan_to_num().to(self.vae.dtype) / config.scaling_factor
+        z = z + (getattr(config, "shift_factor", None) or 0)
         images: Tensor = self.vae.decode(z, return_dict=False)[0].float()
         finite = latents.isfinite().flatten(1).all(1) & images.isfinite().flatten(1).all(1)
         pixels = (images.nan_to_num().clamp(-1, 1) + 1) * 127.5
@@ -180,16 +216,25 @@ class Backbone(ABC):
         """A scheduler of its own for one trajectory (schedulers keep state)."""
         return copy.deepcopy(self.scheduler)
 
+    def rollout_scheduler(self, name: SchedulerName) -> Any:
+        """The named scheduler for one trajectory of erasing.
+
+        Raises:
+            UsageError: see ``with_scheduler``.
+        """
+        return self.with_scheduler(name).new_scheduler()
+
 
 def guided(
     backbone: Backbone, z: Tensor, t: Tensor, c_0: Condition, c: Condition, scale: float
 ) -> Tensor:
     """Classifier-free guidance e_0 + s_g (e_c - e_0), both branches in one call.
 
-    A scale of at most 1 means e_c alone, as in diffusers.
+    A scale of at most 1 means e_c alone, as in diffusers. Where guidance is distilled into the
+    network: the answer to c at this scale.
     """
-    if scale <= 1:
-        return backbone.denoise(z, t, c)
+    if num_branches(scale, backbone.distilled_guidance) == 1:
+        return backbone.denoise(z, t, backbone.at_scale(c, scale))
     both = backbone.denoise(
         torch.cat([z, z]), t if t.ndim == 0 else torch.cat([t, t]), Condition.cat([c_0, c])
     )

@@ -69,8 +69,14 @@ def products_by_onednn(unet: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def texts_once(unet: nn.Module) -> Iterator[None]:
-    """Keys and values of a text are computed once as long as the same tensor comes in."""
-    layers = [layer for name, layer in unet.named_modules() if name.endswith(TEXT_PROJECTIONS)]
+    """Keys and values of a text are computed once as long as the same tensor comes in.
+
+    Transformers are left alone: layers of these names read a new tensor at every step there, which
+    would only be held (PixArt's projected text, the picture in Stable Diffusion 3.5).
+    """
+    layers = []
+    if isinstance(unet, UNet2DConditionModel):
+        layers = [layer for name, layer in unet.named_modules() if name.endswith(TEXT_PROJECTIONS)]
     with _replaced(layers, lambda layer: partial(_remembered, layer.forward, {})):
         yield
 

@@ -13,13 +13,23 @@ from torch import nn
 from safediff.errors import Inconclusive, UsageError
 from safediff.export.quiet import quiet
 from safediff.models.backbone import Backbone
+from safediff.models.flux import Flux
+from safediff.models.pixart import PixArtAlpha, PixArtSigma
 from safediff.models.prediction import PREDICTIONS
+from safediff.models.sd3 import StableDiffusion3
 from safediff.models.stable_diffusion import StableDiffusion
 from safediff.models.stable_diffusion_xl import StableDiffusionXL
 from safediff.policy.plan import ModelPlan
 
 EMBEDDED = "embedded"
-_CLASSES: tuple[type[Backbone], ...] = (StableDiffusion, StableDiffusionXL)
+_CLASSES: tuple[type[Backbone], ...] = (
+    StableDiffusion,
+    StableDiffusionXL,
+    PixArtAlpha,
+    PixArtSigma,
+    StableDiffusion3,
+    Flux,
+)
 FAMILIES: Mapping[str, type[Backbone]] = {cls.pipeline_name: cls for cls in _CLASSES}
 """By the name of the diffusers pipeline."""
 ORIGINAL_CONV_IN = "model.diffusion_model.input_blocks.0.0.weight"

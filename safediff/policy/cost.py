@@ -6,7 +6,7 @@ from safediff.attack.params import alignment_passes, effort, find_attack
 from safediff.erase.methods import resolve
 from safediff.erase.params import DistilParams, early_steps
 from safediff.guard.params import find_preset
-from safediff.policy.plan import AttackCheck, Plan
+from safediff.policy.plan import AttackCheck, Plan, num_branches
 
 PASSES_PER_S = 35.0
 """UNet sample passes a second of Stable Diffusion 1.x at 512 x 512 on one RTX 4070, for estimates:
@@ -27,13 +27,14 @@ class Cost:
     num_images: int
 
 
-def estimate_cost(plan: Plan) -> Cost:
+def estimate_cost(plan: Plan, distilled: bool = False) -> Cost:
     """Expected passes of erasing, and of drawing every picture of every check.
 
-    Under the sequential rule checks may stop before that.
+    Under the sequential rule checks may stop before that. ``distilled``: guidance is an input of
+    the model, which then takes one pass a picture and step.
     """
     params = resolve(plan.erase.method, plan.erase.preset, plan.erase.options)
-    branches = num_branches(plan.verify.sampling.guidance_scale)
+    branches = num_branches(plan.verify.sampling.guidance_scale, distilled)
     per_step = branches * plan.num_images + _guard_passes(plan)
     verify_passes = per_step * plan.verify.sampling.num_steps
     if plan.verify.attacks:
@@ -44,7 +45,7 @@ def estimate_cost(plan: Plan) -> Cost:
         num_engines = 0 if profile.needs_gradients else len(plan.export.targets)
         verify_passes += search_passes(check) * (1 + num_engines + int(profile.changes_base))
     return Cost(
-        erase_passes=distil_passes(params) if isinstance(params, DistilParams) else 0,
+        erase_passes=distil_passes(params, distilled) if isinstance(params, DistilParams) else 0,
         verify_passes=verify_passes,
         num_images=plan.num_images,
     )
@@ -66,12 +67,7 @@ def _guard_passes(plan: Plan) -> int:
     return (branches - 2) * per_model * (1 + len(plan.export.targets))
 
 
-def num_branches(guidance_scale: float) -> int:
-    """Passes of a picture and step without a guard; up to 1 the prompt alone is asked."""
-    return 2 if guidance_scale > 1 else 1
-
-
-def distil_passes(params: DistilParams) -> int:
+def distil_passes(params: DistilParams, distilled: bool = False) -> int:
     """Expected passes of a distillation: rollouts (both guidance branches) and losses.
 
     A rollout ends at the largest of ``reuse`` distinct u in {0 .. N-1}, whose mean for uniform u
@@ -84,5 +80,6 @@ def distil_passes(params: DistilParams) -> int:
     rollouts = -(-params.num_steps // k)
     erase_share = 1 - params.keep_share
     per_loss = 4 + erase_share * (4 * bool(params.anchor_weight) + bool(params.eta))
-    rolling = rollouts * num_branches(params.guidance_scale) * mean_steps * params.batch_size
+    branches = num_branches(params.guidance_scale, distilled)
+    rolling = rollouts * branches * mean_steps * params.batch_size
     return round(rolling + params.num_steps * params.batch_size * per_loss)

@@ -116,6 +116,15 @@ class JudgePlan:
     settings: Json
 
 
+def num_branches(guidance_scale: float, distilled: bool = False) -> int:
+    """Passes of a picture and step without a guard.
+
+    Two for classifier-free guidance. One where the scale is at most 1, which asks for the prompt
+    alone, and where guidance is distilled into the network.
+    """
+    return 2 if guidance_scale > 1 and not distilled else 1
+
+
 @dataclass(frozen=True, kw_only=True)
 class SamplingPlan:
     """How checks draw pictures."""

@@ -18,11 +18,10 @@ from safediff.release.certificate_schema import read_certificate
 from safediff.release.checksums import SIGNATURE_NAME, mismatches, read_sums, sha256_file
 from safediff.release.replay import Replay, replay
 from safediff.release.signing import check_signature
-from safediff.release.weights import file_state_sha256
+from safediff.release.weights import TRANSFORMER_PATH, UNET_PATH, file_state_sha256
 
 Json = dict[str, Any]
 
-UNET_PATH = "unet/diffusion_pytorch_model.safetensors"
 PATCH_PATH = "patch.safetensors"
 
 
@@ -123,18 +122,18 @@ def _files(certificate: Json, path: Path, release: Path, facts: dict[str, str]) 
 
 def _weights(certificate: Json, release: Path) -> Iterator[str]:
     """The weights in the file against those that the reports were measured on."""
-    path = release / UNET_PATH
     measured = [r for r in certificate["reports"] if r["decides"] and "unet" in r["model_sha256"]]
-    if not path.exists() or not measured:
-        return
-    try:
-        shipped = file_state_sha256(path)
-    except (OSError, ValueError, KeyError) as error:
-        yield f"{UNET_PATH} cannot be read ({error})"
-        return
-    for report in measured:
-        if report["model_sha256"]["unet"] != shipped:
-            yield f"{UNET_PATH} holds other weights than {report['subject']} was measured on"
+    for name in (UNET_PATH, TRANSFORMER_PATH):
+        if not (release / name).exists() or not measured:
+            continue
+        try:
+            shipped = file_state_sha256(release / name)
+        except (OSError, ValueError, KeyError) as error:
+            yield f"{name} cannot be read ({error})"
+            continue
+        for report in measured:
+            if report["model_sha256"]["unet"] != shipped:
+                yield f"{name} holds other weights than {report['subject']} was measured on"
 
 
 def _bytes(path: Path) -> bytes | None:

@@ -102,12 +102,18 @@ def _front_matter(certificate: Mapping[str, Any]) -> dict[str, Any]:
         "license": base["license"],
         "library_name": "diffusers",
         "pipeline_tag": "text-to-image",
-        "tags": ["stable-diffusion", "concept-erasure", "safediff"],
+        "tags": [*_family(certificate), "concept-erasure", "safediff"],
     }
     if _HUB_ID.fullmatch(base["id"]):  # the hub accepts nothing else here
         matter["base_model"] = base["id"]
     matter["model-index"] = [{"name": _title(certificate), "results": [_index_result(certificate)]}]
     return matter
+
+
+def _family(certificate: Mapping[str, Any]) -> list[str]:
+    """The hub's tag for the families with a UNet; those with a transformer are told by theirs."""
+    has_unet = any(file["path"].startswith("unet/") for file in certificate["subject"])
+    return ["stable-diffusion"] if has_unet else []
 
 
 def _index_result(certificate: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,6 +23,11 @@ _TYPES = {
 _CHUNK_BYTES = 1 << 24
 
 
+UNET_PATH = "unet/diffusion_pytorch_model.safetensors"
+TRANSFORMER_PATH = "transformer/diffusion_pytorch_model.safetensors"
+"""Where a release has its denoiser, by family; always in one file."""
+
+
 def file_state_sha256(path: Path) -> str:
     """Hash of names, types, shapes and bytes of all tensors of a file.
 

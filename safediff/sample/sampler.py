@@ -79,7 +79,7 @@ def sample(
     """Draw all pictures, batch by batch, in order; ``on_batch`` gets the size of each batch.
 
     The model's own scheduler is used with the guidance of ``guard``, or without one with
-    classifier-free guidance (arXiv:2207.12598).
+    classifier-free guidance (arXiv:2207.12598), or what was distilled of it.
 
     Raises:
         UsageError: a prompt or the guard's texts are longer than the text encoder's window.

@@ -172,7 +172,7 @@ def _check(pipeline: SafePipeline, wanted: Generation) -> None:
     if reason := check_text(wanted.prompt):
         raise Refusal(400, f"prompt: {reason}", "prompt")
     if not pipeline.fits(wanted.prompt):
-        window = pipeline.backbone.num_tokens - 2
+        window = pipeline.backbone.max_text_tokens - 2
         raise Refusal(400, f"prompt: longer than the {window} tokens that are read", "prompt")
 
 

@@ -121,7 +121,7 @@ class SafePipeline:
     def fits(self, prompt: str) -> bool:
         """Whether the text encoder reads all of a prompt."""
         num_tokens = len(self.backbone.tokenizer(prompt)["input_ids"])
-        return num_tokens <= self.backbone.num_tokens
+        return num_tokens <= self.backbone.max_text_tokens
 
     def __call__(
         self,

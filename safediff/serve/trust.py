@@ -18,11 +18,11 @@ from safediff.gate.verdict import Verdict
 from safediff.release.certificate import CERTIFICATE_NAME, KIND
 from safediff.release.checksums import SIGNATURE_NAME, SUMS_NAME, sha256_file, verify_checksums
 from safediff.release.signing import check_signature
+from safediff.release.weights import TRANSFORMER_PATH, UNET_PATH
 
 Json = dict[str, Any]
 EngineChoice = Literal["auto", "onnx", "torch"]
 ENGINE_CHOICES: tuple[EngineChoice, ...] = ("auto", "onnx", "torch")
-UNET_WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,10 +180,11 @@ def _choose(
 
 
 def _foreign_weights(path: Path, certificate: Json | None, listed: Mapping[str, str]) -> str:
-    if certificate is None or listed.get(UNET_WEIGHTS) == sha256_file(path / UNET_WEIGHTS):
+    name = UNET_PATH if (path / UNET_PATH).exists() else TRANSFORMER_PATH
+    if certificate is None or listed.get(name) == sha256_file(path / name):
         return ""
     raise UsageError(
-        f"{path}: {UNET_WEIGHTS} is not the file that the certificate speaks of",
+        f"{path}: {name} is not the file that the certificate speaks of",
         "do not deploy it; get the release again from where it was made",
     )
 

@@ -32,7 +32,7 @@ from safediff.gate.stats import JudgeAccuracy
 from safediff.gate.verdict import CheckResult
 from safediff.guard.base import Guard
 from safediff.models.backbone import Backbone
-from safediff.policy.plan import AttackCheck, ConceptPlan, Plan
+from safediff.policy.plan import AttackCheck, ConceptPlan, Plan, num_branches
 from safediff.sample.sampler import Draw, Picture
 from safediff.verify.album import Photographer
 from safediff.verify.assignments import Assignment
@@ -202,7 +202,7 @@ class AttackRange:
     def _budget(self, check: AttackCheck, guard: Guard | None) -> dict[str, Any]:
         """What one attempt takes, its direct picture not counted, and what is spent before all."""
         profile, sampling = find_attack(check.name), self.plan.verify.sampling
-        num_branches = guard.num_branches if guard else 2
+        plain = num_branches(sampling.guidance_scale, self.base.distilled_guidance)
         num_concepts = len({attempt.concept for attempt in check.attempts})
         work = effort(check.name, check.settings, num_concepts)
         budget = {
@@ -210,11 +210,17 @@ class AttackRange:
             "source": profile.source,
             "generations_per_prompt": work.generations,
             "unet_passes_per_prompt": unet_passes(
-                check.name, check.settings, sampling.num_steps, num_branches
+                check.name,
+                check.settings,
+                sampling.num_steps,
+                guard.num_branches if guard else plain,
+                plain,
             ),
             **check.settings,
         }
-        if beforehand := early_passes(check.name, check.settings, sampling.num_steps, num_concepts):
+        if beforehand := early_passes(
+            check.name, check.settings, sampling.num_steps, num_concepts, plain
+        ):
             budget["generations_beforehand"] = work.early_generations
             budget["unet_passes_beforehand"] = beforehand
         return budget

@@ -28,7 +28,7 @@ def null_drift(base: Backbone, safe: Backbone, seed: int = 0) -> list[tuple[int,
         z_in = scheduler.scale_model_input(z, t)
         e_base = base.denoise(z_in, t, c_0)
         e_safe = safe.denoise(z_in, t, c_0)
-        eps_base, eps_safe = base.noise(e_base, z_in, t), safe.noise(e_safe, z_in, t)
+        eps_base, eps_safe = base.compared(e_base, z_in, t), safe.compared(e_safe, z_in, t)
         path.append((int(t), float((eps_safe - eps_base).norm() / eps_base.norm())))
         z = scheduler.step(e_base, t, z, return_dict=False)[0]
     return path

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from safediff.errors import UsageError
 from safediff.export.parity import Parity, measure_margin_ratio, measure_parity
 from safediff.export.runtime import ExportedUNet
 from safediff.export.survival import Survival
@@ -23,6 +24,19 @@ from safediff.policy.plan import Plan
 
 NUM_LATENTS = 8
 ENGINE = "onnx engine"
+
+
+def require_exportable(model: Backbone) -> None:
+    """Refuse a model that has no engine.
+
+    Raises:
+        UsageError: it is of a family that the exporter does not cover.
+    """
+    if model.export_obstacle is not None:
+        raise UsageError(
+            f"{model.name}: {model.export_obstacle}",
+            "write export: {targets: []}; the release then holds the weights alone",
+        )
 
 
 def export_engine(plan: Plan, base: Backbone, safe: Backbone, folder: Path) -> Path:

@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from safediff.export.survival import measure_survival
 from safediff.gate.verdict import GateReport, Verdict, combined
+from safediff.guard.load import make_guard
 from safediff.judge.load import prove_judges
 from safediff.models.backbone import Backbone
 from safediff.models.load import load_backbone
@@ -14,7 +16,13 @@ from safediff.release.layout import write_release
 from safediff.sample.shards import ALONE, Shards
 from safediff.verify.album import Album
 from safediff.verify.verification import Verification
-from safediff.workflow.engines import ENGINE, compare_engine, export_engine, parity_json
+from safediff.workflow.engines import (
+    ENGINE,
+    compare_engine,
+    export_engine,
+    parity_json,
+    require_exportable,
+)
 from safediff.workflow.evidence import (
     certificate_evidence,
     modification,
@@ -92,6 +100,7 @@ def erase(
     prove_judges(plan)  # before hours of training, not after
     if base is None:
         base = load_backbone(plan.model)
+    _require_possible(plan, base)
     training = train(plan, base, run, ui, shards, trackers)
     outcome = Outcome(run)
     teacher, base_sha256 = patched(base, training.teacher), training.teacher.base_sha256
@@ -108,14 +117,32 @@ def erase(
             )
             outcome.reports.append(report)
             albums.append(album)
-        if "onnx" in plan.export.targets and outcome.verdict.exit_code == 0:
-            _export(plan, base, teacher, training, verification, outcome, albums, ui)
+        if outcome.verdict.exit_code == 0:
+            parity = []
+            if "onnx" in plan.export.targets:
+                parity = _export(plan, base, teacher, training, verification, outcome, albums, ui)
+            if outcome.verdict.exit_code == 0:
+                outcome.released = True
+                if shards.leads:
+                    _release(plan, base, teacher, training, verification, outcome, parity)
         if shards.leads:
             draws = verification.erased_draws(), verification.kept
             data = report_data(outcome.reports, albums, training, *draws)
             write_reports(run, outcome.reports, data)
         shards.wait()
     return outcome
+
+
+def _require_possible(plan: Plan, base: Backbone) -> None:
+    """Refuse before hours of training what would be refused after them.
+
+    Raises:
+        UsageError: the model cannot be exported, or not be sampled with the policy's guard.
+    """
+    if "onnx" in plan.export.targets:
+        require_exportable(base)
+    if plan.guard:
+        make_guard(plan.guard.name, plan.guard.texts).check(base)
 
 
 def _export(
@@ -127,8 +154,8 @@ def _export(
     outcome: Outcome,
     albums: list[Album],
     ui: Ui,
-) -> None:
-    """Engine, its parity, its gate; the release if all of it met the policy."""
+) -> list[dict[str, Any]]:
+    """Engine, its parity for the certificate, its gate."""
     run, shards = outcome.run, verification.shards
     task = ui.task("export onnx", 1)
     if shards.leads:
@@ -141,13 +168,22 @@ def _export(
     report, album = verification.measure(ENGINE, engine, hashes, extra=[check])
     outcome.reports.append(report)
     albums.append(album)
-    if outcome.verdict.exit_code != 0:
-        return
-    outcome.released = True
-    if not shards.leads:
-        return
     states = base.denoiser.state_dict(), teacher.denoiser.state_dict()
     survival = measure_survival(*states, plan.export.precision)
+    return [parity_json(parity, survival, "unet/model.onnx")]
+
+
+def _release(
+    plan: Plan,
+    base: Backbone,
+    teacher: Backbone,
+    training: Training,
+    verification: Verification,
+    outcome: Outcome,
+    parity: list[dict[str, Any]],
+) -> None:
+    """The release, of weights alone where no engine was asked for."""
+    run = outcome.run
     evidence = certificate_evidence(
         plan,
         run,
@@ -155,13 +191,13 @@ def _export(
         verification.judges,
         training.teacher.base_sha256,
         modification(plan, run, training, base),
-        [parity_json(parity, survival, "unet/model.onnx")],
+        parity,
     )
     write_release(
         run.release,
         teacher,
         evidence,
-        engine=run.engine,
+        engine=run.engine if parity else None,
         extra_files={
             "patch.safetensors": run.patch,
             "journal.jsonl": run.path / "journal.jsonl",

@@ -12,6 +12,7 @@ from safediff.models.load import load_backbone
 from safediff.models.patch import unet_sha256
 from safediff.policy.plan import ModelPlan
 from safediff.release.certificate import CERTIFICATE_NAME
+from safediff.workflow.engines import require_exportable
 from safediff.workflow.run_folder import RunFolder
 from safediff.workflow.subject import open_subject
 
@@ -48,16 +49,20 @@ def open_source(path: Path) -> ExportSource:
     """Load a run or a release.
 
     Raises:
-        UsageError: it is neither, or a release does not match its checksums.
+        UsageError: it is neither, a release does not match its checksums, or the model is of a
+            family that has no engines.
         Inconclusive: it can't be read.
     """
     if (path / "plan.json").exists():
-        return _open_run(RunFolder(path))
-    if (path / CERTIFICATE_NAME).exists():
-        return _open_release(path)
-    raise UsageError(
-        f"{path}: is neither a run nor a release", "give a folder that safediff erase wrote"
-    )
+        source = _open_run(RunFolder(path))
+    elif (path / CERTIFICATE_NAME).exists():
+        source = _open_release(path)
+    else:
+        raise UsageError(
+            f"{path}: is neither a run nor a release", "give a folder that safediff erase wrote"
+        )
+    require_exportable(source.model)
+    return source
 
 
 def _open_run(run: RunFolder) -> ExportSource:

@@ -85,7 +85,7 @@ def _erase(
         erased = _distil(plan, params, backbone, run, ui, shards, trackers)
         teacher, passes = erased.teacher, erased.num_passes
         if shards.leads and erased.adapter is not None:
-            save_adapter(erased.adapter, run.adapter)
+            save_adapter(erased.adapter, run.adapter, backbone.component)
         if shards.leads and erased.student is not None:
             save_patch(erased.student, run.student_patch)
     elif shards.leads:

@@ -1,6 +1,7 @@
 """Keys and values of cross-attention, and the token embeddings that they read.
 
-W (out, d) is a key or value matrix of attn2, c (d,) one token of E(text); rows are tokens.
+W (out, d) is a key or value matrix of attn2, c (d,) one token of E(text), or of the projection of
+E(text) that PixArt's layers read; rows are tokens.
 Everything is float64: a second moment squares the condition number of its tokens.
 """
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from safediff.erase.closed_form.params import Matrices, Texts, Tokens
+from safediff.erase.weights import is_joint
 from safediff.errors import UsageError
 from safediff.models.backbone import Backbone
 from safediff.models.patch import Patch, unet_sha256
@@ -28,12 +30,28 @@ _CHUNK = 64
 """Texts that are encoded at a time; a long keep list need not fit into memory as a whole."""
 
 
+def require_cross_attention(denoiser: nn.Module) -> None:
+    """Refuse a denoiser whose keys and values of the text read more than the text.
+
+    Raises:
+        UsageError: it has joint attention.
+    """
+    if is_joint(denoiser):
+        raise UsageError(
+            "text and picture share one attention in this model (joint attention): past its first "
+            "layer keys and values of the text read a stream that the picture went into, which no "
+            "closed form knows",
+            "choose an eraser that distils (sdd, esd-x)",
+        )
+
+
 def kv_weights(unet: nn.Module, matrices: Matrices = "kv") -> dict[str, Tensor]:
     """The matrices of every layer by parameter name, each (out, d) in float64.
 
     Raises:
-        UsageError: the UNet has no cross-attention.
+        UsageError: the denoiser has no cross-attention.
     """
+    require_cross_attention(unet)
     endings = _ENDINGS[matrices]
     found = {
         name: parameter.detach().double()
@@ -71,16 +89,15 @@ def erased_texts(concepts: Sequence[ConceptPlan], texts: Texts) -> tuple[str, ..
 
 def token_mask(backbone: Backbone, texts: Sequence[str], tokens: Tokens) -> Tensor:
     """Which positions of each text are read, (n, window), True where they are."""
-    attended = torch.tensor(
-        backbone.tokenizer(list(texts), padding="max_length", truncation=False)["attention_mask"]
-    )
-    position = torch.arange(attended.shape[1])
-    last = attended.sum(1, keepdim=True) - 2  # the end token is attended too
+    spelt, start = backbone.spelt_tokens(texts), backbone.num_start_tokens
+    position = torch.arange(spelt.shape[1])
+    last = (spelt.sum(1, keepdim=True) - 2).clamp(min=0)  # the end token is spelt too
     if tokens == "last":
         return position == last
     if tokens == "content":
-        return (position >= 1) & (position <= last)
-    return (position >= int(tokens == "after_start")).expand_as(attended)
+        return (position >= start) & (position <= last)
+    read = torch.ones_like(spelt) if backbone.reads_padding else spelt
+    return (position >= (start if tokens == "after_start" else 0)) & read
 
 
 def token_rows(backbone: Backbone, texts: Sequence[str], tokens: Tokens) -> Tensor:
@@ -96,7 +113,7 @@ def token_moment(backbone: Backbone, texts: Sequence[str], tokens: Tokens) -> Te
 def _row_chunks(backbone: Backbone, texts: Sequence[str], tokens: Tokens) -> Iterator[Tensor]:
     for start in range(0, len(texts), _CHUNK):
         part = texts[start : start + _CHUNK]
-        hidden = backbone.encode(part).hidden
+        hidden = backbone.key_states(backbone.encode(part))
         yield hidden[token_mask(backbone, part, tokens).to(hidden.device)].double()
 
 
@@ -120,10 +137,12 @@ class Pairs(NamedTuple):
 def token_pairs(backbone: Backbone, texts: Sequence[str], guide: str, tokens: Tokens) -> Pairs:
     """The chosen tokens of ``texts``, each with the guide's token at the same position.
 
-    With ``last`` the guide's own last subject token stands for all: its position differs.
+    With ``last`` the guide's own last subject token stands for all: its position differs. Where
+    padding is not read, the guide's end token stands for positions behind it.
     """
     erased = token_rows(backbone, texts, tokens)
     if tokens == "last":
         return Pairs(erased, token_rows(backbone, [guide], tokens).expand_as(erased))
     positions = token_mask(backbone, texts, tokens).nonzero()[:, 1].to(erased.device)
-    return Pairs(erased, token_rows(backbone, [guide], "all")[positions])
+    guides = token_rows(backbone, [guide], "all")
+    return Pairs(erased, guides[positions.clamp(max=len(guides) - 1)])

@@ -1,5 +1,6 @@
 """Runs a closed-form eraser by its parameters."""
 
+from safediff.erase.closed_form.kv import require_cross_attention
 from safediff.erase.closed_form.params import ReceParams, SpeedParams, UceParams
 from safediff.erase.closed_form.rece import rece
 from safediff.erase.closed_form.speed import speed
@@ -20,6 +21,7 @@ def solve(
     Raises:
         UsageError: see the erasers.
     """
+    require_cross_attention(backbone.denoiser)
     if isinstance(params, ReceParams):  # RECE's settings extend UCE's
         return rece(backbone, concepts, keep, params)
     if isinstance(params, UceParams):

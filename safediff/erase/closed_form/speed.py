@@ -67,8 +67,10 @@ def unconstrained_change(weight: Tensor, own: Tensor, anchor: Tensor) -> Tensor:
 
 
 def null_pins(backbone: Backbone, params: SpeedParams) -> Tensor:
-    """K: the empty prompt's start token and the centres of its other tokens, (d, 1 + centres)."""
+    """K: the empty prompt's first token and the centres of its other tokens, (d, 1 + centres)."""
     null = token_rows(backbone, [""], "all")
+    if len(null) == 1:  # an end token, where neither start nor padding is read
+        return null.T
     return torch.cat([null[:1], kmeans_centres(null[1:], params.num_centres, params.seed)]).T
 
 
