@@ -85,16 +85,19 @@ def tiny_unet(xl: bool = False, seed: int = 0) -> UNet2DConditionModel:
 
 
 def tiny_vae(
-    seed: int = 1, channels: int = LATENT_CHANNELS, shift_factor: float | None = None
+    seed: int = 1,
+    channels: int = LATENT_CHANNELS,
+    shift_factor: float | None = None,
+    num_halvings: int = 1,
 ) -> AutoencoderKL:
-    """A random autoencoder, factor 2: 8 x 8 latents make 16 x 16 pictures."""
+    """A random autoencoder, usually of factor 2: 8 x 8 latents make 16 x 16 pictures."""
     vae = AutoencoderKL(
-        block_out_channels=(8, 16),
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(8,) * num_halvings + (16,),
+        down_block_types=("DownEncoderBlock2D",) * (num_halvings + 1),
+        up_block_types=("UpDecoderBlock2D",) * (num_halvings + 1),
         latent_channels=channels,
         norm_num_groups=4,
-        sample_size=2 * LATENT_SIZE,
+        sample_size=2**num_halvings * LATENT_SIZE,
         shift_factor=shift_factor,
     )
     return perturb(vae, seed)
