@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from erase_examples import frozen_backbone
-from small_policy import finished, safediff, small_plan, write_policy
+from small_policy import QUICK, finished, safediff, small_plan, write_policy
 
 from safediff.errors import UsageError
 from safediff.models.backbone import Backbone
@@ -81,11 +81,9 @@ def test_the_second_patch_lies_over_the_first(backbone: Backbone) -> None:
         assert torch.equal(tensor, b.tensors[name] if name in b.tensors else a.tensors[name])
 
 
-@pytest.fixture(scope="module")
-def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def half_edited(folder: Path, *edits: tuple[str, str]) -> Path:
     """A run of another policy, which has a patch and no verdict yet: half the first one's edit."""
-    folder = tmp_path_factory.mktemp("other")
-    plan = small_plan(folder, *OTHER)
+    plan = small_plan(folder, *OTHER, *edits)
     run = folder / "run"
     run.mkdir()
     text = json.dumps({"sha256": plan.sha256, "plan": plan.to_json()})
@@ -96,6 +94,11 @@ def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
     halved = {n: base[n] + 0.5 * (w - base[n]) for n, w in first.tensors.items()}
     save_patch(Patch(tensors=halved, base_sha256=first.base_sha256), run / "patch.safetensors")
     return run
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return half_edited(tmp_path_factory.mktemp("other"))
 
 
 @pytest.fixture(scope="module")
@@ -181,16 +184,13 @@ def test_it_goes_on_and_refuses_another(merged: tuple[Path, str], other: Path) -
     assert done.stderr.startswith(f"error: {out}: holds another combination")
 
 
-def test_a_policy_is_erased_on_top(tmp_path: Path, other: Path) -> None:
-    quick = (
-        ("num_steps: 8, guidance", "num_steps: 1, guidance"),
-        ("num_steps: 8, l", "num_steps: 2, l"),
-    )
-    policy = write_policy(tmp_path, *OTHER, *quick)
+def test_a_policy_is_erased_on_top(tmp_path: Path) -> None:
+    parent = half_edited(tmp_path / "first", *QUICK)
+    policy = write_policy(tmp_path, *QUICK, ("num_steps: 8, l", "num_steps: 2, l"))
     out = tmp_path / "out"
-    done = safediff("combine", finished().run.path, "--then", policy, "--out", out, "-q")
+    done = safediff("combine", parent, "--then", policy, "--out", out, "-q")
     assert done.returncode in (1, 3), done.stderr
-    first = load_patch(finished().run.path / "patch.safetensors")
+    first = load_patch(parent / "patch.safetensors")
     over = load_patch(out / "then" / "patch.safetensors")
     stored = load_patch(out / "patch.safetensors")
     models = open_subject("embedded").models
