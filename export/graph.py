@@ -112,7 +112,7 @@ def trace(
             optimize=False,
             input_names=list(inputs),
             output_names=list(outputs),
-            custom_translation_table=_translations(opset),
+            custom_translation_table=_translations(opset) | (_OF_A_UNET if is_unet else {}),
             verbose=False,
         )
     assert translated is not None
@@ -168,6 +168,33 @@ def _translations(opset: int) -> dict[Any, Any]:
     if opset < GELU_OPSET:
         found[torch.ops.aten.gelu.default] = _gelu
     return found
+
+
+def _attention(
+    q: Any,
+    k: Any,
+    v: Any,
+    attn_mask: Any = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Any:
+    """Attention of (b, heads, tokens, d) tensors in five operators, two of which then vanish.
+
+    The exporter's own is for any rank: it takes the shape of every key apart and puts it together
+    again, a tenth of the operators of a graph. Here ONNX Runtime makes one operator of the product
+    of queries and keys with scale and transposition.
+    """
+    if attn_mask is not None or dropout_p or is_causal or enable_gqa:
+        raise NotImplementedError("attention with a mask, dropout, a causal order or shared heads")
+    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    scaled = opset18.Mul(q, ir.tensor(scale, dtype=q.dtype))
+    scores = opset18.MatMul(scaled, opset18.Transpose(k, perm=[0, 1, 3, 2]))
+    return opset18.MatMul(opset18.Softmax(scores, axis=-1), v)
+
+
+_OF_A_UNET = {torch.ops.aten.scaled_dot_product_attention.default: _attention}
 
 
 def _gelu(x: Any, approximate: str = "none") -> Any:

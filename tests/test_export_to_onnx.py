@@ -2,7 +2,9 @@
 
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import onnx
 import onnx_ir as ir
@@ -259,3 +261,23 @@ def test_sizes_are_read_from_the_first_tensor_that_has_them(
     assert len(early) == 2  # one for each resolution
     monkeypatch.setattr(graph, "_read_sizes_early", lambda _: None)
     assert len(asked()) > 2
+
+
+def test_attention_takes_few_operators(monkeypatch: pytest.MonkeyPatch) -> None:
+    def operators() -> Counter[str]:
+        return Counter(n.op_type for n in graph.build_graph(tiny_unet(), 18, 77).graph)
+
+    own = operators()
+    monkeypatch.setattr(graph, "_OF_A_UNET", {})
+    exporters = operators()
+    assert own["Softmax"] == exporters["Softmax"] > 0
+    for name in ("Shape", "Slice", "Concat", "Reshape"):
+        assert own[name] <= exporters[name] - own["Softmax"]
+
+
+@pytest.mark.parametrize(
+    "unusual", [{"attn_mask": 1}, {"dropout_p": 0.1}, {"is_causal": True}, {"enable_gqa": True}]
+)
+def test_attention_of_another_kind_is_not_translated(unusual: dict[str, Any]) -> None:
+    with pytest.raises(NotImplementedError, match="mask"):
+        graph._attention(None, None, None, **unusual)
