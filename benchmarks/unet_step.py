@@ -5,7 +5,8 @@ in turn, so that all see the same machine: PyTorch eager, ``torch.compile``, ``t
 with its defaults (names not kept, one picture size) in a default session, our graph in fp32 through
 the runtime that serves it, and our int8 engine. Every system's result is held against eager's
 before it is timed. Between two systems there is a pause: for some time after a call ONNX Runtime's
-threads wait busily, and would take the cores from whoever comes next.
+threads wait busily, and would take the cores from whoever comes next. Every round opens sessions of
+its own: two sessions with one and the same graph differ by 2 %, by where their memory came to lie.
 
     python benchmarks/unet_step.py RUN_OR_RELEASE --out benchmarks/unet_step.json
 
@@ -44,6 +45,7 @@ from safediff.workflow.export import write_engine  # noqa: E402
 from safediff.workflow.export_source import ExportSource, open_source  # noqa: E402
 
 Step = Callable[[Tensor, Tensor, Tensor], Tensor]
+Opener = Callable[[], Step]
 EAGER, PLAIN = "torch eager", "plain torch.onnx"
 BASES = {EAGER: "eager", PLAIN: "plain"}
 NARROW = "sd1-narrow"
@@ -66,9 +68,9 @@ def main() -> None:
     subject = narrow() if str(args.run) == NARROW else trained(args.run)
     rows: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as work, torch.no_grad():
-        steps = systems(subject, Path(work), args.threads, args.skip)
+        openers = systems(subject, Path(work), args.threads, args.skip)
         for batch in args.batches:
-            rows[str(batch)] = measure(subject, steps, batch, args.rounds)
+            rows[str(batch)] = measure(subject, openers, batch, args.rounds)
             for name, row in rows[str(batch)].items():
                 ratio = row["times_plain"]["median"] if "times_plain" in row else float("nan")
                 print(f"batch {batch:2}  {name:18} {row['median_ms']:8.2f} ms  {ratio:.3f}")
@@ -92,7 +94,7 @@ class Subject:
     """Text states of one prompt (1, tokens, dim)."""
     shape: tuple[int, int, int]
     source: ExportSource | None
-    """Where it comes from; knows the prompts that int8 calibrates on."""
+    """Where it comes from; None for random weights."""
 
 
 def trained(path: Path) -> Subject:
@@ -111,7 +113,7 @@ def narrow() -> Subject:
     return Subject(unet.eval().requires_grad_(False), torch.randn(1, 77, 768), (4, 32, 32), None)
 
 
-def systems(subject: Subject, work: Path, threads: int, skip: list[str]) -> dict[str, Step]:
+def systems(subject: Subject, work: Path, threads: int, skip: list[str]) -> dict[str, Opener]:
     """All systems by name; those that can't be built here are left out with a word."""
     unet, source = subject.unet, subject.source
 
@@ -119,11 +121,11 @@ def systems(subject: Subject, work: Path, threads: int, skip: list[str]) -> dict
         out: Tensor = unet(z, t, c, return_dict=False)[0]
         return out
 
-    found: dict[str, Step] = {EAGER: eager}
-    builders: dict[str, Callable[[], Step]] = {
-        "torch.compile": lambda: torch.compile(eager),
+    found: dict[str, Opener] = {EAGER: lambda: eager}
+    builders: dict[str, Callable[[], Opener]] = {
+        "torch.compile": lambda: partial(_same, torch.compile(eager)),
         PLAIN: lambda: plain_export(subject, work / "plain.onnx", threads),
-        "ours fp32": lambda: ours(export_unet(unet, work / "fp32").parent, threads),
+        "ours fp32": lambda: partial(ours, export_unet(unet, work / "fp32").parent, threads),
     }
     if source is not None:
         builders["ours int8"] = lambda: int8(source, work / "int8", threads)
@@ -137,10 +139,14 @@ def systems(subject: Subject, work: Path, threads: int, skip: list[str]) -> dict
     return found
 
 
-def int8(source: ExportSource, folder: Path, threads: int) -> Step:
+def _same(step: Step) -> Step:
+    return step
+
+
+def int8(source: ExportSource, folder: Path, threads: int) -> Opener:
     """Our engine with quantised linear layers."""
     write_engine(source, folder, "int8", 18)
-    return ours(folder, threads)
+    return partial(ours, folder, threads)
 
 
 def ours(folder: Path, threads: int) -> Step:
@@ -154,7 +160,7 @@ def ours(folder: Path, threads: int) -> Step:
     return step
 
 
-def plain_export(subject: Subject, path: Path, threads: int) -> Step:
+def plain_export(subject: Subject, path: Path, threads: int) -> Opener:
     """What one gets without an exporter of one's own: dynamo, defaults, a default session."""
     c = subject.c.expand(2, -1, -1).contiguous()
     example = (torch.randn(2, *subject.shape), torch.tensor(500.0), c)
@@ -171,35 +177,40 @@ def plain_export(subject: Subject, path: Path, threads: int) -> Step:
             output_names=["out_sample"],
             dynamic_shapes=dynamic,
         )
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    session = ort.InferenceSession(str(path), options)
 
-    def step(z: Tensor, t: Tensor, c: Tensor) -> Tensor:
-        feeds = dict(zip(dynamic, (z.numpy(), t.numpy(), c.numpy()), strict=True))
-        return torch.from_numpy(session.run(None, feeds)[0])
+    def opener() -> Step:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        session = ort.InferenceSession(str(path), options)
 
-    return step
+        def step(z: Tensor, t: Tensor, c: Tensor) -> Tensor:
+            feeds = dict(zip(dynamic, (z.numpy(), t.numpy(), c.numpy()), strict=True))
+            return torch.from_numpy(session.run(None, feeds)[0])
+
+        return step
+
+    return opener
 
 
 def measure(
-    subject: Subject, steps: dict[str, Step], batch: int, rounds: int
+    subject: Subject, openers: dict[str, Opener], batch: int, rounds: int
 ) -> dict[str, dict[str, Any]]:
     """Milliseconds of one call; ratios are taken within a round."""
     z = torch.randn(batch, *subject.shape, generator=torch.Generator().manual_seed(0))
     t, c = torch.tensor(500.0), subject.c.expand(batch, -1, -1).contiguous()
-    expected = steps[EAGER](z, t, c)
-    differences: dict[str, float] = {}
-    for name, step in steps.items():
-        differences[name] = float((step(z, t, c) - expected).abs().max())
-        limit = MAX_DIFFERENCE.get(name, 1e-3)
-        if not differences[name] <= limit:
-            raise RuntimeError(f"{name} computes something else: {differences[name]:.1e}")
-    times: dict[str, list[float]] = {name: [] for name in steps}
+    expected = openers[EAGER]()(z, t, c)
+    differences = dict.fromkeys(openers, 0.0)
+    times: dict[str, list[float]] = {name: [] for name in openers}
     for number in range(rounds):
-        names = list(steps)
+        names = list(openers)
         for name in names[number % len(names) :] + names[: number % len(names)]:
-            times[name].append(1000 * timed(partial(steps[name], z, t, c)))
+            step = openers[name]()
+            difference = float((step(z, t, c) - expected).abs().max())
+            if not difference <= MAX_DIFFERENCE.get(name, 1e-3):
+                raise RuntimeError(f"{name} computes something else: {difference:.1e}")
+            differences[name] = max(differences[name], difference)
+            times[name].append(1000 * timed(partial(step, z, t, c)))
+            del step
     return {
         name: {
             "median_ms": median(own),
