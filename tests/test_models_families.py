@@ -27,11 +27,19 @@ def tiny_xl_without_zeros(folder: Path) -> Any:
     return pipeline
 
 
+def tiny_xl_of_scaled_channels(folder: Path) -> Any:
+    pipeline = tiny_xl_pipeline(folder)
+    scales = {"latents_mean": [0.4, -0.3, 0.2, 0.1], "latents_std": [1.5, 0.7, 2.0, 1.0]}
+    pipeline.vae.register_to_config(**scales)
+    return pipeline
+
+
 FAMILIES: dict[str, Callable[[Path], Any]] = {
     "sd": tiny_pipeline,
     "sd-v": tiny_v_pipeline,
     "sdxl": tiny_xl_pipeline,
     "sdxl-null-text": tiny_xl_without_zeros,
+    "sdxl-scaled-channels": tiny_xl_of_scaled_channels,
 }
 
 

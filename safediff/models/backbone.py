@@ -204,13 +204,21 @@ class Backbone(ABC):
 
         Where a latent or a decoded value is not finite, the picture shows nothing.
         """
-        config: Any = self.vae.config
-        z = latents.nan_to_num().to(self.vae.dtype) / config.scaling_factor
-        z = z + (getattr(config, "shift_factor", None) or 0)
+        z = self._rescaled(latents.nan_to_num().to(self.vae.dtype))
         images: Tensor = self.vae.decode(z, return_dict=False)[0].float()
         finite = latents.isfinite().flatten(1).all(1) & images.isfinite().flatten(1).all(1)
         pixels = (images.nan_to_num().clamp(-1, 1) + 1) * 127.5
         return pixels.round().to(torch.uint8), finite
+
+    def _rescaled(self, latents: Tensor) -> Tensor:
+        """As the autoencoder takes them: by one scale and shift, or by each channel's."""
+        config: Any = self.vae.config
+        z: Tensor = latents / config.scaling_factor
+        mean, std = (getattr(config, name, None) for name in ("latents_mean", "latents_std"))
+        if mean is None or std is None:
+            return z + (getattr(config, "shift_factor", None) or 0)
+        mean, std = (torch.tensor(own).view(1, -1, 1, 1).to(z) for own in (mean, std))
+        return z * std + mean
 
     def new_scheduler(self) -> Any:
         """A scheduler of its own for one trajectory (schedulers keep state)."""
