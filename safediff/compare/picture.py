@@ -7,9 +7,10 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 TITLE_PX = 176
-HEAD_PX = 40
+HEAD_PX = 56
 GAP_PX = 4
 TILE_PX = 96
+MAX_LINES, MARK = 3, " …"
 
 
 def compose(titles: Sequence[str], prompts: Sequence[str], images: Sequence[Tensor]) -> Image.Image:
@@ -42,15 +43,17 @@ def _tile(image: Tensor) -> Image.Image:
 
 
 def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
-    """At most two lines of the width of a tile; what does not fit is cut with a mark."""
+    """At most three lines of the width of a tile; what does not fit is cut with a mark."""
     lines = [""]
     for word in text.split():
         longer = f"{lines[-1]} {word}".strip()
-        if font.getlength(longer) <= TILE_PX or not lines[-1]:
+        if font.getlength(longer) <= TILE_PX - GAP_PX or not lines[-1]:
             lines[-1] = longer
-        elif len(lines) < 2:
+        elif len(lines) < MAX_LINES:
             lines.append(word)
         else:
-            lines[-1] += " …"
+            while font.getlength(lines[-1] + MARK) > TILE_PX - GAP_PX and len(lines[-1]) > 1:
+                lines[-1] = lines[-1][:-1].rstrip()
+            lines[-1] += MARK
             break
     return "\n".join(lines)

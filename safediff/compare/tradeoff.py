@@ -7,8 +7,10 @@ from typing import NamedTuple
 from safediff.compare.entry import Entry, Measured
 from safediff.report.scales import Scale, nice_ticks
 
-WIDTH, HEIGHT = 760.0, 470.0
-LEFT, RIGHT, TOP, BOTTOM = 64.0, 200.0, 34.0, 52.0
+WIDTH, LEFT, RIGHT = 760.0, 64.0, 560.0
+TOP, PLOT_PX, BETWEEN_PX, BOTTOM_PX = 34.0, 340.0, 64.0, 52.0
+TALLEST = 1.05
+"""Of retention ratios: estimates may pass 1."""
 INK, QUIET, RULE, OWN = "#1b1b1f", "#6a6a72", "#e3e3e8", "#0b6bcb"
 LABEL_PX = 13.0
 
@@ -22,6 +24,17 @@ class Mark(NamedTuple):
     y: Measured
     """Retention ratio; its lower bound decides."""
     own: bool
+
+
+class Panel(NamedTuple):
+    """A part of the plane, and where it is drawn."""
+
+    x: Scale
+    y: Scale
+
+    def holds(self, mark: Mark) -> bool:
+        """Whether the mark's estimates lie in it."""
+        return self.x.holds(mark.x.estimate or 0.0) and self.y.holds(mark.y.estimate or 0.0)
 
 
 def marks(entries: Sequence[Entry], erasure: str, retention: str, own: str) -> list[Mark]:
@@ -39,32 +52,62 @@ def tradeoff_svg(
 ) -> str:
     """A scatter plot with one-sided bounds as whiskers; the policy's corner is shaded.
 
-    A release lies up and to the left.
+    A release lies up and to the left: where several systems do, that corner is drawn again below,
+    enlarged.
     """
-    right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
-    x_ticks = nice_ticks(0.0, 1.0, 6)
-    x, y = Scale(0.0, 1.0, LEFT, right), Scale(0.0, 1.05, bottom, TOP)
+    whole = Panel(Scale(0.0, 1.0, LEFT, RIGHT), Scale(0.0, TALLEST, TOP + PLOT_PX, TOP))
+    top = TOP + PLOT_PX + BETWEEN_PX
+    corner = Panel(
+        Scale(0.0, max(0.2, 2 * max_rate), LEFT, RIGHT),
+        Scale(max(0.0, min_ratio - 0.15), TALLEST, top + PLOT_PX, top),
+    )
+    near = [mark for mark in chosen if corner.holds(mark)]
+    panels = [(whole, list(chosen))]
+    if len(near) > 1:
+        panels = [(whole, [mark for mark in chosen if mark not in near]), (corner, near)]
+    height = panels[-1][0].y.start + BOTTOM_PX
+    x_title = "rate of erased concepts (whisker: upper bound)"
+    middle = (TOP + height - BOTTOM_PX) / 2
     parts = [
-        f'<rect x="{x(0):.1f}" y="{y(1.05):.1f}" width="{x(max_rate) - x(0):.1f}" '
-        f'height="{y(min_ratio) - y(1.05):.1f}" fill="#d9f0de"/>',
-        *(_rule(x(t), x(t), TOP, bottom) for t in x_ticks),
-        *(_rule(LEFT, right, y(t), y(t)) for t in x_ticks),
-        *(_text(x(t), bottom + 18, f"{t:g}", "middle", QUIET) for t in x_ticks),
-        *(_text(LEFT - 8, y(t) + 4, f"{t:g}", "end", QUIET) for t in x_ticks),
-        _text((LEFT + right) / 2, HEIGHT - 12, "rate of erased concepts (whisker: upper bound)"),
-        f'<g transform="rotate(-90 18 {(TOP + bottom) / 2:.1f})">'
-        + _text(18, (TOP + bottom) / 2, f"retention, {retention} (whisker: lower bound)")
+        _text(LEFT, 20, title, "start"),
+        _text((LEFT + RIGHT) / 2, height - 12, x_title),
+        f'<g transform="rotate(-90 18 {middle:.1f})">'
+        + _text(18, middle, f"retention, {retention} (whisker: lower bound)")
         + "</g>",
-        _text(LEFT, 20, title, "start", INK),
     ]
-    parts += [_mark(mark, x, y) for mark in chosen]
-    parts += _labels(chosen, x, y, right)
+    for panel, named in panels:
+        parts += _panel(panel, chosen if panel is whole else near, named, max_rate, min_ratio)
+    if len(panels) > 1:
+        parts.append(_text(LEFT, top - 10, "its upper left corner, enlarged", "start", QUIET))
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH:g} {HEIGHT:g}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH:g} {height:g}" '
         f'font-family="system-ui, sans-serif" font-size="12" role="img">'
         f"<title>{escape(title)}</title>"
-        f'<rect width="{WIDTH:g}" height="{HEIGHT:g}" fill="white"/>' + "".join(parts) + "</svg>\n"
+        f'<rect width="{WIDTH:g}" height="{height:g}" fill="white"/>' + "".join(parts) + "</svg>\n"
     )
+
+
+def _panel(
+    panel: Panel,
+    drawn: Sequence[Mark],
+    named: Sequence[Mark],
+    max_rate: float,
+    min_ratio: float,
+) -> list[str]:
+    """One plot: the policy's corner, grid, marks, and the titles of some of them."""
+    x, y = panel
+    x_ticks = [t for t in nice_ticks(x.low, x.high, 6) if x.holds(t)]
+    y_ticks = [t for t in nice_ticks(y.low, 1.0, 6) if y.holds(t)]
+    return [
+        f'<rect x="{x(0):.1f}" y="{y.end:.1f}" width="{x(max_rate) - x(0):.1f}" '
+        f'height="{y(min_ratio) - y.end:.1f}" fill="#d9f0de"/>',
+        *(_rule(x(t), x(t), y.end, y.start) for t in x_ticks),
+        *(_rule(x.start, x.end, y(t), y(t)) for t in y_ticks),
+        *(_text(x(t), y.start + 18, f"{t:g}", "middle", QUIET) for t in x_ticks),
+        *(_text(x.start - 8, y(t) + 4, f"{t:g}", "end", QUIET) for t in y_ticks),
+        *(_mark(mark, x, y) for mark in drawn),
+        *_labels(named, panel),
+    ]
 
 
 def _mark(mark: Mark, x: Scale, y: Scale) -> str:
@@ -77,24 +120,25 @@ def _mark(mark: Mark, x: Scale, y: Scale) -> str:
     return f'{lines}stroke="{colour}" stroke-opacity="0.35" fill="none"/>{dot}'
 
 
-def _labels(chosen: Sequence[Mark], x: Scale, y: Scale, right: float) -> list[str]:
-    """Titles in a column at the right, in the order of the marks' heights, joined by thin lines."""
-    ordered = sorted(chosen, key=lambda mark: y(mark.y.estimate or 0.0))
+def _labels(named: Sequence[Mark], panel: Panel) -> list[str]:
+    """Titles in a column at the right, in the order of the marks, joined by thin lines."""
+    x, y = panel
+    ordered = sorted(named, key=lambda m: (y(m.y.estimate or 0.0), -(m.x.estimate or 0.0)))
     tops: list[float] = []
     for mark in ordered:
         wanted = y(mark.y.estimate or 0.0)
         tops.append(max(wanted, tops[-1] + LABEL_PX) if tops else wanted)
-    overflow = max(0.0, (tops[-1] if tops else 0.0) - (HEIGHT - 24))
+    overflow = max(0.0, (tops[-1] if tops else 0.0) - y.start)
     parts = []
     for mark, top in zip(ordered, tops, strict=True):
         at = top - overflow
         px, py = x(mark.x.estimate or 0.0), y(mark.y.estimate or 0.0)
         parts.append(
-            f'<path d="M{px + 6:.1f} {py:.1f}L{right + 12:.1f} {at:.1f}" stroke="{QUIET}" '
-            'stroke-opacity="0.3" stroke-width="0.7" fill="none"/>'
+            f'<path d="M{px + 6:.1f} {py:.1f}L{x.end + 12:.1f} {at:.1f}" stroke="{QUIET}" '
+            'stroke-opacity="0.4" stroke-width="0.7" fill="none"/>'
         )
         colour = OWN if mark.own else INK
-        parts.append(_text(right + 16, at + 4, mark.title, "start", colour))
+        parts.append(_text(x.end + 16, at + 4, mark.title, "start", colour))
     return parts
 
 
