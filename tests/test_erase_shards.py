@@ -63,6 +63,9 @@ VARIANTS = {
         UNEVEN, trainable="kv", null_space=0.1, way_back_share=0.5, anchor_weight=0.0
     ),
     "low rank": replace(UNEVEN, lora_rank=2),
+    "warm start": replace(
+        UNEVEN, trainable="kv", null_space=0.1, warm_start=0.5, keep_sampling="influence"
+    ),
     "part by part": replace(UNEVEN, micro_batch=2),
 }
 

@@ -54,6 +54,7 @@ CHANGED: dict[str, Any] = {
     "keep_weight": 2.0,
     "null_space": 0.1,
     "lora_rank": 2,
+    "warm_start": 0.5,
     "way_back_share": 0.9,
     "way_back_reg": 10.0,
 }
@@ -62,6 +63,8 @@ NEEDS: dict[str, dict[str, Any]] = {
     "eta": {"target": "frozen"},
     "keep_weight": {"keep_share": 0.5},
     "null_space": {"trainable": "kv"},
+    "warm_start": {"trainable": "kv"},
+    "keep_sampling": {"trainable": "kv", "warm_start": 0.5, "keep_share": 0.5},
     "way_back_reg": {"way_back_share": 0.9},
 }
 

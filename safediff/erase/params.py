@@ -81,6 +81,13 @@ class DistilParams:
     null_space: Number = 0.0
     """lambda of the soft null-space projector relative to the mean energy of kept tokens; 0: off
     (kv only)."""
+    warm_start: Number = 0.0
+    """a, how much the erased texts weigh in the closed-form edit that training starts from
+    (``safediff.erase.warm_start``), against the size of the edit; 0: the base's own weights (kv
+    only)."""
+    keep_sampling: Literal["uniform", "influence"] = "uniform"
+    """How kept texts are chosen: all alike, or more often those that the warm start changes
+    more."""
     way_back_share: Share = 0.0
     """Share of the rows to erase whose c_s is RECE's c', by which the keys and values as they are
     now lead back to the concept (arXiv:2407.12383); found anew for every rollout."""
@@ -217,6 +224,15 @@ def check_together(params: DistilParams) -> None:
     if params.null_space and params.trainable != "kv":
         raise UsageError(
             "erase.options.null_space: works on keys and values only", "set trainable: kv"
+        )
+    if params.warm_start and params.trainable != "kv":
+        raise UsageError(
+            "erase.options.warm_start: solves for keys and values only", "set trainable: kv"
+        )
+    if params.keep_sampling == "influence" and not params.warm_start:
+        raise UsageError(
+            "erase.options.keep_sampling: influence is that of the warm start",
+            "set warm_start, for example to 0.3",
         )
     if params.way_back_share and params.trainable not in ("kv", "xattn", "full"):
         raise UsageError(

@@ -67,10 +67,12 @@ class TextBank:
         self.encode = encode
         self.null = encode([""])
         self.each = encode([text for text, _ in self.units])
-        spoken = [_phrasings_of(text, concept) for text, concept in self.units]
-        self.phrasings = [encode([phrasing for phrasing, _ in bank]) for bank in spoken]
-        self.toward = [encode([instead for _, instead in bank]) for bank in spoken]
+        self.spoken = [_phrasings_of(text, concept) for text, concept in self.units]
+        self.phrasings = [encode([phrasing for phrasing, _ in bank]) for bank in self.spoken]
+        self.toward = [encode([instead for _, instead in bank]) for bank in self.spoken]
         self.keep = encode(keep) if keep else None
+        self.keep_weights: Tensor | None = None
+        """Relative chance of each kept text, on the CPU; None: all alike."""
 
     @cached_property
     def joined(self) -> Condition:
@@ -96,9 +98,16 @@ class TextBank:
         c_p, _ = self._rows(params.rollout_text, units, generator)
         c_s, c_t = self._rows(params.loss_text, units, generator)
         if num_keep and self.keep is not None:
-            kept = self.keep.rows(torch.randint(len(self.keep), (num_keep,), generator=generator))
+            kept = self.keep.rows(self._draw_kept(len(self.keep), num_keep, generator))
             c_p, c_s = Condition.cat([c_p, kept]), Condition.cat([c_s, kept])
         return Batch(c_p, c_s, c_t, num_erase)
+
+    def _draw_kept(self, count: int, num_drawn: int, generator: torch.Generator) -> Tensor:
+        if self.keep_weights is None:
+            return torch.randint(count, (num_drawn,), generator=generator)
+        return torch.multinomial(
+            self.keep_weights, num_drawn, replacement=True, generator=generator
+        )
 
     def _rows(
         self, role: str, units: Tensor, generator: torch.Generator

@@ -21,6 +21,7 @@ from safediff.erase.params import DistilParams
 from safediff.erase.rollout import State, draw_steps, rollout
 from safediff.erase.texts import Batch, TextBank
 from safediff.erase.trunk import check_compiled, trunk
+from safediff.erase.warm_start import closed_form_start, influence, spoken_pairs
 from safediff.erase.weights import PatchedUNet, Student, trainable_names
 from safediff.errors import Inconclusive, UsageError
 from safediff.models.adapter import Adapter
@@ -94,6 +95,8 @@ class DistilTrainer:
             rank=params.lora_rank,
             seed=seed,
         )
+        if params.warm_start:
+            self._warm_start()
         self.accelerator = Accelerator()
         optimizer = torch.optim.AdamW(
             self.student.parameters(),
@@ -116,6 +119,18 @@ class DistilTrainer:
             kept = kept[self.original.spelt_tokens([*self.keep, ""]).flatten().to(kept.device)]
         return soft_projector(second_moment(kept), self.params.null_space)
 
+    def _warm_start(self) -> None:
+        """Let the student begin at the closed-form edit, and hear kept texts by its influence."""
+        spoken = [pair for bank in self.texts.spoken for pair in bank]
+        pairs, student = spoken_pairs(self.original, spoken), self.student
+        base = {name: w.float() for name, w in student.base.items()}
+        start = closed_form_start(base, pairs, student.projector, self.params.warm_start)
+        student.begin_at(start)
+        if self.params.keep_sampling == "influence" and self.texts.keep is not None:
+            kept = self.original.key_states(self.texts.keep)
+            with torch.no_grad():
+                self.texts.keep_weights = influence(base, student.weights(), kept)
+
     def _require_text_path(self) -> None:
         """Refuse knobs that need keys and values of another making than the model's.
 
@@ -128,6 +143,12 @@ class DistilTrainer:
                 "erase.options.null_space: keys and values of this model's text read a stream that "
                 "text and picture share, so kept texts alone do not say what they read",
                 "set null_space: 0, for example with preset: paper",
+            )
+        if self.params.warm_start and path == "stream":
+            raise UsageError(
+                "erase.options.warm_start: keys and values of this model's text read a stream that "
+                "text and picture share, which no closed form knows",
+                "set warm_start: 0, for example with preset: paper",
             )
         if self.params.way_back_share and path != "states":
             raise UsageError(

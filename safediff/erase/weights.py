@@ -188,6 +188,22 @@ class Student(nn.Module):
     def _start_of(self, name: str) -> Tensor:
         return self.base[name].float()
 
+    @torch.no_grad()
+    def begin_at(self, start: Mapping[str, Tensor]) -> None:
+        """Start from D of every matrix (W_0 + D P) instead of the base's weights.
+
+        With a rank r: from the r largest singular values of each D.
+        """
+        for index, name in enumerate(self.names):
+            d = start[name]
+            if not self.rank:
+                self.values[index].add_(d)  # W_0, or zeros under a projector
+                continue
+            u, s, v = torch.linalg.svd(d, full_matrices=False)
+            u, s, v = u[:, : self.rank], s[: self.rank].sqrt(), v[: self.rank]
+            self.values[2 * index].copy_(s[:, None] * v)
+            self.values[2 * index + 1].copy_(u * s)
+
     def weights(
         self, values: Sequence[Tensor] | None = None, dtype: torch.dtype = torch.float32
     ) -> dict[str, Tensor]:
