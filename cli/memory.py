@@ -36,19 +36,24 @@ def memory_rows(plan: "Plan") -> list[tuple[str, str]]:
 
 
 def lean_rows() -> list[tuple[str, str]]:
-    """What erasing takes at the least, for the common sizes."""
+    """What erasing takes at the least, for the common sizes: memory and hours."""
     from dataclasses import replace
 
+    from safediff.cli.hours import Hours
     from safediff.erase.memory import erasing_memory
     from safediff.erase.params import PRESETS
     from safediff.models.architecture import SD1, SDXL
+    from safediff.policy.cost import distil_passes
 
     params = replace(PRESETS["sdd"]["fast"], **LEAN)
+    passes = distil_passes(params)
     names = {"SD 1.x, 512 px": SD1, "SDXL, 1024 px": SDXL}
-    return [
-        (f"memory to erase, {name}", described(erasing_memory(found, params, "bfloat16").total))
-        for name, found in names.items()
-    ]
+    rows = []
+    for name, found in names.items():
+        memory, hours = erasing_memory(found, params, "bfloat16").total, Hours.of(found)
+        rows.append((f"memory to erase, {name}", described(memory)))
+        rows.append((f"time to erase, {name}", f"{hours(passes):.2f} h, {hours.rests_on}"))
+    return rows
 
 
 def described(num_bytes: int) -> str:

@@ -10,8 +10,6 @@ if TYPE_CHECKING:
 
     from safediff.policy.plan import Plan
 
-_GPU = "estimated for SD 1.x at 512 x 512 on one RTX 4070"
-
 
 def plan(
     policy: Annotated[Path, typer.Argument(metavar="POLICY", help="Policy file.")],
@@ -26,10 +24,11 @@ def plan(
     from rich.console import Console
     from rich.table import Table
 
+    from safediff.cli.hours import Hours
     from safediff.cli.memory import memory_rows
-    from safediff.models.architecture import guidance_is_distilled
+    from safediff.models.architecture import find_architecture, guidance_is_distilled
     from safediff.policy.base_model import EMBEDDED
-    from safediff.policy.cost import estimate_cost, gpu_hours
+    from safediff.policy.cost import estimate_cost
     from safediff.policy.load import load_plan
 
     resolved = load_plan(policy)
@@ -64,8 +63,9 @@ def plan(
     table.add_row("UNet passes, erase", f"{cost.erase_passes:,} (one sample each)")
     table.add_row("UNet passes, verify", f"{cost.verify_passes:,}")
     if resolved.model.base != EMBEDDED:
-        hours = gpu_hours(cost.erase_passes), gpu_hours(cost.verify_passes)
-        table.add_row("GPU hours", f"about {hours[0]:.1f} + {hours[1]:.1f}, {_GPU}")
+        hours = Hours.of(find_architecture(resolved.model))
+        erase, verify = hours(cost.erase_passes), hours(cost.verify_passes)
+        table.add_row("GPU hours", f"about {erase:.1f} + {verify:.1f}, {hours.rests_on}")
         for row in memory_rows(resolved):
             table.add_row(*row)
     Console().print(table)
@@ -75,17 +75,18 @@ def _comparison(plan: "Plan") -> "Table":
     """The rows of a comparison with their UNet passes."""
     from rich.table import Table
 
+    from safediff.cli.hours import Hours
     from safediff.compare.cost import comparison_cost
     from safediff.compare.rows import DEFAULT, choose
-    from safediff.models.architecture import guidance_is_distilled
+    from safediff.models.architecture import find_architecture, guidance_is_distilled
     from safediff.policy.base_model import EMBEDDED
-    from safediff.policy.cost import gpu_hours
 
     costs = comparison_cost(plan, choose(DEFAULT), guidance_is_distilled(plan.model))
     total = sum(cost.erase + cost.draw for cost in costs)
     title = f"{plan.name} · {total:,} UNet passes in all"
     if plan.model.base != EMBEDDED:
-        title += f", about {gpu_hours(total):.0f} GPU hours, {_GPU}"
+        hours = Hours.of(find_architecture(plan.model))
+        title += f", about {hours(total):.0f} GPU hours, {hours.rests_on}"
     table = Table(title=title, title_justify="left")
     for heading in ("row", "system"):
         table.add_column(heading)

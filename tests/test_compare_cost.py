@@ -7,7 +7,7 @@ from policy_examples import plan_of
 
 from safediff.compare.cost import comparison_cost
 from safediff.compare.rows import POLICY, ROWS, choose
-from safediff.policy.cost import estimate_cost, gpu_hours
+from safediff.policy.cost import SD1_PASS_FLOPS, estimate_cost, gpu_hours
 
 
 def test_rows_cost_what_their_parts_cost(tmp_path: Path) -> None:
@@ -34,6 +34,7 @@ def test_a_patch_that_two_rows_share_is_paid_once(tmp_path: Path) -> None:
 
 def test_hours_follow_passes() -> None:
     assert gpu_hours(126_000) == pytest.approx(1.0)
+    assert gpu_hours(126_000, 2 * SD1_PASS_FLOPS) == pytest.approx(2.0)
 
 
 def test_rows_of_the_policy_are_called_after_its_eraser(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from policy_examples import plan_of
 from torch import Tensor
 
 from safediff.cli import memory as cli_memory
+from safediff.cli.hours import Hours
 from safediff.cli.memory import LEAN, described, lean_rows, memory_rows
 from safediff.erase import memory
 from safediff.erase.live_bytes import LiveBytes
@@ -22,10 +23,14 @@ from safediff.erase.memory import DRIVER, GIB, erasing_memory, sampling_memory
 from safediff.erase.params import PRESETS
 from safediff.errors import Inconclusive
 from safediff.models.architecture import SD1, SD2, SDXL, Architecture, find_architecture
+from safediff.models.flops import flop_counter
+from safediff.models.skeleton import pass_flops
+from safediff.policy.cost import SD1_PASS_FLOPS, distil_passes
 from safediff.policy.plan import ModelPlan
 
 ROOT = Path(__file__).parents[1]
 FAST = PRESETS["sdd"]["fast"]
+PASSES = distil_passes(FAST)
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +157,13 @@ def test_architectures_are_found(tmp_path: Path) -> None:
     assert found("CompVis/stable-diffusion-v1-4") is SD1
     assert found("stabilityai/stable-diffusion-2-1") is SD2
     assert found("stabilityai/stable-diffusion-xl-base-1.0") is SDXL
+    small = found("stabilityai/stable-diffusion-2-1-base")
+    assert small is not None
+    assert (small.unet["sample_size"], SD2.unet["sample_size"]) == (64, 96)
+    assert found("stabilityai/sd-turbo") == small
+    turbo = found("stabilityai/sdxl-turbo")
+    assert turbo is not None
+    assert turbo.text_encoders == SDXL.text_encoders
     assert found("somebody/something") is None
     assert found(str(tmp_path)) is None
     for part, config in {"unet": SD1.unet, "vae": SD1.vae, "text_encoder": {}}.items():
@@ -161,6 +173,8 @@ def test_architectures_are_found(tmp_path: Path) -> None:
     assert read is not None
     assert dict(read.unet) == SD1.unet
     assert len(read.text_encoders) == 1
+    file = find_architecture(ModelPlan(base="base.safetensors", config=str(tmp_path)))
+    assert file == read
     (tmp_path / "unet" / "config.json").write_text("{")
     with pytest.raises(Inconclusive, match=r"unet/config\.json: cannot be read"):
         found(str(tmp_path))
@@ -177,3 +191,28 @@ def test_a_plan_says_what_it_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert described(99 * GIB).startswith("about 99.8 GiB at the peak, fits no single card")
     other = replace(plan, model=ModelPlan(base="somebody/something"))
     assert memory_rows(other)[0][1].startswith("not estimated")
+
+
+def test_a_pass_costs_what_its_operators_do() -> None:
+    """Attention included."""
+    assert pass_flops(SD1) == pytest.approx(SD1_PASS_FLOPS, rel=0.001)
+    larger = replace(SD1, unet={**SD1.unet, "sample_size": 128})
+    # convolutions grow with the pixels, attention among pixels with their square
+    assert 5 * pass_flops(SD1) < pass_flops(larger) < 16 * pass_flops(SD1)
+    assert 7 < pass_flops(SDXL) / pass_flops(SD1) < 10
+
+
+def test_the_attention_kernel_of_processors_is_counted() -> None:
+    q, k = torch.zeros(2, 3, 64, 8), torch.zeros(2, 3, 77, 8)
+    with flop_counter() as counter:
+        torch.nn.functional.scaled_dot_product_attention(q, k, k)
+    assert counter.get_total_flops() == 2 * 2 * 2 * 3 * 64 * 77 * 8
+
+
+def test_hours_follow_what_a_pass_computes(tmp_path: Path) -> None:
+    known, unknown = Hours.of(SDXL), Hours.of(None)
+    assert known(1000) > 7 * unknown(1000)
+    assert "TFLOP a pass" in known.rests_on
+    assert "if a pass took as long as that of SD 1.x" in unknown.rests_on
+    rows = dict(cli_memory.lean_rows())
+    assert rows["time to erase, SDXL, 1024 px"].startswith(f"{known(PASSES):.2f} h")

@@ -11,8 +11,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import CLIPTextConfig, CLIPTextModel
@@ -28,12 +26,16 @@ from safediff.erase.weights import Student, trainable_names
 from safediff.models.architecture import Architecture
 from safediff.models.backbone import Backbone, Condition, guided
 from safediff.models.load import DTYPES
-from safediff.models.stable_diffusion import StableDiffusion
+from safediff.models.skeleton import (
+    skeleton_backbone,
+    skeleton_condition,
+    skeleton_unet,
+    skeleton_vae,
+)
 
 GIB = 2**30
 DRIVER = int(0.8 * GIB)
 """For the CUDA context, kernels and library workspaces: an allowance, not a measurement."""
-NUM_TOKENS = 77
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,13 +82,13 @@ def erasing_memory(
     trunk_dtype = TRUNK_DTYPES.get(params.trunk_dtype, model_dtype)
     params = replace(params, trunk_dtype="model", channels_last=False, compile=False)
     with _fake() as live:
-        unet = _unet(architecture, trunk_dtype)
+        unet = skeleton_unet(architecture, trunk_dtype)
         encoders = 0 if params.offload else _encoder_bytes(architecture, model_dtype)
         frozen = live.now
         student, state_of_training = _training_state(unet, params, model_dtype)
         held = live.now
-        backbone = _backbone(unet)
-        text = _condition(architecture, 1)
+        backbone = skeleton_backbone(unet)
+        text = skeleton_condition(architecture, 1)
         with trunk(backbone, params) as seen:
             live.reset_peak()
             teacher = student.snapshot([*student.values], trunk_dtype)
@@ -113,15 +115,15 @@ def sampling_memory(
     """
     torch_dtype = DTYPES[dtype]
     with _fake() as live, torch.no_grad():
-        unet = _unet(architecture, torch_dtype)
+        unet = skeleton_unet(architecture, torch_dtype)
         unet_bytes = live.now
         state = dict(unet.named_parameters())
         changed = [state[name] for which in edited for name in trainable_names(unet, which)]
         edit_bytes = sum(tensor.numel() * tensor.element_size() for tensor in changed)
-        vae = _vae(architecture, torch_dtype)
+        vae = skeleton_vae(architecture, torch_dtype)
         held = live.now
-        backbone = replace(_backbone(unet), vae=vae)
-        text = _condition(architecture, batch_size, torch_dtype)
+        backbone = replace(skeleton_backbone(unet), vae=vae)
+        text = skeleton_condition(architecture, batch_size, torch_dtype)
         z = torch.zeros(batch_size, *backbone.latent_shape, dtype=torch_dtype)
         live.reset_peak()
         guided(backbone, z, torch.tensor(500), text, text, 7.5)
@@ -137,32 +139,10 @@ def _fake() -> Iterator[LiveBytes]:
         yield live
 
 
-@contextmanager
-def _default(dtype: torch.dtype) -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
-
-
-def _unet(architecture: Architecture, dtype: torch.dtype) -> Any:
-    with _default(dtype):
-        unet = UNet2DConditionModel.from_config(dict(architecture.unet))
-    return unet.requires_grad_(False).eval()
-
-
-def _vae(architecture: Architecture, dtype: torch.dtype) -> Any:
-    with _default(dtype):
-        vae = AutoencoderKL.from_config(dict(architecture.vae))
-    return vae.requires_grad_(False).eval()
-
-
 def _encoder_bytes(architecture: Architecture, dtype: torch.dtype) -> int:
     """Text encoders and VAE."""
     with FakeTensorMode():
-        count = _count(_vae(architecture, dtype))
+        count = _count(skeleton_vae(architecture, dtype))
         for config in architecture.text_encoders:
             count += _count(CLIPTextModel(CLIPTextConfig(**config)))
     return count * dtype.itemsize
@@ -184,31 +164,6 @@ def _training_state(
     if unet.dtype != model_dtype:  # what the trained tensors start from is kept in its precision
         rest += [torch.zeros(w.shape, dtype=model_dtype) for w in student.base.values()]
     return student, rest
-
-
-def _backbone(unet: Any) -> Backbone:
-    """Around a UNet; the parts that texts and pictures need are not there."""
-    lacking: Any = None
-    return StableDiffusion(
-        name="fake",
-        denoiser=unet,
-        text_encoder=lacking,
-        tokenizer=lacking,
-        vae=lacking,
-        scheduler=lacking,
-    )
-
-
-def _condition(
-    architecture: Architecture, count: int, dtype: torch.dtype = torch.float32
-) -> Condition:
-    config = architecture.unet
-    hidden = torch.zeros(count, NUM_TOKENS, config["cross_attention_dim"], dtype=dtype)
-    if config.get("addition_embed_type") != "text_time":
-        return Condition(hidden)
-    width = config["projection_class_embeddings_input_dim"] - 6 * config["addition_time_embed_dim"]
-    added = {"text_embeds": torch.zeros(count, width), "time_ids": torch.zeros(count, 6)}
-    return Condition(hidden, {name: value.to(dtype) for name, value in added.items()})
 
 
 @torch.no_grad()

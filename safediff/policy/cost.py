@@ -13,9 +13,13 @@ PASSES_PER_S = 35.0
 81,000 passes of a 1500-step trainer of cross-attention were reported to take 0.65 hours there."""
 
 
-def gpu_hours(passes: int) -> float:
-    """Hours on one RTX 4070, for SD 1.x at 512 x 512; other cards and sizes differ."""
-    return passes / PASSES_PER_S / 3600
+SD1_PASS_FLOPS = 8.03e11
+"""FLOPs of one such pass."""
+
+
+def gpu_hours(passes: int, pass_flops: float = SD1_PASS_FLOPS) -> float:
+    """Hours on one RTX 4070, if a pass takes as long as its FLOPs; other cards differ."""
+    return passes * pass_flops / SD1_PASS_FLOPS / PASSES_PER_S / 3600
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,14 @@
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from safediff.models.backbone import Backbone
+from safediff.models.flops import flop_counter
 
 HOW = (
-    "sample passes of the UNet, a forward and backward counted as three, times the matrix and "
-    "convolution FLOPs of one forward of one sample; text encoder, VAE and optimiser not counted"
+    "sample passes of the UNet, a forward and backward counted as three, times the FLOPs of "
+    "matrices, convolutions and attention of one forward of one sample; text encoder, VAE and "
+    "optimiser not counted"
 )
 CLOSED_FORM = "not estimated: solved in closed form, without UNet passes"
 
@@ -21,7 +22,7 @@ def flop_estimate(base: Backbone, num_passes: int) -> dict[str, Any]:
         return {"value": None, "per_unet_pass": None, "how": CLOSED_FORM}
     condition = base.encode([""])
     z = torch.zeros(1, *base.latent_shape).to(condition.hidden)
-    with FlopCounterMode(display=False) as counter:
+    with flop_counter() as counter:
         base.denoise(z, torch.tensor(500, device=z.device), condition)
     per_pass = float(counter.get_total_flops())
     return {"value": num_passes * per_pass, "per_unet_pass": per_pass, "how": HOW}
