@@ -32,4 +32,5 @@ elif [ -n "$missing" ]; then
 fi
 
 nvidia-smi --query-gpu=name,memory.total,driver_version --format=csv,noheader || true
-exec "$PYTHON" benchmarks/gpu_erase.py --out "$out/gpu_erase.json" --budget-s "${BUDGET_S:-440}"
+# Stages are begun within the budget; what one takes too long is cut off. Rows are written as they come.
+exec timeout "${LIMIT_S:-530}" "$PYTHON" benchmarks/gpu_erase.py --out "$out/gpu_erase.json" --budget-s "${BUDGET_S:-440}"

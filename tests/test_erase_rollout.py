@@ -55,6 +55,8 @@ def test_one_denoiser_call_per_step_of_the_longest(backbone: Backbone) -> None:
     assert unet.timesteps == [876, 751, 626, 501, 376]
 
 
+@torch.no_grad()
+@pytest.mark.usefixtures("same_products")
 def test_trajectory_is_guided_ddim(backbone: Backbone) -> None:
     c_0, c_p = backbone.encode([""]), backbone.encode(["axe"])
     (state,) = rollout(backbone, c_0, c_p, [3], SMALL, generator())
@@ -66,7 +68,7 @@ def test_trajectory_is_guided_ddim(backbone: Backbone) -> None:
         now, then = alphas[t], alphas[t - 125]
         z_0 = (z - (1 - now).sqrt() * e) / now.sqrt()
         z = (then.sqrt() * z_0 + (1 - then).sqrt() * e).float()
-    assert (state.z - z).abs().max() < 1e-4 * z.abs().max()
+    assert (state.z - z).abs().max() <= 1e-5 * z.abs().max()
     (unguided,) = rollout(backbone, c_0, c_p, [3], replace(SMALL, guidance_scale=1.0), generator())
     assert (unguided.z - z).abs().max() > 1e-2
 

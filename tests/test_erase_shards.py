@@ -282,7 +282,7 @@ def test_a_lost_process_is_told_and_one_alone_goes_on(tmp_path: Path) -> None:
     first, second = together(*arguments, codes=(None, DIE_AT_STEP_5))
     assert second.returncode == -signal.SIGKILL
     assert first.returncode == 3
-    assert first.stderr.startswith("error: another process has ended before the work was done (")
+    assert first.stderr.startswith("error: another process has ended before the work was done, ")
     assert "(safediff erase: with --resume)" in first.stderr
     assert len(first.stderr.splitlines()) == 2
     assert (out / "checkpoint.safetensors").exists()

@@ -176,6 +176,8 @@ def distance(found: dict[str, Tensor], expected: dict[str, Tensor]) -> float:
     return float(sum((a - b).square().sum() for a, b in pairs if a is not None and b is not None))
 
 
+@torch.no_grad()
+@pytest.mark.usefixtures("same_products")
 @pytest.mark.parametrize("variant", ["sd3", "flux dev"])
 def test_a_rollout_is_guided_euler(variant: str, tmp_path: Path) -> None:
     backbone = example(variant, tmp_path).backbone
@@ -202,12 +204,14 @@ def test_a_rollout_is_guided_euler(variant: str, tmp_path: Path) -> None:
         else:
             v = backbone.denoise(z, t, backbone.at_scale(c_p, SCALE))
         z = (z.double() + (then - now) * v).float()
-    assert (states[1].z - z).abs().max() < 1e-4
+    assert (states[1].z - z).abs().max() <= 1e-5 * z.std()
     low, high = 1000 * sigma[4], 1000 * sigma[3]
     assert low <= states[1].t.double().min() + 1e-3
     assert states[1].t.double().max() < high + 1e-3
 
 
+@torch.no_grad()
+@pytest.mark.usefixtures("same_products")
 def test_a_rollout_of_pixart_is_guided_ddim_of_equal_steps(tmp_path: Path) -> None:
     """Whatever spacing the model's own solver has: T / N apart, from the last timestep."""
     backbone = example("pixart-alpha", tmp_path).backbone
@@ -224,7 +228,7 @@ def test_a_rollout_of_pixart_is_guided_ddim_of_equal_steps(tmp_path: Path) -> No
         x = (z - (1 - alphas[t]).sqrt() * eps) / alphas[t].sqrt()
         z = (alphas[t - 125].sqrt() * x + (1 - alphas[t - 125]).sqrt() * eps).float()
     assert states[1].z.std() > 0
-    assert (states[1].z - z).abs().max() < 1e-3 * z.std()
+    assert (states[1].z - z).abs().max() <= 1e-5 * z.std()
     assert 500 <= int(states[1].t) < 625
 
 

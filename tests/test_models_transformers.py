@@ -1,6 +1,5 @@
 """PixArt, Stable Diffusion 3 and FLUX.1 behind the backbone interface, against diffusers' own."""
 
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from safediff.erase.methods import resolve
 from safediff.erase.params import DistilParams
 from safediff.errors import UsageError
 from safediff.guard.load import make_guard
-from safediff.models import fast, flux
+from safediff.models import flux
 from safediff.models.architecture import guidance_is_distilled
 from safediff.models.backbone import Backbone
 from safediff.models.fast import texts_once
@@ -44,12 +43,6 @@ FLOW = ("sd3", "flux dev")
 
 def scale_of(variant: str) -> float:
     return 1.0 if variant == "flux schnell" else 3.0
-
-
-@pytest.fixture
-def same_products(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Matrix products by the library that the pipelines take, to compare without its rounding."""
-    monkeypatch.setattr(fast, "products_by_onednn", nullcontext)
 
 
 @torch.no_grad()

@@ -130,7 +130,7 @@ def test_a_killed_process_is_told_and_only_what_is_x(single: Single, tmp_path: P
     first, second = together(*arguments, codes=(None, KILL))
     assert second.returncode == -signal.SIGKILL
     assert first.returncode == 3
-    assert first.stderr.startswith("error: another process has ended before the work was done (")
+    assert first.stderr.startswith("error: another process has ended before the work was done, ")
     assert "  next: see its own message; the same command with the same --out" in first.stderr
     assert not (out / "report.html").exists()
     assert not (out / "verdict.model.json").exists()
@@ -211,6 +211,48 @@ def test_a_process_that_never_comes_is_not_waited_for_for_ever(
     )
     assert done.returncode == 3
     assert done.stderr.startswith("error: process 0 of 2 could not meet the others: ")
+
+
+SLEEP = """
+import sys, time
+from safediff.sample.shards import sharded
+with sharded() as shards:
+    if shards.rank:
+        time.sleep(600)
+    shards.wait()
+"""
+
+
+def test_a_process_that_is_no_longer_heard_of_is_given_up() -> None:
+    """Its connection stays open, as that of a machine that lost its power would."""
+    world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    world["SAFEDIFF_PATIENCE_HOURS"] = str(5 / 3600)
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", SLEEP],
+            env=environment(**world, RANK=str(rank)),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        _, said = processes[0].communicate(timeout=240)
+    finally:
+        for process in processes:
+            process.kill()
+            process.communicate()
+    assert processes[0].returncode != 0
+    assert "Inconclusive: another process has ended before the work was done, or is no" in said
+
+
+@pytest.mark.parametrize("hours", ["0", "-1", "soon", "nan"])
+def test_patience_is_a_number_of_hours(hours: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("SAFEDIFF_PATIENCE_HOURS", hours)
+    with pytest.raises(UsageError, match=r"SAFEDIFF_PATIENCE_HOURS: '.*' is not a number of hours"):
+        open_shards()
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 100])

@@ -22,8 +22,9 @@ from safediff.errors import Inconclusive, UsageError
 
 MEETING = timedelta(minutes=10)
 """For all processes to be there."""
-PATIENCE = timedelta(days=2)
-"""For one process to wait for the slowest; one that died is noticed at once."""
+PATIENCE_HOURS = 12.0
+"""How long one process waits for the slowest, unless ``SAFEDIFF_PATIENCE_HOURS`` says otherwise.
+One that died is noticed at once, as its connection closes; one whose machine is gone, by this."""
 
 T = TypeVar("T")
 
@@ -118,7 +119,8 @@ def open_shards() -> Shards:
     Each process takes the GPU of its local rank.
 
     Raises:
-        UsageError: there are more processes on this machine than GPUs.
+        UsageError: there are more processes on this machine than GPUs, or what the environment
+            says is no number.
         Inconclusive: the processes cannot find each other.
     """
     count = int(os.environ.get("WORLD_SIZE", "1"))
@@ -133,10 +135,11 @@ def open_shards() -> Shards:
                 "start as many processes on a machine as it has GPUs",
             )
         torch.cuda.set_device(local)
+    patience = _patience()
     try:
         dist.init_process_group("gloo", timeout=MEETING, rank=rank, world_size=count)
         dist.barrier()
-        group = dist.new_group(backend="gloo", timeout=PATIENCE)
+        group = dist.new_group(backend="gloo", timeout=patience)
         gpu_group = dist.new_group(backend="nccl") if _nccl() else None
     except (RuntimeError, ValueError) as error:
         raise Inconclusive(
@@ -144,6 +147,17 @@ def open_shards() -> Shards:
             "check MASTER_ADDR, MASTER_PORT and that every process was started",
         ) from error
     return Shards(rank, count, group, gpu_group)
+
+
+def _patience() -> timedelta:
+    given = os.environ.get("SAFEDIFF_PATIENCE_HOURS", PATIENCE_HOURS)
+    try:
+        hours = float(given)
+    except ValueError:
+        hours = 0.0
+    if not 0 < hours < 1e5:  # NaN fails too
+        raise UsageError(f"SAFEDIFF_PATIENCE_HOURS: {given!r} is not a number of hours above 0")
+    return timedelta(hours=hours)
 
 
 def _nccl() -> bool:
@@ -168,7 +182,8 @@ def _company() -> Iterator[None]:
         yield
     except RuntimeError as error:  # gloo: connection closed, reset, timed out
         raise Inconclusive(
-            f"another process has ended before the work was done ({_first_line(error)})",
+            "another process has ended before the work was done, or is no longer heard of "
+            f"({_first_line(error)})",
             "see its own message; the same command with the same --out goes on from here "
             "(safediff erase: with --resume)",
         ) from error
