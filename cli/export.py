@@ -26,7 +26,8 @@ def export(
         Path | None,
         typer.Option(
             metavar="ENGINE",
-            help="Take the graph of this engine or release; only the weights are new.",
+            help="Take the graph of this engine, release or refittable plan; only the weights are "
+            "new.",
         ),
     ] = None,
     trt: Annotated[bool, typer.Option("--trt", help="TensorRT plan (needs its GPU).")] = False,
@@ -36,6 +37,12 @@ def export(
     target: Annotated[
         str | None, typer.Option(help="--trt-rtx: compute capability, such as SM89.")
     ] = None,
+    static: Annotated[
+        bool, typer.Option("--static", help="Of a plan: one picture at the model's size only.")
+    ] = False,
+    refit: Annotated[
+        bool, typer.Option("--refit", help="Of a plan: its weights can be swapped (slower).")
+    ] = False,
     precision: Annotated[str, typer.Option(help="fp32, fp16 or int8 (linear layers).")] = "fp32",
     opset: Annotated[int, typer.Option(help="18 or 23.")] = 18,
     layout: Annotated[
@@ -73,16 +80,22 @@ def export(
         )
     if target and not trt_rtx:
         raise UsageError("--target: belongs to --trt-rtx", "add --trt-rtx")
+    if (static or refit) and (swap_weights or not (trt or trt_rtx)):
+        raise UsageError("--static and --refit: say how a plan is built", "add --trt or --trt-rtx")
     from safediff.cli.quiet_libraries import quiet_libraries
 
     quiet_libraries()
     chosen = cast("Precision", precision)
     if trt or trt_rtx:
-        from safediff.workflow.plans import export_plan
+        from safediff.workflow.plans import export_plan, refit_plan
 
         kind: Kind = "tensorrt_rtx" if trt_rtx else "tensorrt"
         folder = out or run / f"engine-{kind}-{precision}"
-        print(export_plan(run, folder, kind, chosen, target, triton=with_plan))
+        if swap_weights:
+            print(refit_plan(run, swap_weights, folder))
+        else:
+            options = {"static": static, "refittable": refit, "triton": with_plan}
+            print(export_plan(run, folder, kind, chosen, target, opset=opset, **options))
     elif full:
         from safediff.workflow.deploy import deploy_run
 

@@ -3,12 +3,15 @@
 TensorRT (``tensorrt``) builds on the GPU that will run the plan. TensorRT-RTX (``tensorrt_rtx``)
 also builds for a named compute capability on a machine without GPU and driver. A plan is executable
 code: one that was not built here must be verified before it is opened.
+
+No timing cache is read or written: in TensorRT two builds of one model would then depend on what
+was built before, and in TensorRT-RTX its operations do nothing. The sidecar says so.
 """
 
+import hashlib
 import importlib
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -16,45 +19,16 @@ from typing import Any, Literal
 import onnx_ir as ir
 
 from safediff.errors import Inconclusive, UsageError
+from safediff.export.graph import PREFIX
+from safediff.export.plan_profile import Profile, Triple
+from safediff.export.plan_sidecar import write_plan
 from safediff.export.to_onnx import MODEL_NAME, Precision, initializers_sha256, read_precision
 from safediff.release.checksums import sha256_file
 
 Kind = Literal["tensorrt", "tensorrt_rtx"]
 EXTRAS: Mapping[Kind, str] = {"tensorrt": "trt", "tensorrt_rtx": "trt-rtx"}
-
-Shape = tuple[int, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Profile:
-    """Which sizes a plan takes: number of UNet rows and latent height and width."""
-
-    min_batch: int = 2
-    opt_batch: int = 2
-    max_batch: int = 16
-    min_side: int
-    opt_side: int
-    max_side: int
-
-    def shapes(self, inputs: Sequence[ir.Value]) -> dict[str, tuple[Shape, Shape, Shape]]:
-        """Smallest, best and largest shape of every input that has dynamic dimensions."""
-        found = {}
-        for value in inputs:
-            assert value.shape is not None
-            assert value.name is not None
-            if all(isinstance(d, int) for d in value.shape):
-                continue
-            found[value.name] = (
-                self._shape(value.shape, self.min_batch, self.min_side),
-                self._shape(value.shape, self.opt_batch, self.opt_side),
-                self._shape(value.shape, self.max_batch, self.max_side),
-            )
-        return found
-
-    @staticmethod
-    def _shape(dims: ir.Shape, batch: int, side: int) -> Shape:
-        sizes = [d if isinstance(d, int) else side for d in dims]
-        return (batch, *sizes[1:])
+REFIT, STRIPPED = "REFIT", "STRIP_PLAN"
+_TRT_TYPES = {"FLOAT": "FLOAT", "FLOAT16": "HALF", "BFLOAT16": "BF16"}
 
 
 def build(
@@ -69,50 +43,59 @@ def build(
     """Build the plan of an engine folder and write its sidecar ``<plan>.json``.
 
     Args:
-        engine: Engine folder in fp32 or fp16; the plan computes in that precision.
+        engine: Engine folder in fp32 or fp16; the plan computes in that precision. fp32 means it:
+            TF32, which both modules switch on, is off unless it is in ``flags``.
         plan: File to write, named ``*.plan``.
         kind: Which module builds.
         profile: Sizes that the plan takes.
         target: TensorRT-RTX: compute capability to build for, ``SM89``; None: the GPU here.
-        flags: Names of ``BuilderFlag``.
+        flags: Names of ``BuilderFlag``; ``REFIT`` makes a plan whose weights can be exchanged.
 
     Returns:
         The sidecar's content.
 
     Raises:
-        UsageError: the module is not installed, or lacks the target.
-        Inconclusive: there is no GPU where one is needed, or the build failed.
+        UsageError: the module is not installed, or lacks the target or a flag.
+        Inconclusive: there is no GPU where one is needed, the build failed, or the plan can't hold
+            the engine's weights.
     """
-    precision = read_precision(engine / MODEL_NAME)
+    model_path = engine / MODEL_NAME
+    precision = read_precision(model_path)
     if precision == "int8":
         raise UsageError(
             f"{engine}: ONNX Runtime's int8 operators are unknown to TensorRT",
             "build from an fp16 or fp32 engine",
         )
     trt = load_module(kind)
-    shapes = profile.shapes(ir.load(engine / MODEL_NAME).graph.inputs)
-    data = _build(trt, engine / MODEL_NAME, shapes, kind, target, flags)
-    plan.parent.mkdir(parents=True, exist_ok=True)
-    plan.write_bytes(data)
-    sidecar = {
-        "path": plan.name,
-        "sha256": sha256_file(plan),
-        "size_bytes": len(data),
+    graph = ir.load(model_path).graph
+    shapes = profile.shapes(graph.inputs)
+    data, tensors = _build(trt, model_path, shapes, kind, target, flags)
+    weights_bytes = _weights_bytes(graph)
+    if len(data) < weights_bytes and STRIPPED not in flags:
+        raise Inconclusive(
+            f"{model_path}: {kind} made a plan of {len(data)} bytes of weights that take "
+            f"{weights_bytes}: some are lost",
+            "build again; if it stays so, use --onnx",
+        )
+    content = {
         "kind": kind,
         "module_version": str(trt.__version__),
         "target": target,
         "precision": precision,
         "flags": list(flags),
+        "timing_cache": None,
+        "inputs": tensors[0],
+        "outputs": tensors[1],
         "profile": {name: list(map(list, triple)) for name, triple in shapes.items()},
         "limits": asdict(profile),
-        "source_onnx_sha256": sha256_file(engine / MODEL_NAME),
-        "weights_sha256": initializers_sha256(engine / MODEL_NAME),
-        "refittable": "REFIT" in flags,
+        "static": profile.is_static,
+        "source_onnx_sha256": sha256_file(model_path),
+        "weights_sha256": initializers_sha256(model_path),
+        "weights_bytes": weights_bytes,
+        "refittable": REFIT in flags,
         "gate": None,
     }
-    text = json.dumps(sidecar, indent=2, sort_keys=True) + "\n"
-    plan.with_name(plan.name + ".json").write_text(text, encoding="utf-8")
-    return sidecar
+    return write_plan(plan, data, content)
 
 
 def load_module(kind: Kind) -> ModuleType:
@@ -130,7 +113,7 @@ def load_module(kind: Kind) -> ModuleType:
         ) from error
 
 
-def require_gpu(kind: Kind, target: str | None) -> None:
+def require_gpu(kind: Kind, target: str | None, flags: Sequence[str] = ()) -> None:
     """Fail early where the build needs a GPU that is not there.
 
     Raises:
@@ -138,7 +121,14 @@ def require_gpu(kind: Kind, target: str | None) -> None:
     """
     import torch
 
-    if torch.cuda.is_available() or (kind == "tensorrt_rtx" and target is not None):
+    if torch.cuda.is_available():
+        return
+    if REFIT in flags:
+        raise Inconclusive(
+            "a refittable plan needs a GPU to be built, also in TensorRT-RTX, and there is none",
+            "build on the machine that will run it, or leave --refit out",
+        )
+    if kind == "tensorrt_rtx" and target is not None:
         return
     raise Inconclusive(
         f"{kind} builds a plan on the GPU that will run it, and there is none here",
@@ -149,11 +139,12 @@ def require_gpu(kind: Kind, target: str | None) -> None:
 def _build(
     trt: Any,
     model_path: Path,
-    shapes: Mapping[str, tuple[Shape, Shape, Shape]],
+    shapes: Mapping[str, Triple],
     kind: Kind,
     target: str | None,
     flags: Sequence[str],
-) -> bytes:
+) -> tuple[bytes, tuple[list[dict[str, Any]], list[dict[str, Any]]]]:
+    """The plan, and the network's inputs and outputs as the module read them."""
     log = trt.Logger(trt.Logger.ERROR)
     builder = trt.Builder(log)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
@@ -161,11 +152,11 @@ def _build(
     if not parser.parse_from_file(str(model_path)):  # from the file: finds the external data
         first = str(parser.get_error(0)) if parser.num_errors else "no reason given"
         raise Inconclusive(f"{model_path}: {kind} can't read it: {first[:200]}", "use opset 18")
+    tensors = _require_types(network, trt, model_path)
     config = builder.create_builder_config()
     if target is not None:
         _set_target(trt, config, target)
-    for flag in flags:
-        config.set_flag(getattr(trt.BuilderFlag, flag))
+    _set_flags(trt, config, flags)
     profile = builder.create_optimization_profile()
     for name, (low, best, high) in shapes.items():
         profile.set_shape(name, low, best, high)
@@ -177,8 +168,7 @@ def _build(
             f"{model_path}: {kind} could not build a plan",
             "see its messages above; fp16 in opset 18 is the safest choice",
         )
-    _require_types(network, trt, model_path)
-    return bytes(plan)
+    return bytes(plan), tensors
 
 
 def _set_target(trt: Any, config: Any, target: str) -> None:
@@ -190,20 +180,61 @@ def _set_target(trt: Any, config: Any, target: str) -> None:
     config.set_compute_capability(capability, 0)
 
 
-def _require_types(network: Any, trt: Any, model_path: Path) -> None:
-    """Inputs and output keep the graph's types: a request for half precision can get lost."""
+def _set_flags(trt: Any, config: Any, flags: Sequence[str]) -> None:
+    """Exactly these: what a module switches on by itself is switched off."""
+    if "TF32" not in flags:  # rounds the factors of fp32 products to ten bits
+        config.clear_flag(trt.BuilderFlag.TF32)
+    for name in flags:
+        flag = getattr(trt.BuilderFlag, name, None)
+        if flag is None:
+            raise UsageError(f"{name}: {trt.__name__} {trt.__version__} has no such builder flag")
+        config.set_flag(flag)
+
+
+def _require_types(
+    network: Any, trt: Any, model_path: Path
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Inputs and outputs keep the graph's names and types: half precision can get lost."""
     graph = ir.load(model_path).graph
-    expected = {v.name: _TRT_TYPES[v.dtype.name] for v in graph.inputs if v.dtype is not None}
-    for i in range(network.num_inputs):
-        tensor = network.get_input(i)
-        if tensor.dtype != getattr(trt.DataType, expected[tensor.name]):
-            raise Inconclusive(f"{model_path}: input {tensor.name} became {tensor.dtype}")
+    sides = (
+        ("input", graph.inputs, [network.get_input(i) for i in range(network.num_inputs)]),
+        ("output", graph.outputs, [network.get_output(i) for i in range(network.num_outputs)]),
+    )
+    described = []
+    for side, values, tensors in sides:
+        expected = {v.name: _TRT_TYPES[v.dtype.name] for v in values if v.dtype is not None}
+        names = [tensor.name for tensor in tensors]
+        if set(names) != expected.keys():
+            raise Inconclusive(f"{model_path}: {side}s {list(expected)} became {names}")
+        for tensor in tensors:
+            if tensor.dtype != getattr(trt.DataType, expected[tensor.name]):
+                raise Inconclusive(f"{model_path}: {side} {tensor.name} became {tensor.dtype}")
+        described.append(
+            [{"name": t.name, "dtype": expected[t.name], "dims": list(t.shape)} for t in tensors]
+        )
+    return described[0], described[1]
 
 
-_TRT_TYPES = {"FLOAT": "FLOAT", "FLOAT16": "HALF", "BFLOAT16": "BF16"}
+def _weights_bytes(graph: ir.Graph) -> int:
+    """Of the parameters; equal ones count once, since a builder may store them once."""
+    found: dict[bytes, int] = {}
+    for name, value in graph.initializers.items():
+        if name.startswith(PREFIX) and value.const_value is not None:
+            digest = hashlib.sha256(value.const_value.tobytes()).digest()
+            found[digest] = value.const_value.nbytes
+    return sum(found.values())
 
 
-def plan_name(kind: Kind, version: str, precision: Precision, target: str | None) -> str:
-    """``unet.<target or gpu>.<trt or rtx><version>.<precision>.plan``."""
+def plan_name(
+    kind: Kind,
+    version: str,
+    precision: Precision,
+    target: str | None,
+    *,
+    static: bool = False,
+    refittable: bool = False,
+) -> str:
+    """``unet.<target or gpu>.<trt or rtx><version>.<precision>[.static][.refit].plan``."""
     short = "rtx" if kind == "tensorrt_rtx" else "trt"
-    return f"unet.{(target or 'gpu').lower()}.{short}{version}.{precision}.plan"
+    marks = ".static" * static + ".refit" * refittable
+    return f"unet.{(target or 'gpu').lower()}.{short}{version}.{precision}{marks}.plan"

@@ -193,6 +193,11 @@ def test_verify_ends_with_0_where_it_is(tmp_path: Path, here: Ran) -> None:
         (("--trt",), "error: tensorrt is not installed (No module named 'tensorrt')"),
         (("--onnx", "--precision", "int4"), "error: --precision int4: expected fp32, fp16, int8"),
         (("--onnx", "--target", "SM89"), "error: --target: belongs to --trt-rtx"),
+        (("--onnx", "--static"), "error: --static and --refit: say how a plan is built"),
+        (
+            ("--trt", "--refit", "--swap-weights", "x.plan"),
+            "error: --static and --refit: say how a plan is built",
+        ),
         (("--onnx", "--layout", "triton"), "error: --layout and --gate belong to a whole folder"),
         (("--onnx", "--opset", "7"), "error: --opset 7: expected 18 or 23"),
     ],

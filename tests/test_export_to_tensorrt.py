@@ -1,76 +1,28 @@
-"""The calls that build a plan, on a module that records them; a real build where there is one."""
+"""The calls that build a plan, on a module that records them."""
 
 import hashlib
 import importlib.util
 import json
 import sys
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import onnx_ir as ir
 import pytest
 import torch
 from serving_examples import release
+from tensorrt_examples import PLAN, FakeTrt
 from tiny import tiny_engine, tiny_unet
 
 from safediff.errors import Inconclusive, UsageError
 from safediff.export.int8 import quantize_engine
-from safediff.export.to_tensorrt import Profile, build, load_module, plan_name, require_gpu
+from safediff.export.plan_profile import Profile
+from safediff.export.to_tensorrt import build, load_module, plan_name, require_gpu
 from safediff.export.to_triton import check_config
 from safediff.models.patch import unet_sha256
 from safediff.workflow.export_source import open_source
 from safediff.workflow.plans import export_plan
 
 PROFILE = Profile(min_side=4, opt_side=8, max_side=16)
-
-
-class FakeTrt:
-    """Enough of ``tensorrt`` to build; ``fail`` names the call that goes wrong."""
-
-    __version__ = "10.16.1"
-
-    def __init__(self, fail: str = "", dtype: str = "FLOAT") -> None:
-        self.fail, self.flags, self.shapes, self.target = fail, [], {}, None
-        self.typed = 0
-        self.Logger: Any = type("Logger", (), {"ERROR": 1, "__init__": lambda s, level: None})
-        self.NetworkDefinitionCreationFlag = SimpleNamespace(STRONGLY_TYPED=3)
-        self.BuilderFlag = SimpleNamespace(TF32="tf32", REFIT="refit")
-        self.ComputeCapability = SimpleNamespace(SM89="sm89", SM120="sm120", NONE="none")
-        self.DataType = SimpleNamespace(FLOAT="FLOAT", HALF="HALF", BF16="BF16")
-        self.dtype = dtype
-
-    def Builder(self, log: Any) -> Any:
-        def network(flags: int) -> Any:
-            self.typed = flags
-            tensor = SimpleNamespace(name="sample", dtype=self.dtype)
-            return SimpleNamespace(num_inputs=1, get_input=lambda i: tensor)
-
-        def profile() -> Any:
-            return SimpleNamespace(
-                set_shape=lambda name, *triple: self.shapes.__setitem__(name, triple)
-            )
-
-        def config() -> Any:
-            made = SimpleNamespace(num_compute_capabilities=0)
-            made.set_flag = self.flags.append
-            made.set_compute_capability = lambda c, i: setattr(self, "target", c)
-            made.add_optimization_profile = lambda p: -1 if self.fail == "profile" else 0
-            return made
-
-        return SimpleNamespace(
-            create_network=network,
-            create_builder_config=config,
-            create_optimization_profile=profile,
-            build_serialized_network=lambda n, c: None if self.fail == "build" else b"the plan",
-        )
-
-    def OnnxParser(self, network: Any, log: Any) -> Any:
-        return SimpleNamespace(
-            parse_from_file=lambda path: self.fail != "parse" and Path(path).is_file(),
-            num_errors=1,
-            get_error=lambda i: "no such operator",
-        )
 
 
 @pytest.fixture
@@ -84,19 +36,22 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeTrt:
 def test_a_plan_and_its_sidecar(fake: FakeTrt, tmp_path: Path) -> None:
     plan = tmp_path / "engines" / "unet.plan"
     build(tiny_engine(), plan, "tensorrt_rtx", PROFILE, target="SM89", flags=["TF32"])
-    assert plan.read_bytes() == b"the plan"
+    assert plan.read_bytes() == PLAN
     assert fake.typed == 1 << 3
-    assert fake.flags == ["tf32"]
+    assert fake.flags == {"TF32"}
     assert fake.target == "sm89"
     assert fake.shapes == {  # the timestep is static
         "sample": ((2, 4, 4, 4), (2, 4, 8, 8), (16, 4, 16, 16)),
         "encoder_hidden_states": ((2, 77, 16), (2, 77, 16), (16, 77, 16)),
     }
     sidecar = json.loads((tmp_path / "engines" / "unet.plan.json").read_text())
-    assert sidecar["sha256"] == hashlib.sha256(b"the plan").hexdigest()
+    assert sidecar["sha256"] == hashlib.sha256(PLAN).hexdigest()
     assert sidecar["weights_sha256"] == unet_sha256(tiny_unet())
     assert sidecar["module_version"] == "10.16.1"
-    assert sidecar["refittable"] is False
+    assert sidecar["inputs"][1] == {"name": "timestep", "dtype": "FLOAT", "dims": []}
+    assert [t["name"] for t in sidecar["outputs"]] == ["out_sample"]
+    assert sidecar["timing_cache"] is None
+    assert (sidecar["refittable"], sidecar["static"]) == (False, False)
     assert sidecar["gate"] is None
 
 
@@ -106,6 +61,7 @@ def test_a_plan_and_its_sidecar(fake: FakeTrt, tmp_path: Path) -> None:
         ("parse", "can't read it: no such operator"),
         ("profile", "rejects the profile"),
         ("build", "could not build a plan"),
+        ("inputs", "inputs .* became"),
     ],
 )
 def test_every_failure_is_told_and_leaves_nothing(
@@ -117,10 +73,29 @@ def test_every_failure_is_told_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_lost_half_precision_is_seen(fake: FakeTrt, tmp_path: Path) -> None:
-    fake.dtype = "HALF"
-    with pytest.raises(Inconclusive, match="input sample became HALF"):
+@pytest.mark.parametrize("name", ["sample", "out_sample"])
+def test_another_type_of_an_input_or_output_is_seen(
+    fake: FakeTrt, tmp_path: Path, name: str
+) -> None:
+    fake.dtypes = {name: "HALF"}
+    with pytest.raises(Inconclusive, match=f"put {name} became HALF"):
         build(tiny_engine(), tmp_path / "unet.plan", "tensorrt", PROFILE)
+
+
+def test_a_plan_that_is_smaller_than_its_weights_is_refused(fake: FakeTrt, tmp_path: Path) -> None:
+    num_bytes = sum(w.numel() * 4 for w in tiny_unet().state_dict().values())
+    fake.plan = PLAN[: num_bytes - 1]
+    with pytest.raises(Inconclusive, match=f"of weights that take {num_bytes}: some are lost"):
+        build(tiny_engine(), tmp_path / "unet.plan", "tensorrt", PROFILE)
+    assert list(tmp_path.iterdir()) == []
+    build(tiny_engine(), tmp_path / "unet.plan", "tensorrt", PROFILE, flags=["STRIP_PLAN"])
+
+
+def test_fp32_means_fp32_and_flags_are_checked(fake: FakeTrt, tmp_path: Path) -> None:
+    build(tiny_engine(), tmp_path / "unet.plan", "tensorrt", PROFILE)
+    assert fake.flags == set()
+    with pytest.raises(UsageError, match=r"TURBO: tensorrt 10\.16\.1 has no such builder flag"):
+        build(tiny_engine(), tmp_path / "x.plan", "tensorrt", PROFILE, flags=["TURBO"])
 
 
 @pytest.mark.parametrize("target", ["SM12", "NONE"])
@@ -170,19 +145,33 @@ def test_a_plan_for_triton(fake: FakeTrt, tmp_path: Path, monkeypatch: pytest.Mo
     message = check_config((served / "config.pbtxt").read_text())
     assert message["backend"] == "tensorrt"
     assert [t["name"] for t in message["output"]] == ["out_sample"]
-    assert (served / "1" / "model.plan").read_bytes() == b"the plan"
+    assert (served / "1" / "model.plan").read_bytes() == PLAN
     assert unet_sha256(tiny_unet()) in json.dumps(message["parameters"])
+
+
+def test_a_static_refittable_plan(
+    fake: FakeTrt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(Inconclusive, match="a refittable plan needs a GPU"):
+        export_plan(release(), tmp_path, "tensorrt_rtx", "fp32", "SM89", refittable=True)
+    source = open_source(release())
+    monkeypatch.setattr("safediff.workflow.plans.open_source", lambda path: source)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    export_plan(release(), tmp_path, "tensorrt", "fp32", None, refittable=True, static=True)
+    plan = tmp_path / "unet.gpu.trt10.16.1.fp32.static.refit.plan"
+    sidecar = json.loads(plan.with_name(f"{plan.name}.json").read_text())
+    assert fake.flags == {"REFIT"}
+    assert (sidecar["refittable"], sidecar["static"]) == (True, True)
+    assert fake.shapes["sample"] == ((2, 4, 8, 8),) * 3
+
+
+def test_profiles_are_multiples() -> None:
+    assert Profile.ranged(8, 2) == Profile(min_side=4, opt_side=8, max_side=16)
+    assert Profile.ranged(24, 8).min_side == 8
+    assert Profile.ranged(8, 8).min_side == 8
+    assert not Profile.ranged(8, 2).is_static
 
 
 def test_profiles_leave_static_inputs_out() -> None:
     inputs = ir.load(tiny_engine() / "model.onnx").graph.inputs
     assert set(PROFILE.shapes(inputs)) == {"sample", "encoder_hidden_states"}
-
-
-@pytest.mark.skipif(
-    importlib.util.find_spec("tensorrt_rtx") is None, reason="tensorrt-rtx-cu13 is not installed"
-)
-def test_a_real_plan_is_built_without_a_gpu(tmp_path: Path) -> None:
-    plan = tmp_path / "unet.plan"
-    sidecar = build(tiny_engine(), plan, "tensorrt_rtx", PROFILE, target="SM89")
-    assert plan.stat().st_size == sidecar["size_bytes"] > 10_000

@@ -1,0 +1,124 @@
+"""A module that stands for ``tensorrt`` and ``tensorrt_rtx``, and records what it is asked."""
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+PLAN = b"the plan" * 200_000
+REFITTED = b"refitted" * 200_000
+INPUTS = {"sample": (-1, 4, -1, -1), "timestep": (), "encoder_hidden_states": (-1, 77, 16)}
+
+
+class FakeTrt:
+    """Enough to build, open and refit a plan of the tiny UNet.
+
+    ``fail`` names the call that goes wrong; ``dtypes`` are those that the module makes of tensors.
+    """
+
+    __name__ = "tensorrt"
+    __version__ = "10.16.1"
+
+    def __init__(self, fail: str = "") -> None:
+        self.fail, self.dtypes, self.plan = fail, {}, PLAN
+        self.flags, self.shapes, self.target, self.typed = {"TF32"}, {}, None, 0
+        self.names: set[str] = set()
+        """Weights of the opened plan."""
+        self.given: dict[str, np.ndarray[Any, Any]] = {}
+        self.saved_with: list[str] = []
+        self.opened: list[bytes] = []
+        self.Logger: Any = type("Logger", (), {"ERROR": 1, "__init__": lambda s, level: None})
+        self.ILogger: Any = type("ILogger", (), {"ERROR": 1, "INTERNAL_ERROR": 0})
+        self.NetworkDefinitionCreationFlag = SimpleNamespace(STRONGLY_TYPED=3)
+        names = {name: name for name in ("TF32", "REFIT", "STRIP_PLAN")}
+        self.BuilderFlag = SimpleNamespace(**names)
+        self.SerializationFlag = SimpleNamespace(INCLUDE_REFIT="INCLUDE_REFIT")
+        self.ComputeCapability = SimpleNamespace(SM89="sm89", SM120="sm120", NONE="none")
+        self.DataType = SimpleNamespace(FLOAT="FLOAT", HALF="HALF", BF16="BF16")
+        self.TensorIOMode = SimpleNamespace(INPUT="in", OUTPUT="out")
+        self.Weights: Any = lambda array: array
+
+    def _tensors(self) -> tuple[list[Any], list[Any]]:
+        def tensor(name: str, shape: tuple[int, ...]) -> Any:
+            return SimpleNamespace(name=name, dtype=self.dtypes.get(name, "FLOAT"), shape=shape)
+
+        inputs = [tensor(name, shape) for name, shape in INPUTS.items()]
+        return inputs, [tensor("out_sample", INPUTS["sample"])]
+
+    def Builder(self, log: Any) -> Any:
+        def network(flags: int) -> Any:
+            self.typed = flags
+            inputs, outputs = self._tensors()
+            return SimpleNamespace(
+                num_inputs=len(inputs) - (self.fail == "inputs"),
+                get_input=inputs.__getitem__,
+                num_outputs=1,
+                get_output=outputs.__getitem__,
+            )
+
+        def profile() -> Any:
+            return SimpleNamespace(
+                set_shape=lambda name, *triple: self.shapes.__setitem__(name, triple)
+            )
+
+        def config() -> Any:  # a timing cache is nothing that may be asked for
+            made = SimpleNamespace(num_compute_capabilities=0)
+            made.set_flag, made.clear_flag = self.flags.add, self.flags.discard
+            made.set_compute_capability = lambda c, i: setattr(self, "target", c)
+            made.add_optimization_profile = lambda p: -1 if self.fail == "profile" else 0
+            return made
+
+        return SimpleNamespace(
+            create_network=network,
+            create_builder_config=config,
+            create_optimization_profile=profile,
+            build_serialized_network=lambda n, c: None if self.fail == "build" else self.plan,
+        )
+
+    def OnnxParser(self, network: Any, log: Any) -> Any:
+        return SimpleNamespace(
+            parse_from_file=lambda path: self.fail != "parse" and Path(path).is_file(),
+            num_errors=1,
+            get_error=lambda i: "no such operator",
+        )
+
+    def Runtime(self, log: Any) -> Any:
+        def deserialize(data: bytes) -> Any:
+            self.opened.append(data)
+            if self.fail == "open":
+                log.log(1, "no driver\nat such a line")
+                log.log(1, "what follows from it")
+                return None
+            return self._engine()
+
+        return SimpleNamespace(deserialize_cuda_engine=deserialize)
+
+    def _engine(self) -> Any:
+        inputs, outputs = self._tensors()
+        by_name = {t.name: t for t in (*inputs, *outputs)}
+        return SimpleNamespace(
+            num_io_tensors=len(by_name),
+            get_tensor_name=list(by_name).__getitem__,
+            get_tensor_dtype=lambda name: by_name[name].dtype,
+            get_tensor_mode=lambda name: "in" if name in INPUTS else "out",
+            get_tensor_profile_shape=lambda name, i: [tuple(s) for s in self.shapes[name]],
+            create_serialization_config=lambda: SimpleNamespace(set_flag=self.saved_with.append),
+            serialize_with_config=lambda config: None if self.fail == "save" else REFITTED,
+        )
+
+    def Refitter(self, engine: Any, log: Any) -> Any:
+        def give(name: str, array: Any) -> bool:
+            self.given[name] = array
+            return not (self.fail == "set" and name.endswith("conv_in.bias"))
+
+        def missing() -> list[str]:
+            found = self.names - self.given.keys()
+            return sorted(found) + ["fused"] * (self.fail == "missing")
+
+        return SimpleNamespace(
+            get_all_weights=lambda: [*self.names, "an epsilon"],
+            set_named_weights=give,
+            get_missing_weights=missing,
+            refit_cuda_engine=lambda: self.fail != "refit",
+        )
