@@ -1,10 +1,11 @@
 """What does a lower precision do to an erasure? The gate on one erased model in several of them.
 
-fp32 is the reference. int8 is the real engine: ONNX Runtime's dynamic quantisation of the linear
-layers. All others are simulated: the weights are rounded to the precision and computed with in
-fp32. Two are planted to fail: ``coarse`` (three levels a row of every matrix) wrecks the model, and
-``edit lost`` stores it in steps so wide that nothing is left of it, which gives the base back:
-full quality, and the concepts. A gate that lets the second one pass is no gate: exit code 1.
+fp32 is the reference. int8 are real engines: ONNX Runtime's dynamic quantisation of the linear
+layers, of those that calibration leaves to it and of all. All others are simulated: the weights
+are rounded to the precision and computed with in fp32. Two are planted to fail: ``coarse`` (three
+levels a row of every matrix) wrecks the model, and ``edit lost`` stores it in steps so wide that
+nothing is left of it, which gives the base back: full quality, and the concepts. A gate that lets
+the second one pass is no gate: exit code 1.
 
     python benchmarks/precision.py RUN --out benchmarks/precision.json
 
@@ -14,8 +15,10 @@ RUN is the run folder, or the release, of ``--policy``.
 import argparse
 import copy
 import json
+import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,19 +36,26 @@ from safediff.errors import UsageError  # noqa: E402
 from safediff.export.parity import measure_margin_ratio  # noqa: E402
 from safediff.export.runtime import ExportedUNet  # noqa: E402
 from safediff.export.survival import ROUNDINGS, measure_survival  # noqa: E402
+from safediff.export.to_onnx import DATA_NAME, MODEL_NAME, read_metadata  # noqa: E402
 from safediff.gate.verdict import GateReport  # noqa: E402
-from safediff.models.backbone import Backbone  # noqa: E402
+from safediff.models.backbone import Backbone, Condition  # noqa: E402
 from safediff.policy.load import load_plan  # noqa: E402
 from safediff.policy.plan import Plan  # noqa: E402
 from safediff.verify.verification import Verification  # noqa: E402
+from safediff.workflow.calibrate import CALIBRATION, MAX_ERROR  # noqa: E402
 from safediff.workflow.export import write_engine  # noqa: E402
 from safediff.workflow.export_source import ExportSource, open_source  # noqa: E402
 
 SIMULATED = ("fp16", "bf16", "int4", "coarse")
 LOST = "edit lost"
+INT8: dict[str, float | None] = {"int8": MAX_ERROR, "int8, all layers": None}
+"""Real engines, and what calibration allows them."""
 EDIT_STEPS = 0.5
 """Steps of the edit, in units of twice its largest value: everything rounds to nothing."""
 NUM_LATENTS = 8
+BATCHES, NUM_ROUNDS, NUM_CALLS = (1, 8, 16), 7, 12
+RECORDED = ("max_error", "num_layers", "kept_fp32", "kept_share", "before", "after", "prompts")
+"""Of the calibration's record."""
 
 
 def main() -> int:
@@ -100,14 +110,14 @@ def write(out: Path, plan: Plan, rows: dict[str, Any]) -> None:
 def models(source: ExportSource, work: Path, only: list[str] | None) -> Any:
     """Name and model of every precision."""
     assert source.base is not None
-    wanted = only or ["fp32", *SIMULATED, "int8", LOST]
+    wanted = only or ["fp32", *SIMULATED, *INT8, LOST]
     safe = source.model.denoiser.state_dict()
     for name in wanted:
         if name == "fp32":
             yield name, source.model
-        elif name == "int8":
-            write_engine(source, work / "int8", "int8", 18)
-            engine = ExportedUNet(work / "int8", num_threads=torch.get_num_threads())
+        elif name in INT8:
+            write_engine(source, work / name, "int8", 18, INT8[name])
+            engine = ExportedUNet(work / name, num_threads=torch.get_num_threads())
             yield name, source.model.with_denoiser(engine)
         elif name == LOST:
             yield name, with_state(source.model, lost(source.base.denoiser.state_dict(), safe))
@@ -154,17 +164,55 @@ def row(source: ExportSource, name: str, model: Backbone, report: GateReport) ->
         if result.gating
     }
     found: dict[str, Any] = {
-        "computed": "ONNX Runtime engine" if name == "int8" else "weights rounded, fp32 arithmetic",
+        "computed": "ONNX Runtime engine" if name in INT8 else "weights rounded, fp32 arithmetic",
         "margin_ratio": round(measure_margin_ratio(model.denoise, safe, base, z, c), 6),
         "verdict": report.verdict.value,
         "checks": checks,
     }
+    calibration: dict[str, Any] = {}
+    if name in INT8:
+        record = read_metadata(model.denoiser.folder / MODEL_NAME).get(CALIBRATION, "{}")
+        calibration = json.loads(record)
+        found |= engine_cost(source, model.denoiser.folder)
+        found |= {k: calibration[k] for k in RECORDED if k in calibration}
     if name != LOST:
         states = source.base.denoiser.state_dict(), source.model.denoiser.state_dict()
-        survival = measure_survival(*states, name)
+        survival = measure_survival(*states, name.split(",")[0], calibration.get("kept_fp32", []))
         found["edit_min_cosine"] = round(survival.min_cosine, 6)
         found["edit_max_noise_ratio"] = round(survival.max_noise_ratio, 6)
     return found
+
+
+def engine_cost(source: ExportSource, folder: Path) -> dict[str, Any]:
+    """Size of an engine, and its speed against the fp32 one's: medians of rounds in turn."""
+    with tempfile.TemporaryDirectory() as work:
+        fp32 = Path(work) / "fp32"
+        write_engine(source, fp32, "fp32", 18)
+        size = sum((folder / name).stat().st_size for name in (MODEL_NAME, DATA_NAME))
+        size_fp32 = sum((fp32 / name).stat().st_size for name in (MODEL_NAME, DATA_NAME))
+        times: dict[int, list[float]] = {}
+        for batch in BATCHES:
+            z = torch.randn(batch, *source.model.latent_shape)
+            c = source.model.encode([""]).repeat(batch)
+            for _ in range(NUM_ROUNDS):
+                taken = [call_ms(source, path, z, c) for path in (fp32, folder)]
+                times.setdefault(batch, []).append(taken[0] / taken[1])
+    return {
+        "size_mb": round(size / 1e6, 2),
+        "size_of_fp32": round(size / size_fp32, 3),
+        "speedup_over_fp32": {b: round(statistics.median(r), 2) for b, r in times.items()},
+    }
+
+
+def call_ms(source: ExportSource, folder: Path, z: Tensor, c: Condition) -> float:
+    """The fastest UNet call of a session of its own."""
+    unet = ExportedUNet(folder, num_threads=torch.get_num_threads())
+    model, t, taken = source.model.with_denoiser(unet), torch.tensor(501), []
+    for _ in range(NUM_CALLS):
+        start = time.perf_counter()
+        model.denoise(z, t, c)
+        taken.append(1000 * (time.perf_counter() - start))
+    return min(taken)
 
 
 if __name__ == "__main__":

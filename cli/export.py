@@ -44,6 +44,13 @@ def export(
         bool, typer.Option("--refit", help="Of a plan: its weights can be swapped (slower).")
     ] = False,
     precision: Annotated[str, typer.Option(help="fp32, fp16 or int8 (linear layers).")] = "fp32",
+    max_error: Annotated[
+        float | None,
+        typer.Option(
+            metavar="ERROR",
+            help="int8: relative error of a prediction that calibration allows.  [default: 0.01]",
+        ),
+    ] = None,
     opset: Annotated[int, typer.Option(help="18 or 23.")] = 18,
     layout: Annotated[
         list[str] | None,
@@ -78,6 +85,10 @@ def export(
             "--swap-weights: the scales of an int8 engine belong to its weights",
             "swap in fp32 first, then export with --precision int8",
         )
+    if max_error is not None and (precision != "int8" or not max_error > 0):
+        raise UsageError(
+            f"--max-error {max_error:g}: expected a positive number, and --precision int8"
+        )
     if target and not trt_rtx:
         raise UsageError("--target: belongs to --trt-rtx", "add --trt-rtx")
     if (static or refit) and (swap_weights or not (trt or trt_rtx)):
@@ -97,11 +108,13 @@ def export(
             options = {"static": static, "refittable": refit, "triton": with_plan}
             print(export_plan(run, folder, kind, chosen, target, opset=opset, **options))
     elif full:
+        from safediff.workflow.calibrate import MAX_ERROR
         from safediff.workflow.deploy import deploy_run
 
         folder = out or run.with_name(f"{run.name}-{precision}")
+        limit = MAX_ERROR if max_error is None else max_error
         named = cast("tuple[Layout, ...]", layouts)
-        deployed = deploy_run(run, folder, chosen, opset, named, swap_weights, gate)
+        deployed = deploy_run(run, folder, chosen, opset, named, swap_weights, gate, limit)
         print(f"{folder}: {deployed.line}")
         if deployed.gate is not None:
             from safediff.cli.outcome import end
@@ -112,10 +125,12 @@ def export(
                 next_step=f"read {folder / 'safediff-export.json'}",
             )
     else:
+        from safediff.workflow.calibrate import MAX_ERROR
         from safediff.workflow.export import export_run, swap
 
         folder = out or run / f"engine-{precision}"
+        limit = MAX_ERROR if max_error is None else max_error
         if swap_weights:
             print(f"{folder}: {swap(run, swap_weights, folder).line}")
         else:
-            print(f"{folder}: {export_run(run, folder, chosen, opset).line}")
+            print(f"{folder}: {export_run(run, folder, chosen, opset, limit).line}")

@@ -2,13 +2,14 @@
 
 ONNX Runtime's ``quantize_dynamic`` does the work, per output channel and symmetric. The weight of
 ``unet.X`` becomes ``unet.X_quantized`` (int8, transposed: in, out) with ``unet.X_scale`` (float32,
-one an output channel): w = q * scale. Convolutions, norms and biases keep name and value.
+one an output channel): w = q * scale. Convolutions, norms, biases and the matrices that calibration
+leaves alone keep name and value.
 """
 
 import logging
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -32,13 +33,16 @@ SCALE_TOLERANCE = 1e-5
 """Relative; the scale is a float32 quotient of the largest weight of its channel."""
 
 
-def quantize_engine(source: Path, folder: Path, metadata: Mapping[str, str]) -> Path:
+def quantize_engine(
+    source: Path, folder: Path, metadata: Mapping[str, str], kept: Collection[str] = ()
+) -> Path:
     """Write the int8 engine of an fp32 engine folder.
 
     Args:
         source: Engine folder of ``export_unet`` in fp32.
         folder: The engine folder to write; an earlier engine there is replaced.
         metadata: Stored in the graph.
+        kept: Names of weights, as in the UNet's state, that stay fp32 (``calibration``).
 
     Returns:
         Path of the written ``model.onnx``.
@@ -52,7 +56,7 @@ def quantize_engine(source: Path, folder: Path, metadata: Mapping[str, str]) -> 
     with new_folder(folder, is_engine, "an engine folder") as temporary:
         try:
             with tempfile.TemporaryDirectory() as work, _without_advice():
-                _quantize(source, Path(work), temporary, metadata)
+                _quantize(source, Path(work), temporary, metadata, kept)
         except OSError:
             raise
         except Exception as error:
@@ -65,11 +69,14 @@ def quantize_engine(source: Path, folder: Path, metadata: Mapping[str, str]) -> 
     return folder / MODEL_NAME
 
 
-def _quantize(source: Path, work: Path, folder: Path, metadata: Mapping[str, str]) -> None:
+def _quantize(
+    source: Path, work: Path, folder: Path, metadata: Mapping[str, str], kept: Collection[str]
+) -> None:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     model = ir.load(source / MODEL_NAME)
-    _transpose_weights(model)
+    names = {PREFIX + key for key in kept}
+    _transpose_weights(model, names)
     ir.save(model, work / MODEL_NAME, external_data=DATA_NAME)
     quantize_dynamic(
         work / MODEL_NAME,
@@ -77,6 +84,7 @@ def _quantize(source: Path, work: Path, folder: Path, metadata: Mapping[str, str
         op_types_to_quantize=["MatMul"],
         per_channel=True,
         weight_type=QuantType.QInt8,
+        nodes_to_exclude=_nodes_with(model, names),
         extra_options={"WeightSymmetric": True},
     )
     quantized = ir.from_proto(onnx.load(work / "int8.onnx"))
@@ -88,12 +96,26 @@ def _quantize(source: Path, work: Path, folder: Path, metadata: Mapping[str, str
     ir.save(quantized, folder / MODEL_NAME, external_data=DATA_NAME)
 
 
-def _transpose_weights(model: ir.Model) -> None:
-    """Weights that only a Transpose reads take its place: the quantiser wants them as constants."""
+def _nodes_with(model: ir.Model, names: Collection[str]) -> list[str]:
+    """Products that read one of these weights themselves, instead of its transposition."""
+    return [
+        str(node.name)
+        for node in model.graph
+        if node.op_type == "MatMul" and any(v is not None and v.name in names for v in node.inputs)
+    ]
+
+
+def _transpose_weights(model: ir.Model, kept: Collection[str]) -> None:
+    """Weights that only a Transpose reads take its place: the quantiser wants them as constants.
+
+    Those that stay fp32 are left as they lie, which is also what keeps the quantiser off them.
+    """
     graph = model.graph
     for node in list(graph):
         weight = node.inputs[0] if node.op_type == "Transpose" else None
         if weight is None or not weight.is_initializer() or len(weight.uses()) != 1:
+            continue
+        if weight.name in kept:
             continue
         assert weight.const_value is not None
         assert weight.name is not None

@@ -5,7 +5,7 @@ back; d = W_safe - W_base the edit; q = Q(W_safe) - Q(W_base) what a rounded eng
 An edit much smaller than the rounding step drowns in it, and the concept may come back.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -63,7 +63,10 @@ class Survival:
 
 
 def measure_survival(
-    base: Mapping[str, Tensor], safe: Mapping[str, Tensor], precision: str
+    base: Mapping[str, Tensor],
+    safe: Mapping[str, Tensor],
+    precision: str,
+    exact: Collection[str] = (),
 ) -> Survival:
     """Compare the edit before and after rounding, tensor by tensor.
 
@@ -71,13 +74,14 @@ def measure_survival(
         base: State of the base UNet.
         safe: State of the erased UNet, same names.
         precision: A key of ``ROUNDINGS``.
+        exact: Tensors that the engine does not round, by name.
     """
-    rounded = ROUNDINGS[precision]
     layers = []
     for name, w_safe in safe.items():
         d = (w_safe.float() - base[name].float()).double().flatten()
         if not bool(d.any()):
             continue
+        rounded = ROUNDINGS["fp32" if name in exact else precision]
         q = (rounded(w_safe.float()) - rounded(base[name].float())).double().flatten()
         norm = float(d.norm())
         kept = float(q.norm())

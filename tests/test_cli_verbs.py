@@ -193,6 +193,14 @@ def test_verify_ends_with_0_where_it_is(tmp_path: Path, here: Ran) -> None:
         (("--trt",), "error: tensorrt is not installed (No module named 'tensorrt')"),
         (("--onnx", "--precision", "int4"), "error: --precision int4: expected fp32, fp16, int8"),
         (("--onnx", "--target", "SM89"), "error: --target: belongs to --trt-rtx"),
+        (
+            ("--onnx", "--max-error", "0.1"),
+            "error: --max-error 0.1: expected a positive number, and --precision int8",
+        ),
+        (
+            ("--onnx", "--precision", "int8", "--max-error", "0"),
+            "error: --max-error 0: expected a positive number, and --precision int8",
+        ),
         (("--onnx", "--static"), "error: --static and --refit: say how a plan is built"),
         (
             ("--trt", "--refit", "--swap-weights", "x.plan"),

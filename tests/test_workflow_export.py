@@ -39,6 +39,8 @@ def test_the_certified_engine_is_taken_byte_for_byte(tmp_path: Path) -> None:
 def test_int8_is_made_of_it(tmp_path: Path) -> None:
     report = export_run(release(), tmp_path / "engine", "int8", 18)
     assert report.precision == "int8"
+    assert report.calibration is not None
+    assert report.calibration["after"]["relative_error"]["erased"] <= 0.01
     assert 1e-3 < (report.parity.margin_ratio or 0) < 0.25
     verify_identity(tmp_path / "engine" / MODEL_NAME, tiny_unet().state_dict())
 

@@ -50,6 +50,7 @@ from safediff.release.certificate import CERTIFICATE_NAME, is_certified
 from safediff.release.checksums import UNLISTED, sha256_file, write_checksums
 from safediff.release.layout import write_model
 from safediff.verify.verification import Verification
+from safediff.workflow.calibrate import MAX_ERROR
 from safediff.workflow.engines import ENGINE
 from safediff.workflow.export import EngineReport, measure_engine, swap_into, write_engine
 from safediff.workflow.export_source import ExportSource, open_source
@@ -70,6 +71,7 @@ def deploy_run(
     layouts: tuple[Layout, ...] = (),
     graph_of: Path | None = None,
     policy: Path | None = None,
+    max_error: float = MAX_ERROR,
 ) -> "Deployed":
     """``deploy`` for the command line.
 
@@ -81,6 +83,7 @@ def deploy_run(
         layouts: Further forms.
         graph_of: Engine or release whose graph is taken.
         policy: Policy to measure on the engine; its hash must be that of the source's.
+        max_error: What int8 may cost (``calibrate``).
 
     Raises:
         UsageError: ``path`` is neither run nor release, or the policy is another one.
@@ -88,7 +91,13 @@ def deploy_run(
     """
     source = open_source(path)
     plan = None if policy is None else _same_policy(source, policy)
-    engine = None if graph_of is None else partial(swap_into, source, graph_of)
+    engine: WriteEngine
+    if graph_of is None:
+        engine = partial(
+            write_engine, source, precision=precision, opset=opset, max_error=max_error
+        )
+    else:
+        engine = partial(swap_into, source, graph_of)
     gate = None if plan is None else partial(measure_gate, plan, source)
     return deploy(source, folder, precision, opset, layouts=layouts, engine=engine, gate=gate)
 

@@ -33,6 +33,7 @@ from safediff.models.backbone import Condition
 from safediff.models.patch import unet_sha256
 from safediff.release.certificate import CERTIFICATE_NAME
 from safediff.release.checksums import SUMS_NAME, verify_checksums
+from safediff.workflow.calibrate import CALIBRATION, MAX_ERROR, write_calibrated
 from safediff.workflow.export_source import ExportSource, open_source
 
 NUM_LATENTS = 4
@@ -49,6 +50,8 @@ class EngineReport:
     parity: Parity
     survival: Survival | None
     """None where the base is not known here."""
+    calibration: dict[str, Any] | None = None
+    """Of an int8 engine: what was calibrated on, and which layers stay fp32."""
 
     @property
     def passed(self) -> bool:
@@ -65,6 +68,8 @@ class EngineReport:
             f"differs from PyTorch by at most {self.parity.worst_max_abs:.1e} standard deviations"
             f", {'within' if self.parity.passed else 'OUTSIDE'} its limits",
         ]
+        if self.calibration is not None:
+            parts.append(self.calibration["line"])
         if margin is not None:
             parts.append(f"{margin:.1e} of the way back to the base")
         if self.survival is not None:
@@ -81,32 +86,58 @@ class EngineReport:
             "parity": self.parity.to_json(),
             "delta": None if self.survival is None else self.survival.to_json(),
             "margin_ratio": self.parity.margin_ratio,
+            "calibration": self.calibration,
             "passed": self.passed,
         }
 
 
-def export_run(path: Path, folder: Path, precision: Precision, opset: int) -> EngineReport:
-    """Write an engine of the model in a run or release, and measure it.
+def export_run(
+    path: Path,
+    folder: Path,
+    precision: Precision,
+    opset: int,
+    max_error: float | None = MAX_ERROR,
+) -> EngineReport:
+    """Write an engine of the model in a run or release, and measure it; see ``write_engine``.
 
     Raises:
         UsageError: ``path`` is neither a run with a patch nor a release.
         Inconclusive: the engine can't be written.
     """
     source = open_source(path)
-    write_engine(source, folder, precision, opset)
+    write_engine(source, folder, precision, opset, max_error)
     return measure_engine(source, folder)
 
 
-def write_engine(source: ExportSource, folder: Path, precision: Precision, opset: int) -> None:
+def write_engine(
+    source: ExportSource,
+    folder: Path,
+    precision: Precision,
+    opset: int,
+    max_error: float | None = MAX_ERROR,
+) -> None:
     """An engine folder; the engine that lies in the source is taken where it is the one asked for.
 
     The taken one keeps its bytes, so what a certificate says of it stays true.
+
+    Args:
+        source: The verified model.
+        folder: The engine folder to write.
+        precision: Of the engine.
+        opset: Of the graph.
+        max_error: What int8 may cost (``calibrate``); None quantises every linear layer.
+
+    Raises:
+        Inconclusive: the engine can't be written, or not within ``max_error``.
     """
     if precision == "int8":
         with tempfile.TemporaryDirectory() as work:
             fp32 = Path(work) / "fp32"
             write_engine(source, fp32, "fp32", opset)
-            quantize_engine(fp32, folder, metadata(source))
+            if max_error is None:
+                quantize_engine(fp32, folder, metadata(source))
+            else:
+                write_calibrated(source, fp32, folder, metadata(source), max_error)
     elif source.engine is not None and _is(source.engine, precision, opset):
         with new_folder(folder, is_engine, "an engine folder") as temporary:
             for name in (MODEL_NAME, DATA_NAME, CONFIG_NAME):
@@ -159,17 +190,20 @@ def measure_engine(source: ExportSource, folder: Path) -> EngineReport:
         precision=precision,
         margin_ratio=margin,
     )
+    record = read_metadata(path).get(CALIBRATION)
+    calibration = None if record is None else json.loads(record)
     survival = None
     if base is not None:
-        survival = measure_survival(
-            base.denoiser.state_dict(), model.denoiser.state_dict(), precision
-        )
+        states = base.denoiser.state_dict(), model.denoiser.state_dict()
+        exact = [] if calibration is None else calibration["kept_fp32"]
+        survival = measure_survival(*states, precision, exact)
     return EngineReport(
         precision=precision,
         opset=read_opset(path),
         weights_sha256=initializers_sha256(path),
         parity=found,
         survival=survival,
+        calibration=calibration,
     )
 
 
