@@ -145,7 +145,7 @@ def _same(step: Step) -> Step:
 
 def int8(source: ExportSource, folder: Path, threads: int) -> Opener:
     """Our engine with quantised linear layers."""
-    write_engine(source, folder, "int8", 18)
+    write_engine(source, folder, "int8", 18, max_error=None)
     return partial(ours, folder, threads)
 
 
