@@ -33,7 +33,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel  # noq
 
 from safediff.environment import environment  # noqa: E402
 from safediff.export.runtime import ExportedUNet  # noqa: E402
-from safediff.export.to_onnx import export_unet, swap_weights, verify_identity  # noqa: E402
+from safediff.export.to_onnx import export_denoiser, swap_weights, verify_identity  # noqa: E402
 
 ROWS = ("export fp32", "identity", "parity", "swap", "swapped", "export fp16")
 SIDE = 32
@@ -89,7 +89,7 @@ def measure(row: str, size: str, work: Path) -> dict[str, Any]:
     if row.startswith("export"):
         precision: Any = row.split()[1]
         folder = engine if precision == "fp32" else other
-        export_unet(unet, folder, precision=precision)
+        export_denoiser(unet, folder, precision=precision)
         more["engine_gb"] = sum(file.stat().st_size for file in folder.iterdir()) / 1e9
     elif row == "identity":
         verify_identity(engine / "model.onnx", unet.state_dict())

@@ -294,14 +294,14 @@ def drawing_speed(
 
 def engine(architecture: Architecture) -> dict[str, Any]:
     """Seconds to export, and to build a TensorRT plan where TensorRT is installed."""
-    from safediff.export.to_onnx import export_unet
+    from safediff.export.to_onnx import export_denoiser
     from safediff.export.to_tensorrt import Profile, build
 
     unet = random_backbone(architecture).denoiser
     row: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as work:
         began = time.monotonic()
-        export_unet(unet, Path(work) / "engine", precision="fp16")
+        export_denoiser(unet, Path(work) / "engine", precision="fp16")
         row["export_s"] = time.monotonic() - began
         if DEVICE == "cpu" or importlib.util.find_spec("tensorrt") is None:
             return row | {"tensorrt": "not installed, or no GPU"}

@@ -40,7 +40,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel  # noq
 from safediff.environment import environment  # noqa: E402
 from safediff.export.quiet import quiet  # noqa: E402
 from safediff.export.runtime import ExportedUNet  # noqa: E402
-from safediff.export.to_onnx import export_unet  # noqa: E402
+from safediff.export.to_onnx import export_denoiser  # noqa: E402
 from safediff.workflow.export import write_engine  # noqa: E402
 from safediff.workflow.export_source import ExportSource, open_source  # noqa: E402
 
@@ -125,7 +125,7 @@ def systems(subject: Subject, work: Path, threads: int, skip: list[str]) -> dict
     builders: dict[str, Callable[[], Opener]] = {
         "torch.compile": lambda: partial(_same, torch.compile(eager)),
         PLAIN: lambda: plain_export(subject, work / "plain.onnx", threads),
-        "ours fp32": lambda: partial(ours, export_unet(unet, work / "fp32").parent, threads),
+        "ours fp32": lambda: partial(ours, export_denoiser(unet, work / "fp32").parent, threads),
     }
     if source is not None:
         builders["ours int8"] = lambda: int8(source, work / "int8", threads)

@@ -11,10 +11,11 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from torch import Tensor
 
 from safediff.errors import Inconclusive
-from safediff.export.graph import OUTPUT_NAME, size_multiple
+from safediff.export.signature import SIGNATURES
 from safediff.export.session import CPU_PROVIDER, Session
 from safediff.export.to_onnx import CONFIG_NAME, MODEL_NAME
 
+UNET = SIGNATURES["UNet2DConditionModel"]
 ADDED_INPUTS = ("text_embeds", "time_ids")
 
 
@@ -42,7 +43,9 @@ class ExportedUNet:
         self.dtype = self._session.dtype("sample")
         """Type of every input but ``timestep``, and of the output before it is returned."""
         self.device = self._session.device
-        self.size_multiple = size_multiple(self.config)
+        sides = UNET.sides(self.config)
+        assert sides is not None
+        self.size_multiple = sides.multiple
         """Latent height and width must be multiples of this."""
         self._shapes = {name: value.shape for name, value in inputs.items()}
         self._fitting: tuple[tuple[str, torch.Size], ...] = ()
@@ -82,7 +85,7 @@ class ExportedUNet:
         tensors |= self._added(added_cond_kwargs or {})
         self._check_shapes(tensors)
         tensors["timestep"] = torch.tensor(_single_timestep(timestep))
-        output = self._session.run(tensors, {OUTPUT_NAME: sample.shape})[OUTPUT_NAME]
+        output = self._session.run(tensors, {UNET.output: sample.shape})[UNET.output]
         eps = output.to(sample.device, sample.dtype)
         return UNet2DConditionOutput(sample=eps) if return_dict else (eps,)
 

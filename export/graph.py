@@ -1,83 +1,83 @@
-"""From a UNet to an ONNX graph in memory that keeps every parameter under its own name."""
+"""From a denoiser to an ONNX graph in memory that keeps every parameter under its own name."""
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import onnx_ir as ir
 import torch
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from onnx_ir.passes.common import IdentityEliminationPass
-from onnxscript import opset18
 from onnxscript.optimizer import optimize_ir
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from torch.fx import Node
 
-from safediff.errors import UsageError
+from safediff.export.operators import translations
+from safediff.export.signature import BATCH, HEIGHT, WIDTH, Input, Sides, signature_of
 
-PREFIX = "unet."
-OUTPUT_NAME = "out_sample"
-NUM_TIME_IDS = 6
-"""Base SDXL: original size, crop, target size, two numbers each."""
 MAX_TRACED_BATCH = 63
 """diffusers has a branch for batches of 64 and more (it only copies a tensor): the graph is traced
 below it and runs at any batch size."""
-GELU_OPSET = 20
-"""From here on ONNX has it."""
-UNSUPPORTED = ("class_embed_type", "encoder_hid_dim_type", "time_cond_proj_dim")
+NUM_TRACED_TOKENS = 8
 
 
-class _Graph(nn.Module):
-    """The call that is traced. The attribute's name becomes the prefix of every parameter."""
-
-    def __init__(self, unet: UNet2DConditionModel) -> None:
-        super().__init__()
-        self.unet = unet
-
-    def forward(
-        self,
-        sample: Tensor,
-        timestep: Tensor,
-        encoder_hidden_states: Tensor,
-        text_embeds: Tensor | None = None,
-        time_ids: Tensor | None = None,
-    ) -> Tensor:
-        """Noise prediction, shape of ``sample`` (b, c, h, w)."""
-        added = None
-        if text_embeds is not None:
-            # diffusers joins it with float32 time embeddings; ONNX Runtime refuses mixed types
-            added = {"text_embeds": text_embeds.float(), "time_ids": time_ids}
-        out: Tensor = self.unet(
-            sample,
-            timestep.reshape(1),
-            encoder_hidden_states,
-            added_cond_kwargs=added,
-            return_dict=False,
-        )[0]
-        return out
-
-
-def size_multiple(config: Any) -> int:
-    """Latent height and width must be multiples of this: the graph lacks the resize branch."""
-    return int(2 ** (len(config.block_out_channels) - 1))
-
-
-def build_graph(unet: UNet2DConditionModel, opset: int, num_tokens: int) -> ir.Model:
-    """Trace, translate and optimise; batch, height and width are dynamic.
+def build_graph(denoiser: Any, opset: int, num_tokens: int) -> ir.Model:
+    """Trace, translate and optimise; see ``signature`` for inputs and dynamic dimensions.
 
     Raises:
-        UsageError: the UNet has inputs that the graph does not offer.
+        UsageError: the network is of another kind, or has inputs that the graph does not offer.
     """
-    inputs = example_inputs(unet, num_tokens)
-    batch = Dim("batch", min=1, max=MAX_TRACED_BATCH)
-    multiple = size_multiple(unet.config)
-    shapes: dict[str, Any] = {name: {0: batch} for name in inputs}
-    shapes["sample"] |= {2: multiple * Dim("rows", min=1), 3: multiple * Dim("columns", min=1)}
-    shapes["timestep"] = None
-    model = trace(_Graph(unet), inputs, shapes, [OUTPUT_NAME], opset, PREFIX, is_unet=True)
-    _name_dimensions(model)
-    require_names(model, PREFIX, unet.state_dict())
+    signature = signature_of(type(denoiser).__name__)
+    inputs = signature.inputs(denoiser.config, num_tokens)
+    sides = signature.sides(denoiser.config)
+    examples = example_inputs(inputs, sides, denoiser)
+    model = trace(
+        signature.call(denoiser),
+        examples,
+        _dynamic_shapes(inputs, sides),
+        [signature.output],
+        opset,
+        signature.prefix,
+        own_attention=True,
+        decompose=False,
+    )
+    _name_dimensions(model, inputs)
+    require_names(model, signature.prefix, denoiser.state_dict())
     return model
+
+
+def example_inputs(
+    inputs: Sequence[Input], sides: Sides | None, denoiser: Any
+) -> dict[str, Tensor]:
+    """Inputs by name, in the graph's order; batch 2, since tracing specialises batches 0 and 1."""
+    sizes = {BATCH: 2}
+    if sides is not None:
+        # not the network's own size, for which PixArt takes a table that holds for no other
+        own = denoiser.config.sample_size
+        side = 2 * sides.multiple if own != 2 * sides.multiple else 4 * sides.multiple
+        sizes |= {HEIGHT: side, WIDTH: side}
+    found = {}
+    for given in inputs:
+        shape = [sizes.get(d, NUM_TRACED_TOKENS) if isinstance(d, str) else d for d in given.shape]
+        found[given.name] = torch.ones(
+            shape, dtype=given.dtype or denoiser.dtype, device=denoiser.device
+        )
+    return found
+
+
+def _dynamic_shapes(inputs: Sequence[Input], sides: Sides | None) -> dict[str, Any]:
+    """The dynamic dimensions of each input."""
+    known: dict[str, Any] = {BATCH: Dim(BATCH, min=1, max=MAX_TRACED_BATCH)}
+    if sides is not None:
+        last = {} if sides.largest is None else {"max": sides.largest // sides.multiple}
+        known[HEIGHT] = sides.multiple * Dim("rows", min=1, **last)
+        known[WIDTH] = sides.multiple * Dim("columns", min=1, **last)
+    shapes = {}
+    for given in inputs:
+        named = {axis: size for axis, size in enumerate(given.shape) if isinstance(size, str)}
+        for size in named.values():
+            known.setdefault(size, Dim(size, min=1))
+        shapes[given.name] = {axis: known[size] for axis, size in named.items()} or None
+    return shapes
 
 
 def trace(
@@ -88,7 +88,8 @@ def trace(
     opset: int,
     prefix: str,
     *,
-    is_unet: bool = False,
+    own_attention: bool = False,
+    decompose: bool = True,
 ) -> ir.Model:
     """Trace, translate and optimise one call of ``module``.
 
@@ -99,20 +100,22 @@ def trace(
         outputs: Names of what the call returns.
         opset: Of the graph.
         prefix: Of the parameters' names.
-        is_unet: Its operators are known, which saves half of the time.
+        own_attention: All attention has four dimensions.
+        decompose: False where all operators are known, which saves half of the time.
     """
+    own = translations(opset, own_attention=own_attention)
     with torch.no_grad():
         program = torch.export.export(
             module.eval(), tuple(inputs.values()), dynamic_shapes=tuple(shapes.values())
         )
         translated = torch.onnx.export(
-            _as_decomposed(program) if is_unet else program,
+            program if decompose else _as_decomposed(program, own),
             dynamo=True,
             opset_version=opset,
             optimize=False,
             input_names=list(inputs),
             output_names=list(outputs),
-            custom_translation_table=_translations(opset) | (_OF_A_UNET if is_unet else {}),
+            custom_translation_table=own,
             verbose=False,
         )
     assert translated is not None
@@ -122,93 +125,29 @@ def trace(
     return model
 
 
-def example_inputs(unet: UNet2DConditionModel, num_tokens: int) -> dict[str, Tensor]:
-    """Inputs by name, in the graph's order; batch 2, since tracing specialises batches 0 and 1."""
-    config: Any = unet.config
-    dtype = unet.dtype
-    given = [name for name in UNSUPPORTED if config.get(name) is not None]
-    if given or config.addition_embed_type not in (None, "text_time"):
-        raise UsageError(
-            f"this UNet needs {', '.join(given) or config.addition_embed_type}; the ONNX export "
-            "covers Stable Diffusion 1.x, 2.x and base SDXL",
-            "remove onnx from export.targets",
-        )
-    side = 2 * size_multiple(config)
-    inputs = {
-        "sample": torch.randn(2, config.in_channels, side, side, dtype=dtype),
-        "timestep": torch.tensor(500.0),  # float32 always: float16 cannot hold 946.26
-        "encoder_hidden_states": torch.randn(
-            2, num_tokens, config.cross_attention_dim, dtype=dtype
-        ),
-    }
-    if config.addition_embed_type == "text_time":
-        added = NUM_TIME_IDS * config.addition_time_embed_dim
-        pooled = config.projection_class_embeddings_input_dim - added
-        inputs["text_embeds"] = torch.randn(2, pooled, dtype=dtype)
-        inputs["time_ids"] = torch.ones(2, NUM_TIME_IDS, dtype=dtype)
-    return {name: tensor.to(unet.device) for name, tensor in inputs.items()}
-
-
-def _as_decomposed(program: ExportedProgram) -> ExportedProgram:
+def _as_decomposed(program: ExportedProgram, known: Collection[Any]) -> ExportedProgram:
     """The program with its decomposition switched off where that has nothing to do.
 
     The exporter traces the whole graph twice more to replace operators that ONNX lacks and to make
-    in-place ones functional: half of the time of an export. A UNet of this family has neither; a
-    graph with an in-place operator is left to the exporter.
+    in-place ones functional: half of the time of an export. The networks that are covered have
+    neither, or one whose translation is among ``known``; any other graph with an in-place operator
+    is left to the exporter.
     """
-    operators = (node.target for node in program.graph.nodes if node.op == "call_function")
-    schemas = (getattr(operator, "_schema", None) for operator in operators)
-    if not any(schema is not None and schema.is_mutable for schema in schemas):
+    if not any(_overwrites(node, known) for node in program.graph.nodes):
         program.run_decompositions = lambda *_: program
     return program
 
 
-def _translations(opset: int) -> dict[Any, Any]:
-    found: dict[Any, Any] = {torch.ops.aten.to.dtype: _to_dtype}
-    if opset < GELU_OPSET:
-        found[torch.ops.aten.gelu.default] = _gelu
-    return found
-
-
-def _attention(
-    q: Any,
-    k: Any,
-    v: Any,
-    attn_mask: Any = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: float | None = None,
-    enable_gqa: bool = False,
-) -> Any:
-    """Attention of (b, heads, tokens, d) tensors in five operators, two of which then vanish.
-
-    The exporter's own is for any rank: it takes the shape of every key apart and puts it together
-    again, a tenth of the operators of a graph. Here ONNX Runtime makes one operator of the product
-    of queries and keys with scale and transposition.
-    """
-    if attn_mask is not None or dropout_p or is_causal or enable_gqa:
-        raise NotImplementedError("attention with a mask, dropout, a causal order or shared heads")
-    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
-    scaled = opset18.Mul(q, ir.tensor(scale, dtype=q.dtype))
-    scores = opset18.MatMul(scaled, opset18.Transpose(k, perm=[0, 1, 3, 2]))
-    return opset18.MatMul(opset18.Softmax(scores, axis=-1), v)
-
-
-_OF_A_UNET = {torch.ops.aten.scaled_dot_product_attention.default: _attention}
-
-
-def _gelu(x: Any, approximate: str = "none") -> Any:
-    """GELU, x (1 + erf(x / sqrt 2)) 0.5, in the order that ONNX Runtime makes one operator of."""
-    if approximate != "none":
-        raise NotImplementedError(f"gelu with approximate={approximate!r}")
-    erf = opset18.Erf(opset18.Div(x, ir.tensor(math.sqrt(2), dtype=x.dtype)))
-    inner = opset18.Mul(x, opset18.Add(erf, ir.tensor(1.0, dtype=x.dtype)))
-    return opset18.Mul(inner, ir.tensor(0.5, dtype=x.dtype))
-
-
-def _to_dtype(x: Any, dtype: int, non_blocking: bool = False, copy: bool = False) -> Any:
-    """``aten.to.dtype``, the one operator here that the exporter only knows decomposed."""
-    return opset18.Cast(x, to=dtype)
+def _overwrites(node: Node, known: Collection[Any]) -> bool:
+    """Whether a node changes what others may read."""
+    schema = getattr(node.target, "_schema", None)
+    if schema is None or not schema.is_mutable:
+        return False
+    changed = node.args[0]
+    assert isinstance(changed, Node)
+    made = getattr(changed.target, "_schema", None)
+    is_new = made is not None and all(out.alias_info is None for out in made.returns)
+    return not (node.target in known and is_new and len(changed.users) == 1)
 
 
 def _optimise(model: ir.Model, prefix: str) -> None:
@@ -260,16 +199,16 @@ def _read_sizes_early(graph: ir.Graph) -> None:
         node.attributes["end"] = ir.AttrInt64("end", axis + 1)
 
 
-def _name_dimensions(model: ir.Model) -> None:
+def _name_dimensions(model: ir.Model, inputs: Sequence[Input]) -> None:
     """Plain names for the dynamic dimensions instead of the tracer's expressions."""
     graph = model.graph
-    sample, output = graph.inputs[0], graph.outputs[0]
-    for value in graph.inputs:
-        if value.shape is not None and len(value.shape) > 0:
-            value.shape = ir.Shape(["batch", *value.shape[1:]])
-    for value in (sample, output):
-        assert value.shape is not None
-        value.shape = ir.Shape(["batch", value.shape[1], "height", "width"])
+    for value, given in zip(graph.inputs, inputs, strict=True):
+        value.shape = ir.Shape(given.shape)
+    (output,), latents = graph.outputs, inputs[0].shape
+    assert output.shape is not None
+    output.shape = ir.Shape(
+        [name if isinstance(name, str) else output.shape[i] for i, name in enumerate(latents)]
+    )
 
 
 def require_names(model: ir.Model, prefix: str, state: Mapping[str, Tensor]) -> None:

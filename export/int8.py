@@ -21,10 +21,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from safediff.errors import Inconclusive, UsageError
-from safediff.export.graph import PREFIX
+from safediff.export.signature import SIGNATURES
 from safediff.folders import new_folder
 
 MODEL_NAME, DATA_NAME, CONFIG_NAME = "model.onnx", "model.onnx.data", "config.json"
+PREFIX = SIGNATURES["UNet2DConditionModel"].prefix
 QUANTIZED, SCALE = "_quantized", "_scale"
 _OWN_SUFFIX = "_Transposed"  # the quantiser's, on weights that it turned itself
 LEVELS = 127
@@ -39,7 +40,7 @@ def quantize_engine(
     """Write the int8 engine of an fp32 engine folder.
 
     Args:
-        source: Engine folder of ``export_unet`` in fp32.
+        source: Engine folder of ``export_denoiser`` in fp32.
         folder: The engine folder to write; an earlier engine there is replaced.
         metadata: Stored in the graph.
         kept: Names of weights, as in the UNet's state, that stay fp32 (``calibration``).

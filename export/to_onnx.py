@@ -1,7 +1,8 @@
-"""Writes ONNX engines of a diffusers UNet, changes their weights, and proves whose they are.
+"""Writes ONNX engines of a denoiser, changes their weights, and proves whose they are.
 
-An engine folder holds ``model.onnx``, ``model.onnx.data`` and ``config.json`` (the UNet's own, as
-diffusers writes it). Every parameter is an initializer named ``unet.<state dict key>``.
+An engine folder holds ``model.onnx``, ``model.onnx.data`` and ``config.json`` (the network's own,
+as diffusers writes it). Every parameter is an initializer named ``unet.<state dict key>``, of a
+transformer ``transformer.<state dict key>``.
 """
 
 import copy
@@ -9,19 +10,19 @@ import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import onnx_ir as ir
 import torch
-from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from onnx_ir.tensor_adapters import TorchTensor, to_torch_dtype
 from torch import Tensor, nn
 
 from safediff.errors import Inconclusive, UsageError
-from safediff.export.graph import PREFIX, build_graph
+from safediff.export.graph import build_graph
 from safediff.export.int8 import is_int8, verify_int8_identity
 from safediff.export.quiet import quiet
+from safediff.export.signature import PREFIXES
 from safediff.folders import new_folder
 from safediff.models.patch import state_sha256
 
@@ -32,11 +33,11 @@ ENGINE_FILES = frozenset({MODEL_NAME, DATA_NAME, CONFIG_NAME})
 
 Precision = Literal["fp32", "fp16", "int8"]
 DTYPES: Mapping[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16}
-"""Types that a UNet is traced in; an int8 engine is made of an fp32 one (``int8``)."""
+"""Types that a network is traced in; an int8 engine is made of an fp32 one (``int8``)."""
 
 
-def export_unet(
-    unet: UNet2DConditionModel,
+def export_denoiser(
+    denoiser: Any,
     folder: Path,
     *,
     opset: int = 18,
@@ -44,18 +45,18 @@ def export_unet(
     num_tokens: int = 77,
     metadata: Mapping[str, str] | None = None,
 ) -> Path:
-    """Export a UNet of Stable Diffusion 1.x, 2.x or base SDXL.
+    """Export one of diffusers' networks that ``signature`` describes.
 
-    Inputs: ``sample`` (b, c, h, w), ``timestep`` (0-d, float32), ``encoder_hidden_states``
-    (b, num_tokens, dim); SDXL also ``text_embeds`` (b, dim) and ``time_ids`` (b, 6). Output:
-    ``out_sample``, shape of ``sample``. Batch, height and width are dynamic; height and width must
-    be multiples of ``graph.size_multiple``.
+    A UNet's inputs: ``sample`` (b, c, h, w), ``timestep`` (0-d, float32),
+    ``encoder_hidden_states`` (b, num_tokens, dim); SDXL also ``text_embeds`` (b, dim) and
+    ``time_ids`` (b, 6). Output: ``out_sample``, shape of ``sample``. Batch, height and width are
+    dynamic, of transformers also the number of tokens; ``Signature.sides`` limits the sizes.
 
     Args:
-        unet: Is not changed; a cast copy is exported where the precision differs.
+        denoiser: Is not changed; a cast copy is exported where the precision differs.
         folder: The engine folder to write; an earlier engine there is replaced.
         opset: 18 runs everywhere; 23 has attention as one node.
-        precision: Type of weights, inputs (except ``timestep``) and output.
+        precision: Type of weights, latents and texts; times and scales are float32.
         num_tokens: Length of the text encoder's window.
         metadata: Stored in the graph, for example hashes of the weights.
 
@@ -63,24 +64,25 @@ def export_unet(
         Path of the written ``model.onnx``.
 
     Raises:
-        UsageError: the UNet is of another family, or ``folder`` is something else.
+        UsageError: the network is of another kind, or ``folder`` is something else.
         Inconclusive: the exporter failed, or the folder can't be written.
     """
     with new_folder(folder, is_engine, "an engine folder") as temporary:
         try:
             with quiet():
-                model = build_graph(_prepared(unet, DTYPES[precision]), opset, num_tokens)
+                model = build_graph(_prepared(denoiser, DTYPES[precision]), opset, num_tokens)
         except (UsageError, OSError):
             raise
         except Exception as error:
             first = (str(error).strip() or repr(error)).splitlines()[0]
             raise Inconclusive(
-                f"{folder}: the UNet could not be exported: {type(error).__name__}: {first[:200]}",
+                f"{folder}: the {type(denoiser).__name__} could not be exported: "
+                f"{type(error).__name__}: {first[:200]}",
                 "run `safediff doctor` and compare the versions with the supported ones",
             ) from error
         model.metadata_props.update(metadata or {})
         _save(model, temporary)
-        _save_config(unet, temporary)
+        _save_config(denoiser, temporary)
     return folder / MODEL_NAME
 
 
@@ -92,7 +94,7 @@ def swap_weights(
     Args:
         src: An engine folder.
         dst: The engine folder to write; not ``src``, whose data is read while ``dst`` is written.
-        state_dict: The whole state of the UNet; cast to the engine's precision.
+        state_dict: The whole state of the network; cast to the engine's precision.
         metadata: Takes the place of the metadata of ``src``, which spoke of other weights.
 
     Returns:
@@ -110,10 +112,11 @@ def swap_weights(
             f"{src}: is an int8 engine, whose scales belong to its weights",
             "swap into the fp32 engine and quantise that (--precision int8)",
         )
-    slots = _slots(model, state_dict, src / MODEL_NAME)
+    prefix = _prefix(model)
+    slots = _slots(model, state_dict, src / MODEL_NAME, prefix)
     for name, slot in slots.items():
         assert slot.const_value is not None
-        tensor = state_dict[name.removeprefix(PREFIX)]
+        tensor = state_dict[name.removeprefix(prefix)]
         new = TorchTensor(_cast(tensor, slot), name=name)
         if tuple(new.shape) != tuple(slot.const_value.shape):
             raise UsageError(
@@ -131,11 +134,16 @@ def swap_weights(
 
 
 def verify_identity(
-    model_path: Path, state_dict: Mapping[str, Tensor], prefix: str = PREFIX
+    model_path: Path, state_dict: Mapping[str, Tensor], prefix: str | None = None
 ) -> None:
     """Prove that an engine computes with exactly these weights, cast to its precision.
 
     Of an int8 engine: with what quantising these weights gives.
+
+    Args:
+        model_path: ``model.onnx``.
+        state_dict: The whole state.
+        prefix: Of the parameters' names; None: that of the denoiser in the graph.
 
     Raises:
         UsageError: the names differ from the engine's.
@@ -145,6 +153,7 @@ def verify_identity(
     if is_int8(model):
         verify_int8_identity(model_path, model, state_dict)
         return
+    prefix = _prefix(model) if prefix is None else prefix
     for name, slot in _slots(model, state_dict, model_path, prefix).items():
         assert slot.const_value is not None
         expected = _cast(state_dict[name.removeprefix(prefix)], slot)
@@ -158,22 +167,23 @@ def verify_identity(
 
 
 def initializers_sha256(model_path: Path) -> str:
-    """``state_sha256`` of the weights in an engine; of an fp32 one it is that of its UNet.
+    """``state_sha256`` of the weights in an engine; of an fp32 one it is that of its network.
 
     Raises:
         Inconclusive: the engine can't be read.
     """
-    return tensor_sha256(model_path, PREFIX)
+    return tensor_sha256(model_path)
 
 
-def tensor_sha256(model_path: Path, prefix: str) -> str:
-    """``state_sha256`` of the initializers of that prefix, which their names lose.
+def tensor_sha256(model_path: Path, prefix: str | None = None) -> str:
+    """``state_sha256`` of the initializers of a prefix, the denoiser's if none is given.
 
     Raises:
         Inconclusive: the model can't be read.
     """
-    state = {}
-    for name, value in _load(model_path).graph.initializers.items():
+    state, model = {}, _load(model_path)
+    prefix = _prefix(model) if prefix is None else prefix
+    for name, value in model.graph.initializers.items():
         if name.startswith(prefix):
             assert value.const_value is not None
             array = np.frombuffer(_bytes(value.const_value), value.const_value.dtype.numpy())
@@ -192,7 +202,7 @@ def read_opset(model_path: Path) -> int:
 
 
 def read_metadata(model_path: Path) -> dict[str, str]:
-    """The metadata that ``export_unet`` stored.
+    """The metadata that ``export_denoiser`` stored.
 
     Raises:
         Inconclusive: the engine can't be read.
@@ -221,10 +231,10 @@ def is_engine(folder: Path) -> bool:
     return {path.name for path in folder.iterdir()} == ENGINE_FILES
 
 
-def _prepared(unet: UNet2DConditionModel, dtype: torch.dtype) -> UNet2DConditionModel:
-    if unet.dtype == dtype and not unet.training:
-        return unet
-    cast = copy.deepcopy(unet)
+def _prepared(denoiser: Any, dtype: torch.dtype) -> Any:
+    if denoiser.dtype == dtype and not denoiser.training:
+        return denoiser
+    cast = copy.deepcopy(denoiser)
     nn.Module.to(cast, dtype)  # diffusers' own ``to`` warns that none of its layers stays fp32
     return cast.eval()
 
@@ -233,8 +243,8 @@ def _save(model: ir.Model, folder: Path) -> None:
     ir.save(model, folder / MODEL_NAME, external_data=DATA_NAME)
 
 
-def _save_config(unet: UNet2DConditionModel, folder: Path) -> None:
-    config = json.loads(unet.to_json_string())
+def _save_config(denoiser: Any, folder: Path) -> None:
+    config = json.loads(denoiser.to_json_string())
     config.pop("_name_or_path", None)  # where the base lay on the machine that exported
     text = json.dumps(config, indent=2, sort_keys=True) + "\n"
     (folder / CONFIG_NAME).write_text(text, encoding="utf-8")
@@ -251,8 +261,15 @@ def _load(path: Path) -> ir.Model:
         ) from error
 
 
+def _prefix(model: ir.Model) -> str:
+    """Of the denoiser's parameters."""
+    names = model.graph.initializers
+    found = [prefix for prefix in PREFIXES if any(name.startswith(prefix) for name in names)]
+    return found[0] if found else PREFIXES[0]
+
+
 def _slots(
-    model: ir.Model, state: Mapping[str, Tensor], path: Path, prefix: str = PREFIX
+    model: ir.Model, state: Mapping[str, Tensor], path: Path, prefix: str
 ) -> dict[str, ir.Value]:
     slots = {n: v for n, v in model.graph.initializers.items() if n.startswith(prefix)}
     differing = slots.keys() ^ {prefix + key for key in state}

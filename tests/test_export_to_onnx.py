@@ -21,7 +21,7 @@ from safediff.export.to_onnx import (
     DATA_NAME,
     ENGINE_FILES,
     MODEL_NAME,
-    export_unet,
+    export_denoiser,
     initializers_sha256,
     read_metadata,
     read_precision,
@@ -107,7 +107,7 @@ def test_half_precision_export_is_silent_and_leaves_the_unet_alone(
 ) -> None:
     unet, folder = tiny_unet(xl=True), tmp_path / "engine"
     unet.register_to_config(_name_or_path="/home/somebody/models")
-    path = export_unet(unet, folder, precision="fp16", metadata={"policy": "abc"})
+    path = export_denoiser(unet, folder, precision="fp16", metadata={"policy": "abc"})
     assert capfd.readouterr() == ("", "")
     assert unet.dtype == torch.float32
     assert unet_sha256(unet) == unet_sha256(tiny_unet(xl=True))
@@ -199,11 +199,11 @@ def test_other_families_are_refused(tmp_path: Path) -> None:
     unet = fresh_unet()
     unet.register_to_config(time_cond_proj_dim=32)
     with pytest.raises(UsageError, match="needs time_cond_proj_dim"):
-        export_unet(unet, tmp_path / "e")
+        export_denoiser(unet, tmp_path / "e")
     unet = fresh_unet()
     unet.register_to_config(addition_embed_type="image")
     with pytest.raises(UsageError, match="needs image"):
-        export_unet(unet, tmp_path / "e")
+        export_denoiser(unet, tmp_path / "e")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -213,7 +213,7 @@ def test_a_failed_export_leaves_nothing(tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(to_onnx, "build_graph", broken)
     with pytest.raises(Inconclusive, match=r"could not be exported: RuntimeError: first line$"):
-        export_unet(fresh_unet(), tmp_path / "e")
+        export_denoiser(fresh_unet(), tmp_path / "e")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -237,7 +237,7 @@ def test_a_graph_with_an_in_place_operator_is_decomposed() -> None:
 
 @pytest.mark.parametrize("opset", [18, 20])
 def test_gelu_is_one_operator_of_the_runtime(opset: int, tmp_path: Path) -> None:
-    path = export_unet(tiny_unet(), tmp_path / "engine", opset=opset)
+    path = export_denoiser(tiny_unet(), tmp_path / "engine", opset=opset)
     options = ort.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
     options.log_severity_level = 4

@@ -172,7 +172,7 @@ def test_resuming_a_finished_run_does_nothing_twice(
     copy = shutil.copytree(folder, tmp_path / "run")
     before = _bytes(copy)
     monkeypatch.setattr(DistilTrainer, "run", _refuse)
-    monkeypatch.setattr(engines, "export_unet", _refuse)
+    monkeypatch.setattr(engines, "export_denoiser", _refuse)
     drawn = _count_drawn(monkeypatch)
     plan = small_plan(tmp_path)
     again = erase(plan, open_run(plan, copy, resume=True), SilentUi())

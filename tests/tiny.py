@@ -30,7 +30,7 @@ from transformers import (
     CLIPTokenizer,
 )
 
-from safediff.export.to_onnx import Precision, export_unet, swap_weights
+from safediff.export.to_onnx import Precision, export_denoiser, swap_weights
 from safediff.models.stable_diffusion import StableDiffusion
 from safediff.models.stable_diffusion_xl import StableDiffusionXL
 
@@ -202,7 +202,7 @@ def fresh_engine(xl: bool = False, precision: Precision = "fp32", opset: int = 1
     Tests take ``tiny_engine``, whose weights differ from each other.
     """
     folder = _session_folder() / f"fresh-{xl}-{precision}-{opset}"
-    export_unet(fresh_unet(xl), folder, precision=precision, opset=opset)
+    export_denoiser(fresh_unet(xl), folder, precision=precision, opset=opset)
     return folder
 
 

@@ -57,7 +57,7 @@ def write_release(
         folder: The release.
         backbone: Its ``unet`` is the PyTorch UNet with the weights that were verified.
         evidence: What was measured.
-        engine: Engine folder that ``export_unet`` wrote from the same weights.
+        engine: Engine folder that ``export_denoiser`` wrote from the same weights.
         extra_files: Further files by their path in the release (report, journal, patch).
         more: What was measured under further policies, by the path of its certificate.
 

@@ -12,7 +12,7 @@ from safediff.export.runtime import ExportedUNet
 from safediff.export.survival import Survival
 from safediff.export.to_onnx import (
     MODEL_NAME,
-    export_unet,
+    export_denoiser,
     initializers_sha256,
     verify_identity,
 )
@@ -43,7 +43,7 @@ def export_engine(plan: Plan, base: Backbone, safe: Backbone, folder: Path) -> P
     """Write the ONNX engine of a PyTorch UNet, or keep one that is there; prove its weights."""
     path = folder / MODEL_NAME
     if not path.exists():
-        export_unet(
+        export_denoiser(
             safe.denoiser,
             folder,
             opset=plan.export.opset,

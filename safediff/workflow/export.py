@@ -19,7 +19,7 @@ from safediff.export.to_onnx import (
     DATA_NAME,
     MODEL_NAME,
     Precision,
-    export_unet,
+    export_denoiser,
     initializers_sha256,
     is_engine,
     read_metadata,
@@ -143,7 +143,7 @@ def write_engine(
             for name in (MODEL_NAME, DATA_NAME, CONFIG_NAME):
                 shutil.copyfile(source.engine / name, temporary / name)
     else:
-        export_unet(
+        export_denoiser(
             source.model.denoiser,
             folder,
             opset=opset,
