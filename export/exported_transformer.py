@@ -100,7 +100,9 @@ class ExportedTransformer:
                 for want, size in zip(wanted, found, strict=True)
             ):
                 known = [sizes.get(size, size) for size in wanted]
-                raise ValueError(f"{name} has shape {found}, the exported transformer takes {known}")
+                raise ValueError(
+                    f"{name} has shape {found}, the exported transformer takes {known}"
+                )
         self._require_sides(sizes)
         return sizes
 

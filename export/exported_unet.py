@@ -11,8 +11,8 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from torch import Tensor
 
 from safediff.errors import Inconclusive
-from safediff.export.signature import SIGNATURES
 from safediff.export.session import CPU_PROVIDER, Session
+from safediff.export.signature import SIGNATURES
 from safediff.export.to_onnx import CONFIG_NAME, MODEL_NAME
 
 UNET = SIGNATURES["UNet2DConditionModel"]

@@ -37,8 +37,7 @@ def build_graph(denoiser: Any, opset: int, num_tokens: int) -> ir.Model:
         [signature.output],
         opset,
         signature.prefix,
-        own_attention=True,
-        decompose=False,
+        known_operators=True,
     )
     _name_dimensions(model, inputs)
     require_names(model, signature.prefix, denoiser.state_dict())
@@ -88,8 +87,7 @@ def trace(
     opset: int,
     prefix: str,
     *,
-    own_attention: bool = False,
-    decompose: bool = True,
+    known_operators: bool = False,
 ) -> ir.Model:
     """Trace, translate and optimise one call of ``module``.
 
@@ -100,16 +98,16 @@ def trace(
         outputs: Names of what the call returns.
         opset: Of the graph.
         prefix: Of the parameters' names.
-        own_attention: All attention has four dimensions.
-        decompose: False where all operators are known, which saves half of the time.
+        known_operators: It is one of diffusers' denoisers, whose operators need not be decomposed,
+            which saves half of the time.
     """
-    own = translations(opset, own_attention=own_attention)
+    own = translations(opset, of_denoiser=known_operators)
     with torch.no_grad():
         program = torch.export.export(
             module.eval(), tuple(inputs.values()), dynamic_shapes=tuple(shapes.values())
         )
         translated = torch.onnx.export(
-            program if decompose else _as_decomposed(program, own),
+            _as_decomposed(program, own) if known_operators else program,
             dynamo=True,
             opset_version=opset,
             optimize=False,

@@ -15,22 +15,12 @@ GELU_OPSET = 20
 """From here on ONNX has it."""
 
 
-def translations(opset: int, *, own_attention: bool) -> dict[Any, Any]:
-    """By operator, as ``torch.onnx.export`` takes them."""
-    found = {
-        aten.to.dtype: _to_dtype,
-        aten.to.dtype_layout: _to_dtype_layout,
-        aten.squeeze.dim: _squeeze,
-        aten.rsub.Scalar: _rsub,
-        aten.outer.default: _outer,
-        aten.meshgrid.indexing: _meshgrid,
-        aten.div_.Tensor: _div,
-        aten.clip.default: _clip,
-        aten.rms_norm.default: _rms_norm,
-    }
+def translations(opset: int, *, of_denoiser: bool) -> dict[Any, Any]:
+    """By operator, as ``torch.onnx.export`` takes them; all that diffusers' denoisers need."""
+    found: dict[Any, Any] = {aten.to.dtype: _to_dtype}
     if opset < GELU_OPSET:
         found[aten.gelu.default] = _gelu
-    return found | (OWN_ATTENTION if own_attention else {})
+    return found | (OF_A_DENOISER if of_denoiser else {})
 
 
 def _attention(
@@ -58,10 +48,6 @@ def _attention(
     if attn_mask is not None:
         scores = opset18.Add(scores, attn_mask)
     return opset18.MatMul(opset18.Softmax(scores, axis=-1), v)
-
-
-OWN_ATTENTION: Mapping[Any, Any] = {aten.scaled_dot_product_attention.default: _attention}
-"""For networks whose attention always has four dimensions."""
 
 
 def _gelu(x: Any, approximate: str = "none") -> Any:
@@ -146,3 +132,17 @@ def _squeeze(x: Any, dim: int) -> Any:
     The exporter's own drops it all the same, and the graph then cannot be run.
     """
     return opset18.Squeeze(x, opset18.Constant(value_ints=[dim])) if x.shape[dim] == 1 else x
+
+
+OF_A_DENOISER: Mapping[Any, Any] = {
+    aten.scaled_dot_product_attention.default: _attention,
+    aten.rms_norm.default: _rms_norm,
+    aten.to.dtype_layout: _to_dtype_layout,
+    aten.squeeze.dim: _squeeze,
+    aten.rsub.Scalar: _rsub,
+    aten.outer.default: _outer,
+    aten.clip.default: _clip,
+    aten.meshgrid.indexing: _meshgrid,
+    aten.div_.Tensor: _div,
+}
+"""Operators of UNets and transformers that the exporter only knows decomposed, and attention."""

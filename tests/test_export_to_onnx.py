@@ -15,7 +15,7 @@ from diffusers import UNet2DConditionModel
 from tiny import NUM_TOKENS, TEXT_DIM, fresh_engine, fresh_unet, tiny_engine, tiny_unet
 
 from safediff.errors import Inconclusive, UsageError
-from safediff.export import graph, to_onnx
+from safediff.export import graph, operators, to_onnx
 from safediff.export.runtime import ExportedUNet
 from safediff.export.to_onnx import (
     DATA_NAME,
@@ -157,7 +157,7 @@ def test_a_lost_parameter_stops_the_export() -> None:
     model = ir.load(tiny_engine() / MODEL_NAME)
     del model.graph.initializers["unet.conv_out.bias"]
     with pytest.raises(RuntimeError, match=r"1 parameters lost .* unet\.conv_out\.bias"):
-        graph.require_names(model, graph.PREFIX, tiny_unet().state_dict())
+        graph.require_names(model, "unet.", tiny_unet().state_dict())
 
 
 def test_swap_refuses_other_architectures(tmp_path: Path) -> None:
@@ -231,7 +231,7 @@ def test_a_graph_with_an_in_place_operator_is_decomposed() -> None:
     example = (torch.ones(2),)
     for module, kept in ((InPlace(), False), (Functional(), True)):
         program = torch.export.export(module, example)
-        decomposed = graph._as_decomposed(program).run_decompositions({})
+        decomposed = graph._as_decomposed(program, ()).run_decompositions({})
         assert (decomposed is program) == kept
 
 
@@ -268,7 +268,7 @@ def test_attention_takes_few_operators(monkeypatch: pytest.MonkeyPatch) -> None:
         return Counter(n.op_type for n in graph.build_graph(tiny_unet(), 18, 77).graph)
 
     own = operators()
-    monkeypatch.setattr(graph, "_OF_A_UNET", {})
+    monkeypatch.setattr(operators, "OF_A_DENOISER", {})
     exporters = operators()
     assert own["Softmax"] == exporters["Softmax"] > 0
     for name in ("Shape", "Slice", "Concat", "Reshape"):
@@ -276,8 +276,14 @@ def test_attention_takes_few_operators(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    "unusual", [{"attn_mask": 1}, {"dropout_p": 0.1}, {"is_causal": True}, {"enable_gqa": True}]
+    "unusual",
+    [
+        {"attn_mask": ir.Value(type=ir.TensorType(ir.DataType.BOOL))},
+        {"dropout_p": 0.1},
+        {"is_causal": True},
+        {"enable_gqa": True},
+    ],
 )
 def test_attention_of_another_kind_is_not_translated(unusual: dict[str, Any]) -> None:
     with pytest.raises(NotImplementedError, match="mask"):
-        graph._attention(None, None, None, **unusual)
+        operators._attention(ir.Value(), None, None, **unusual)

@@ -19,7 +19,7 @@ from safediff.models.patch import state_sha256, unet_sha256
 from safediff.models.stable_diffusion import StableDiffusion
 from safediff.release import layout
 from safediff.release.checksums import verify_checksums
-from safediff.release.layout import ENGINE_PATH, write_release
+from safediff.release.layout import write_release
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +127,7 @@ def test_certificate_is_about_these_files(release: Path) -> None:
         assert row["sha256"] == sums[path]
         assert row["size_bytes"] == (release / path).stat().st_size
         assert row["precision"] == "fp32"
-    assert rows[ENGINE_PATH]["format"] == "onnx"
+    assert rows["unet/model.onnx"]["format"] == "onnx"
     assert certificate["verdict"] == "pass"
     assert certificate["statement"] in (release / "README.md").read_text()
 

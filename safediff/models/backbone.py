@@ -75,8 +75,6 @@ class Backbone(ABC):
     """Attention reads the states behind a text's end token, too."""
     distilled_guidance: ClassVar[bool] = False
     """Guidance is an input of the network, or gone into it, instead of a second pass."""
-    export_obstacle: ClassVar[str | None] = None
-    """Why the denoiser cannot be exported to ONNX; None where it can."""
 
     name: str
     """What the user called the model; for messages."""

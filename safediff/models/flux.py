@@ -35,7 +35,6 @@ class Flux(Backbone):
     pipeline_name: ClassVar[str] = "FluxPipeline"
     component: ClassVar[str] = "transformer"
     text_path: ClassVar[TextPath] = "stream"
-    export_obstacle: ClassVar[str | None] = "the ONNX export covers UNets, not transformers"
     distilled_guidance: ClassVar[bool] = True
 
     tokenizer_2: Any

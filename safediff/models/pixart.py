@@ -29,7 +29,6 @@ class PixArt(Backbone):
     text_path: ClassVar[TextPath] = "projection"
     num_start_tokens: ClassVar[int] = 0
     reads_padding: ClassVar[bool] = False
-    export_obstacle: ClassVar[str | None] = "the ONNX export covers UNets, not transformers"
 
     window: int
     """Tokens that T5 reads of a text, the end token included."""

@@ -30,7 +30,6 @@ class StableDiffusion3(Backbone):
     pipeline_name: ClassVar[str] = "StableDiffusion3Pipeline"
     component: ClassVar[str] = "transformer"
     text_path: ClassVar[TextPath] = "stream"
-    export_obstacle: ClassVar[str | None] = "the ONNX export covers UNets, not transformers"
 
     tokenizer_2: Any
     text_encoder_2: Any

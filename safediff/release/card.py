@@ -57,16 +57,20 @@ does not show that no prompt, attack or later training brings a concept back.
 """
 
 _ENGINE = """
-The ONNX engine computes the same UNet:
+The ONNX engine computes the same {network}:
 
 ```python
 from pathlib import Path
 
-from safediff.export.runtime import ExportedUNet
+from safediff.export.runtime import {opened}
 
-pipe.unet = ExportedUNet(Path("path/to/this/folder/unet"))
+pipe.{component} = {opened}(Path("path/to/this/folder/{component}"))
 ```
 """
+_NETWORKS = {
+    "unet": ("UNet", "ExportedUNet"),
+    "transformer": ("transformer", "ExportedTransformer"),
+}
 
 
 def model_card(certificate: Mapping[str, Any]) -> str:
@@ -79,7 +83,7 @@ def model_card(certificate: Mapping[str, Any]) -> str:
         counts=", ".join(f"{n} {name}" for name, n in certificate["counts"].items() if n),
         issued=certificate["issued_at"],
         expires=certificate["expires_at"],
-        engine=_ENGINE if any(f["format"] == "onnx" for f in certificate["subject"]) else "",
+        engine=_engine(certificate),
         rows="\n".join(_row(check) for check in certificate["checks"]),
         parity="\n" + "\n".join(_parity_line(row) for row in parity) + "\n" if parity else "",
         modification=_bullets(_modification(certificate["modification"])),
@@ -90,6 +94,16 @@ def model_card(certificate: Mapping[str, Any]) -> str:
         limitations=_bullets(certificate["limitations"]) or "- none stated",
     )
     return f"---\n{yaml.safe_dump(_front_matter(certificate), sort_keys=False)}---\n\n{body}"
+
+
+def _engine(certificate: Mapping[str, Any]) -> str:
+    """How its engine is used, where it has one."""
+    held = {f["path"].partition("/")[0] for f in certificate["subject"] if f["format"] == "onnx"}
+    return "".join(
+        _ENGINE.format(component=component, network=network, opened=opened)
+        for component, (network, opened) in _NETWORKS.items()
+        if component in held
+    )
 
 
 def _title(certificate: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Writes the release folder: a diffusers model with the modified UNet, its engine, its evidence."""
+"""Writes the release folder: a diffusers model with the modified denoiser, engine, evidence."""
 
 import json
 import shutil
@@ -29,7 +29,6 @@ from safediff.release.certificate import (
 from safediff.release.checksums import sha256_file, write_checksums
 from safediff.release.gate_statement import STATEMENT_NAME, dump_statement, gate_statement
 
-ENGINE_PATH = f"unet/{MODEL_NAME}"
 _FORMATS = {".safetensors": "safetensors", ".onnx": "onnx", ".data": "onnx-external-data"}
 TEXT_LEVEL = "text_model."
 ONE_FILE = "10000GB"
@@ -55,7 +54,7 @@ def write_release(
 
     Args:
         folder: The release.
-        backbone: Its ``unet`` is the PyTorch UNet with the weights that were verified.
+        backbone: Its ``denoiser`` is the PyTorch network with the weights that were verified.
         evidence: What was measured.
         engine: Engine folder that ``export_denoiser`` wrote from the same weights.
         extra_files: Further files by their path in the release (report, journal, patch).
@@ -74,7 +73,7 @@ def write_release(
         if engine is not None:
             verify_identity(engine / MODEL_NAME, backbone.denoiser.state_dict())
             for name in (MODEL_NAME, DATA_NAME):
-                shutil.copyfile(engine / name, release / "unet" / name)
+                shutil.copyfile(engine / name, release / backbone.component / name)
         for name, source in (extra_files or {}).items():
             _copy_extra(release, name, source)
         subject = _subject(release)

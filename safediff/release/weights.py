@@ -28,6 +28,12 @@ TRANSFORMER_PATH = "transformer/diffusion_pytorch_model.safetensors"
 """Where a release has its denoiser, by family; always in one file."""
 
 
+def denoiser_folder(release: Path) -> Path:
+    """``transformer/`` or ``unet/``, whichever a release has; its engine lies there, too."""
+    found = (release / TRANSFORMER_PATH).parent
+    return found if found.is_dir() else (release / UNET_PATH).parent
+
+
 def file_state_sha256(path: Path) -> str:
     """Hash of names, types, shapes and bytes of all tensors of a file.
 

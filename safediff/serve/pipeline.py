@@ -12,8 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from safediff.errors import Inconclusive, UsageError
+from safediff.export.exported_denoiser import ExportedDenoiser, open_denoiser
 from safediff.export.exported_parts import ExportedDecoder, ExportedTextEncoder
-from safediff.export.exported_unet import ExportedUNet
 from safediff.export.parts import DECODER_FOLDER, TEXT_FOLDER
 from safediff.export.session import CPU_PROVIDER
 from safediff.export.to_onnx import MODEL_NAME
@@ -22,6 +22,7 @@ from safediff.guard.load import make_guard
 from safediff.models.backbone import Backbone
 from safediff.models.load import as_backbone, load_backbone
 from safediff.policy.plan import ModelPlan
+from safediff.release.weights import denoiser_folder
 from safediff.sample.sampler import Draw, Sampling, denoise_all, initial_latents
 from safediff.serve.trust import EngineChoice, Trust, establish
 
@@ -202,13 +203,13 @@ def _open(trust: Trust, provider: str, num_threads: int | None) -> Backbone:
             )
         return load_backbone(ModelPlan(base=str(trust.path)))
     options: dict[str, Any] = {"provider": provider, "num_threads": num_threads}
-    unet = ExportedUNet(trust.path / "unet", **options)
+    denoiser = open_denoiser(denoiser_folder(trust.path), **options)
     if not (trust.path / DECODER_FOLDER / MODEL_NAME).exists():
-        return load_backbone(ModelPlan(base=str(trust.path))).with_denoiser(unet)
-    return _without_torch(trust.path, unet, options)
+        return load_backbone(ModelPlan(base=str(trust.path))).with_denoiser(denoiser)
+    return _without_torch(trust.path, denoiser, options)
 
 
-def _without_torch(path: Path, unet: ExportedUNet, options: dict[str, Any]) -> Backbone:
+def _without_torch(path: Path, unet: ExportedDenoiser, options: dict[str, Any]) -> Backbone:
     """All parts compiled; of diffusers' folder only tokenizers and scheduler are read."""
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 

@@ -18,7 +18,7 @@ from safediff.gate.verdict import Verdict
 from safediff.release.certificate import CERTIFICATE_NAME, KIND
 from safediff.release.checksums import SIGNATURE_NAME, SUMS_NAME, sha256_file, verify_checksums
 from safediff.release.signing import check_signature
-from safediff.release.weights import TRANSFORMER_PATH, UNET_PATH
+from safediff.release.weights import TRANSFORMER_PATH, UNET_PATH, denoiser_folder
 
 Json = dict[str, Any]
 EngineChoice = Literal["auto", "onnx", "torch"]
@@ -158,16 +158,19 @@ def _choose(
     Raises:
         UsageError: the engine is not there, or is none of this release.
     """
-    has_onnx = (path / "unet" / MODEL_NAME).exists()
+    folder = denoiser_folder(path)
+    has_onnx = (folder / MODEL_NAME).exists()
     if engine == "onnx" and not has_onnx:
-        raise UsageError(f"{path}: has no unet/{MODEL_NAME}", "export it, or use --engine torch")
+        raise UsageError(
+            f"{path}: has no {folder.name}/{MODEL_NAME}", "export it, or use --engine torch"
+        )
     if has_onnx and certificate is not None:
         _require_base(path, certificate)
     listed = {} if certificate is None else {r["path"]: r["sha256"] for r in certificate["subject"]}
     if engine != "torch" and has_onnx:
         if certificate is None or _gated(path, listed):
             return "onnx", "", ""
-        what = f"unet/{MODEL_NAME} is not the engine that the certificate speaks of"
+        what = f"{folder.name}/{MODEL_NAME} is not the engine that the certificate speaks of"
         if engine == "onnx" or (reason and _is_exported(path)):
             return "onnx", "", f"{what}, and no gate report on it passed"
         if not _is_exported(path):
@@ -191,8 +194,9 @@ def _foreign_weights(path: Path, certificate: Json | None, listed: Mapping[str, 
 
 def _gated(path: Path, listed: Mapping[str, str]) -> bool:
     """Whether the certificate lists the engine's files, or a gate report on it passed."""
-    model, data = path / "unet" / MODEL_NAME, path / "unet" / DATA_NAME
-    found = {f"unet/{p.name}": sha256_file(p) for p in (model, data)}
+    folder = denoiser_folder(path)
+    model, data = folder / MODEL_NAME, folder / DATA_NAME
+    found = {f"{folder.name}/{p.name}": sha256_file(p) for p in (model, data)}
     if all(listed.get(name) == sha256 for name, sha256 in found.items()):
         return True
     for row in (read_manifest(path) or {"engines": []})["engines"]:
@@ -209,7 +213,7 @@ def _is_exported(path: Path) -> bool:
 
 def _require_base(path: Path, certificate: Json) -> None:
     """An engine says which base it was made from; older ones do not."""
-    made_from = read_metadata(path / "unet" / MODEL_NAME).get("base_sha256")
+    made_from = read_metadata(denoiser_folder(path) / MODEL_NAME).get("base_sha256")
     certified = certificate["base_model"]["sha256"].get("unet")
     if made_from is not None and made_from != certified:
         raise UsageError(

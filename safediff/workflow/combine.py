@@ -260,7 +260,7 @@ def _gate(
                     found.judges,
                     base_sha256,
                     _modification(every, how, base, made),
-                    [parity_json(parity, survival, "unet/model.onnx")],
+                    [parity_json(parity, survival, model)],
                 )
         if shards.leads:
             draws = found.erased_draws(), found.kept

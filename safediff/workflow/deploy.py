@@ -51,7 +51,7 @@ from safediff.release.checksums import UNLISTED, sha256_file, write_checksums
 from safediff.release.layout import write_model
 from safediff.verify.verification import Verification
 from safediff.workflow.calibrate import MAX_ERROR
-from safediff.workflow.engines import ENGINE
+from safediff.workflow.engines import ENGINE, require_unet
 from safediff.workflow.export import EngineReport, measure_engine, swap_into, write_engine
 from safediff.workflow.export_source import ExportSource, open_source
 
@@ -86,10 +86,12 @@ def deploy_run(
         max_error: What int8 may cost (``calibrate``).
 
     Raises:
-        UsageError: ``path`` is neither run nor release, or the policy is another one.
+        UsageError: ``path`` is neither run nor release, the policy is another one, or the denoiser
+            is a transformer.
         Inconclusive: something can't be exported, measured or written.
     """
     source = open_source(path)
+    require_unet(source.model, "--full")
     plan = None if policy is None else _same_policy(source, policy)
     engine: WriteEngine
     if graph_of is None:

@@ -1,4 +1,4 @@
-"""Exports the UNet of a run and measures what the engine changed."""
+"""Exports the denoiser of a run and measures what the engine changed."""
 
 from math import isfinite
 from pathlib import Path
@@ -8,7 +8,8 @@ import torch
 
 from safediff.errors import UsageError
 from safediff.export.parity import Parity, measure_margin_ratio, measure_parity
-from safediff.export.runtime import ExportedUNet
+from safediff.export.runtime import open_denoiser
+from safediff.export.signature import signature_of
 from safediff.export.survival import Survival
 from safediff.export.to_onnx import (
     MODEL_NAME,
@@ -30,17 +31,33 @@ def require_exportable(model: Backbone) -> None:
     """Refuse a model that has no engine.
 
     Raises:
-        UsageError: it is of a family that the exporter does not cover.
+        UsageError: its network is of a kind that the exporter does not cover.
     """
-    if model.export_obstacle is not None:
+    network = model.denoiser
+    try:
+        signature_of(type(network).__name__).inputs(network.config, model.num_tokens)
+    except UsageError as error:
         raise UsageError(
-            f"{model.name}: {model.export_obstacle}",
+            f"{model.name}: {error}",
             "write export: {targets: []}; the release then holds the weights alone",
+        ) from error
+
+
+def require_unet(model: Backbone, what: str) -> None:
+    """Refuse what is only there for UNets.
+
+    Raises:
+        UsageError: the model's denoiser is a transformer.
+    """
+    if model.component != "unet":
+        raise UsageError(
+            f"{model.name}: {what} covers UNets; its denoiser is a transformer",
+            "export it with --onnx in fp32 or fp16, or serve the release, which holds an engine",
         )
 
 
 def export_engine(plan: Plan, base: Backbone, safe: Backbone, folder: Path) -> Path:
-    """Write the ONNX engine of a PyTorch UNet, or keep one that is there; prove its weights."""
+    """Write the ONNX engine of a PyTorch network, or keep one that is there; prove its weights."""
     path = folder / MODEL_NAME
     if not path.exists():
         export_denoiser(
@@ -67,7 +84,7 @@ def compare_engine(
     Returns:
         The backbone around the engine, the comparison, its check, the hash of its weights.
     """
-    engine = safe.with_denoiser(ExportedUNet(folder, num_threads=torch.get_num_threads()))
+    engine = safe.with_denoiser(open_denoiser(folder, num_threads=torch.get_num_threads()))
     generator = torch.Generator().manual_seed(plan.verify.sampling.seed)
     latents = torch.randn(NUM_LATENTS, *base.latent_shape, generator=generator)
     erased = _condition(base, [p for c in plan.concepts for p in c.phrasings])
@@ -89,7 +106,7 @@ def compare_engine(
         found.limits.max_abs,
         num_samples=NUM_LATENTS * len(found.timesteps),
     )
-    return engine, found, check, initializers_sha256(folder / "model.onnx")
+    return engine, found, check, initializers_sha256(folder / MODEL_NAME)
 
 
 def _condition(base: Backbone, texts: list[str]) -> Condition:
@@ -98,11 +115,11 @@ def _condition(base: Backbone, texts: list[str]) -> Condition:
     return base.encode(chosen)
 
 
-def parity_json(found: Parity, survival: Survival, artifact: str) -> dict[str, Any]:
+def parity_json(found: Parity, survival: Survival, model: Backbone) -> dict[str, Any]:
     """The comparison, and what rounding left of the edit, as the certificate holds them."""
     worst = found.worst_max_abs
     return found.to_json() | {
-        "artifact": artifact,
+        "artifact": f"{model.component}/{MODEL_NAME}",
         "reference": "PyTorch, fp32",
         "max_abs": worst if isfinite(worst) else None,
         "delta": survival.to_json(),

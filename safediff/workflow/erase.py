@@ -170,7 +170,7 @@ def _export(
     albums.append(album)
     states = base.denoiser.state_dict(), teacher.denoiser.state_dict()
     survival = measure_survival(*states, plan.export.precision)
-    return [parity_json(parity, survival, "unet/model.onnx")]
+    return [parity_json(parity, survival, teacher)]
 
 
 def _release(

@@ -12,7 +12,7 @@ import torch
 from safediff.errors import UsageError
 from safediff.export.int8 import quantize_engine
 from safediff.export.parity import Parity, measure_margin_ratio, measure_parity
-from safediff.export.runtime import ExportedUNet
+from safediff.export.runtime import open_denoiser
 from safediff.export.survival import Survival, measure_survival
 from safediff.export.to_onnx import (
     CONFIG_NAME,
@@ -33,7 +33,9 @@ from safediff.models.backbone import Condition
 from safediff.models.patch import unet_sha256
 from safediff.release.certificate import CERTIFICATE_NAME
 from safediff.release.checksums import SUMS_NAME, verify_checksums
+from safediff.release.weights import denoiser_folder
 from safediff.workflow.calibrate import CALIBRATION, MAX_ERROR, write_calibrated
+from safediff.workflow.engines import require_unet
 from safediff.workflow.export_source import ExportSource, open_source
 
 NUM_LATENTS = 4
@@ -131,6 +133,7 @@ def write_engine(
         Inconclusive: the engine can't be written, or not within ``max_error``.
     """
     if precision == "int8":
+        require_unet(source.model, "--precision int8")
         with tempfile.TemporaryDirectory() as work:
             fp32 = Path(work) / "fp32"
             write_engine(source, fp32, "fp32", opset)
@@ -173,7 +176,7 @@ def measure_engine(source: ExportSource, folder: Path) -> EngineReport:
     path = folder / MODEL_NAME
     precision = read_precision(path)
     model, base = source.model, source.base
-    engine = model.with_denoiser(ExportedUNet(folder, num_threads=torch.get_num_threads()))
+    engine = model.with_denoiser(open_denoiser(folder, num_threads=torch.get_num_threads()))
     generator = torch.Generator().manual_seed(0)
     latents = torch.randn(NUM_LATENTS, *model.latent_shape, generator=generator)
     erased = model.encode(_spread(source.erased_prompts, NUM_LATENTS))
@@ -242,7 +245,7 @@ def _checked_engine(exported: Path, base_sha256: str) -> Path:
     certified_base = None
     if (exported / SUMS_NAME).exists():
         verify_checksums(exported)
-        engine = exported / "unet"
+        engine = denoiser_folder(exported)
         if (exported / CERTIFICATE_NAME).exists():
             text = (exported / CERTIFICATE_NAME).read_text(encoding="utf-8")
             certified_base = json.loads(text)["base_model"]["sha256"]["unet"]

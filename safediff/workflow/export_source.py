@@ -12,6 +12,7 @@ from safediff.models.load import load_backbone
 from safediff.models.patch import unet_sha256
 from safediff.policy.plan import ModelPlan
 from safediff.release.certificate import CERTIFICATE_NAME
+from safediff.release.weights import denoiser_folder
 from safediff.workflow.engines import require_exportable
 from safediff.workflow.run_folder import RunFolder
 from safediff.workflow.subject import open_subject
@@ -28,7 +29,7 @@ class ExportSource:
     base: Backbone | None
     """None where the base can't be loaded here: then what depends on it is not measured."""
     base_sha256: str
-    """Hash of the base UNet."""
+    """Hash of the base denoiser."""
     release: Path | None
     """Release folder with a certificate; None for a run that has not met its policy."""
     engine: Path | None
@@ -76,7 +77,7 @@ def _open_run(run: RunFolder) -> ExportSource:
         base=base,
         base_sha256=unet_sha256(base.denoiser),
         release=run.release if released else None,
-        engine=_engine(run.release / "unet" if released else run.engine),
+        engine=_engine(denoiser_folder(run.release) if released else run.engine),
     )
 
 
@@ -91,7 +92,7 @@ def _open_release(path: Path) -> ExportSource:
         base=_find_base(certificate["policy"]["resolved"]["model"], base_sha256),
         base_sha256=base_sha256,
         release=path,
-        engine=_engine(path / "unet"),
+        engine=_engine(denoiser_folder(path)),
     )
 
 

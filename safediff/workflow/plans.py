@@ -4,9 +4,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from safediff.export.graph import size_multiple
 from safediff.export.plan_profile import Profile
 from safediff.export.refit import refit
+from safediff.export.signature import signature_of
 from safediff.export.to_onnx import Precision
 from safediff.export.to_tensorrt import (
     REFIT,
@@ -17,6 +17,7 @@ from safediff.export.to_tensorrt import (
     require_gpu,
 )
 from safediff.export.to_triton import write_repository
+from safediff.workflow.engines import require_unet
 from safediff.workflow.export import write_engine
 from safediff.workflow.export_source import open_source
 
@@ -47,16 +48,20 @@ def export_plan(
         triton: Also write a repository that serves the plan by Triton's TensorRT backend.
 
     Raises:
-        UsageError: ``path`` is neither run nor release, or the module is missing.
+        UsageError: ``path`` is neither run nor release, its denoiser is a transformer, or the
+            module is missing.
         Inconclusive: there is no GPU where one is needed, or the build failed.
     """
     module = load_module(kind)
     flags = (REFIT,) if refittable else ()
     require_gpu(kind, target, flags)
     source = open_source(path)
+    require_unet(source.model, f"a plan of {kind}")
     side = source.model.latent_shape[1]
-    multiple = size_multiple(source.model.denoiser.config)
-    profile = Profile.fixed(side) if static else Profile.ranged(side, multiple)
+    unet = source.model.denoiser
+    sides = signature_of(type(unet).__name__).sides(unet.config)
+    assert sides is not None
+    profile = Profile.fixed(side) if static else Profile.ranged(side, sides.multiple)
     name = plan_name(
         *(kind, str(module.__version__), precision, target), static=static, refittable=refittable
     )

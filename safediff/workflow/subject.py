@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from safediff.errors import Inconclusive, UsageError
-from safediff.export.runtime import ExportedUNet
+from safediff.export.runtime import open_denoiser
 from safediff.guard.base import Guard
 from safediff.guard.load import make_guard
 from safediff.models.backbone import Backbone
@@ -16,6 +16,7 @@ from safediff.models.patch import load_patch
 from safediff.policy.plan import ModelPlan
 from safediff.release.certificate import CERTIFICATE_NAME
 from safediff.release.checksums import verify_checksums
+from safediff.release.weights import denoiser_folder
 from safediff.workflow.run_folder import RunFolder
 from safediff.workflow.safe_model import patched
 
@@ -75,7 +76,7 @@ def _open_combination(run: RunFolder) -> Subject:
 
 def _open_release(path: Path) -> Subject:
     verify_checksums(path)
-    engine = path / "unet"
+    engine = denoiser_folder(path)
     return Subject(
         models={"release": load_backbone(ModelPlan(base=str(path)))},
         engine=engine if (engine / "model.onnx").exists() else None,
@@ -102,4 +103,4 @@ def engine_backbone(subject: Subject, num_threads: int) -> Backbone | None:
     if subject.engine is None:
         return None
     *_, model = subject.models.values()
-    return model.with_denoiser(ExportedUNet(subject.engine, num_threads=num_threads))
+    return model.with_denoiser(open_denoiser(subject.engine, num_threads=num_threads))
