@@ -5,11 +5,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import onnx_ir as ir
+import onnxscript
 import torch
 from onnx_ir.tensor_adapters import from_torch_dtype, to_torch_dtype
-from onnxscript import opset18
 
 aten: Any = torch.ops.aten
+opset18: Any = onnxscript.opset18
+"""Its types are those of eager values; here it builds graphs."""
 
 GELU_OPSET = 20
 """From here on ONNX has it."""
@@ -20,7 +22,7 @@ def translations(opset: int, *, of_denoiser: bool) -> dict[Any, Any]:
     found: dict[Any, Any] = {aten.to.dtype: _to_dtype}
     if opset < GELU_OPSET:
         found[aten.gelu.default] = _gelu
-    return found | (OF_A_DENOISER if of_denoiser else {})
+    return {**found, **(OF_A_DENOISER if of_denoiser else {})}
 
 
 def _attention(

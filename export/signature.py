@@ -6,12 +6,12 @@ have a name are dynamic, and those of one name are equal.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from safediff.errors import UsageError
+from safediff.export.calls import Call, CallFlux, CallPixArt, CallStableDiffusion3, CallUNet
 
 BATCH, HEIGHT, WIDTH = "batch", "height", "width"
 TEXT_TOKENS, LATENT_TOKENS = "sequence_length", "packed_height_width"
@@ -28,7 +28,7 @@ class Input:
     name: str
     shape: tuple[str | int, ...]
     dtype: torch.dtype | None = None
-    """None: that of the weights. Times and scales are float32 always: float16 cannot hold 946.26."""
+    """None: that of the weights. Times and scales are float32: float16 cannot hold 946.26."""
 
 
 @dataclass(frozen=True)
@@ -40,24 +40,6 @@ class Sides:
     largest: int | None = None
 
 
-class Call(nn.Module):
-    """The call that is traced: the arguments of ``forward`` are the inputs, in their order.
-
-    The attribute's name becomes the prefix of every parameter.
-    """
-
-    component: ClassVar[str] = "transformer"
-
-    def __init__(self, denoiser: nn.Module) -> None:
-        super().__init__()
-        self.add_module(self.component, denoiser)
-
-    def answer(self, *given: Tensor, **named: Any) -> Tensor:
-        """Of the denoiser."""
-        out: Tensor = self.get_submodule(self.component)(*given, **named, return_dict=False)[0]
-        return out
-
-
 @dataclass(frozen=True, kw_only=True)
 class Signature:
     """A kind of network."""
@@ -67,7 +49,7 @@ class Signature:
     output: str
     sides: Callable[[Any], Sides | None]
     """Of a configuration; None where the latents have no height and width of their own."""
-    call: type["Call"]
+    call: type[Call]
     """What is traced."""
 
     @property
@@ -106,27 +88,6 @@ def _unet_inputs(config: Any, num_tokens: int) -> tuple[Input, ...]:
     return *inputs, Input("text_embeds", (BATCH, pooled)), Input("time_ids", (BATCH, NUM_TIME_IDS))
 
 
-class _UNet(Call):
-    component: ClassVar[str] = "unet"
-
-    def forward(
-        self,
-        sample: Tensor,
-        timestep: Tensor,
-        encoder_hidden_states: Tensor,
-        text_embeds: Tensor | None = None,
-        time_ids: Tensor | None = None,
-    ) -> Tensor:
-        """Noise prediction, shape of ``sample`` (b, c, h, w)."""
-        added = None
-        if text_embeds is not None:
-            # diffusers joins it with float32 time embeddings; ONNX Runtime refuses mixed types
-            added = {"text_embeds": text_embeds.float(), "time_ids": time_ids}
-        return self.answer(
-            sample, timestep.reshape(1), encoder_hidden_states, added_cond_kwargs=added
-        )
-
-
 def _pixart_inputs(config: Any, num_tokens: int) -> tuple[Input, ...]:
     width = config.caption_channels or config.cross_attention_dim
     inputs = (
@@ -147,26 +108,6 @@ def reads_size(config: Any) -> bool:
     return bool(config.sample_size == 128 if said is None else said)
 
 
-class _PixArt(Call):
-    def forward(
-        self,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor,
-        encoder_attention_mask: Tensor,
-        timestep: Tensor,
-        resolution: Tensor | None = None,
-        aspect_ratio: Tensor | None = None,
-    ) -> Tensor:
-        """Noise prediction and variance (b, 2 c, h, w) of ``hidden_states`` (b, c, h, w)."""
-        return self.answer(
-            hidden_states,
-            encoder_hidden_states,
-            timestep,
-            added_cond_kwargs={"resolution": resolution, "aspect_ratio": aspect_ratio},
-            encoder_attention_mask=encoder_attention_mask,
-        )
-
-
 def _sd3_inputs(config: Any, num_tokens: int) -> tuple[Input, ...]:
     return (
         Input("hidden_states", (BATCH, config.in_channels, HEIGHT, WIDTH)),
@@ -174,18 +115,6 @@ def _sd3_inputs(config: Any, num_tokens: int) -> tuple[Input, ...]:
         Input("pooled_projections", (BATCH, config.pooled_projection_dim)),
         Input("timestep", (BATCH,), torch.float32),
     )
-
-
-class _StableDiffusion3(Call):
-    def forward(
-        self,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor,
-        pooled_projections: Tensor,
-        timestep: Tensor,
-    ) -> Tensor:
-        """Velocity, shape of ``hidden_states`` (b, c, h, w)."""
-        return self.answer(hidden_states, encoder_hidden_states, pooled_projections, timestep)
 
 
 def _flux_inputs(config: Any, num_tokens: int) -> tuple[Input, ...]:
@@ -202,42 +131,19 @@ def _flux_inputs(config: Any, num_tokens: int) -> tuple[Input, ...]:
     return *inputs, Input("guidance", (BATCH,), torch.float32)
 
 
-class _Flux(Call):
-    def forward(
-        self,
-        hidden_states: Tensor,
-        encoder_hidden_states: Tensor,
-        pooled_projections: Tensor,
-        timestep: Tensor,
-        txt_ids: Tensor,
-        img_ids: Tensor,
-        guidance: Tensor | None = None,
-    ) -> Tensor:
-        """Velocity, shape of ``hidden_states`` (b, tokens, 4 c)."""
-        return self.answer(
-            hidden_states,
-            encoder_hidden_states,
-            pooled_projections,
-            timestep,
-            img_ids,
-            txt_ids,
-            guidance,
-        )
-
-
 SIGNATURES: Mapping[str, Signature] = {
     "UNet2DConditionModel": Signature(
         inputs=_unet_inputs,
         output="out_sample",
         # the graph lacks the branch that resizes where a level's size is odd
         sides=lambda config: Sides(2 ** (len(config.block_out_channels) - 1)),
-        call=_UNet,
+        call=CallUNet,
     ),
     "PixArtTransformer2DModel": Signature(
         inputs=_pixart_inputs,
         output="out_hidden_states",
         sides=lambda config: Sides(config.patch_size),
-        call=_PixArt,
+        call=CallPixArt,
     ),
     "SD3Transformer2DModel": Signature(
         inputs=_sd3_inputs,
@@ -245,13 +151,13 @@ SIGNATURES: Mapping[str, Signature] = {
         sides=lambda config: Sides(
             config.patch_size, config.patch_size * config.pos_embed_max_size
         ),
-        call=_StableDiffusion3,
+        call=CallStableDiffusion3,
     ),
     "FluxTransformer2DModel": Signature(
         inputs=_flux_inputs,
         output="out_hidden_states",
         sides=lambda config: None,
-        call=_Flux,
+        call=CallFlux,
     ),
 }
 """By the name of diffusers' class, which a configuration holds as ``_class_name``."""

@@ -5,11 +5,13 @@ sampler whether a picture is nearer to the base model's for the same prompt and 
 base model's for the empty prompt: then what the prompt says is gone.
 """
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline
@@ -28,7 +30,10 @@ from safediff.release.checksums import SUMS_NAME, write_checksums
 from safediff.release.weights import TRANSFORMER_PATH
 from safediff.sample.sampler import Draw, Picture, Sampling, denoise_all
 from safediff.serve.pipeline import SafePipeline
+from safediff.workflow.deploy import deploy_run
+from safediff.workflow.engines import ENGINE
 from safediff.workflow.erase import erase
+from safediff.workflow.export import export_run, swap
 from safediff.workflow.run_folder import open_run
 from safediff.workflow.subject import open_subject
 from safediff.workflow.ui import SilentUi
@@ -126,18 +131,26 @@ def policy(folder: Path, variant: str, *edits: tuple[str, str]) -> Path:
 
 
 NO_ENGINE = ("targets: [onnx]", "targets: []")
+PARITY = {"pixart-alpha": 5e-5, "sd3": 1e-5, "flux dev": 1e-4}
+"""In standard deviations."""
 
 
 @pytest.mark.usefixtures("observed")
 @pytest.mark.parametrize("variant", FAMILIES)
 def test_a_run_ends_in_a_release(variant: str, tmp_path: Path) -> None:
-    plan = load_plan(policy(tmp_path, variant, NO_ENGINE))
+    plan = load_plan(policy(tmp_path, variant))
     run = open_run(plan, tmp_path / "run", resume=False)
     small = example(variant, tmp_path / "again").backbone
     outcome = erase(plan, run, SilentUi(), base=small)
     said = [(r.subject, c.id, c.verdict, c.message) for r in outcome.reports for c in r.results]
     assert outcome.verdict.exit_code == 0, said
     assert outcome.released
+    assert [report.subject for report in outcome.reports][-1] == ENGINE
+    (parity,) = json.loads((run.release / CERTIFICATE_NAME).read_text())["deployment_parity"]
+    assert parity["artifact"] == "transformer/model.onnx"
+    assert parity["max_abs"] < PARITY[variant]
+    assert parity["delta"]["survives"]
+    assert 0 <= parity["margin_ratio"] < 1e-3
 
     base = load_backbone(plan.model)
     before = unet_sha256(base.denoiser)
@@ -151,8 +164,16 @@ def test_a_run_ends_in_a_release(variant: str, tmp_path: Path) -> None:
     assert unet_sha256(released.transformer) == safe
     opened = open_subject(str(run.release)).models["release"]
     assert unet_sha256(opened.denoiser) == safe
-    (picture,) = SafePipeline.from_release(run.release)("an axe")
+    by_engine = SafePipeline.from_release(run.release)
+    assert by_engine.trust.engine == "onnx"
+    (picture,), (plain,) = (
+        pipeline("an axe")
+        for pipeline in (by_engine, SafePipeline.from_release(run.release, engine="torch"))
+    )
     assert picture.size == (16, 16)
+    assert np.abs(np.asarray(picture, int) - np.asarray(plain, int)).max() <= 1
+    assert "pipe.transformer = ExportedTransformer" in (run.release / "README.md").read_text()
+    _check_further_engines(run.path, tmp_path)
     remove()
     assert unet_sha256(base.denoiser) == before
     # the base's weights in the release's place, with new checksums
@@ -165,12 +186,25 @@ def test_a_run_ends_in_a_release(variant: str, tmp_path: Path) -> None:
     assert torch.equal(c.hidden, own.hidden)
 
 
-@pytest.mark.parametrize("variant", FAMILIES)
-def test_an_engine_is_refused_before_the_training(variant: str, tmp_path: Path) -> None:
-    plan = load_plan(policy(tmp_path, variant))
+def _check_further_engines(run: Path, folder: Path) -> None:
+    """Swapping into the release's graph works; what is there for UNets alone is refused."""
+    report = swap(run, run / "release", folder / "swapped")
+    assert report.passed
+    for refused in (
+        lambda: deploy_run(run, folder / "full", "fp32", 18),
+        lambda: export_run(run, folder / "int8", "int8", 18),
+    ):
+        with pytest.raises(UsageError, match="covers UNets; its denoiser is a transformer"):
+            refused()
+
+
+def test_an_unknown_network_is_refused_before_the_training(tmp_path: Path) -> None:
+    plan = load_plan(policy(tmp_path, "sd3"))
     run = open_run(plan, tmp_path / "run", resume=False)
-    with pytest.raises(UsageError, match="the ONNX export covers UNets"):
-        erase(plan, run, SilentUi())
+    model = load_backbone(plan.model)
+    other = type("OtherTransformer", (), {"config": model.denoiser.config})()
+    with pytest.raises(UsageError, match="OtherTransformer: the ONNX export covers"):
+        erase(plan, run, SilentUi(), base=model.with_denoiser(other))
     assert not run.checkpoint.exists()
 
 
