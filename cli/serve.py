@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 if TYPE_CHECKING:
-    from safediff.serve.trust import EngineChoice
+    from safediff.serve.certified import EngineChoice
 
 ENGINES = ("auto", "onnx", "torch")
 

@@ -8,7 +8,7 @@ COPY . /src
 # the CPU build of torch comes first, so that what is found for it is not replaced by another
 RUN pip install --no-cache-dir --index-url https://download.pytorch.org/whl/cpu \
         "$(grep '^torch==' /src/constraints.txt)" \
-    && pip install --no-cache-dir -c /src/constraints.txt "/src[serve]" \
+    && pip install --no-cache-dir -c /src/constraints.txt "/src[serve,sign]" \
     && rm -r /src
 
 USER safediff

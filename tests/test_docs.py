@@ -70,4 +70,6 @@ def test_the_container_starts_what_there_is() -> None:
     assert wrong(" ".join(json.loads(entry))) is None
     for path in re.findall(r"/src/([\w.]+)", text):
         assert (ROOT / path).exists(), path
+    (extras,) = re.findall(r'"/src\[([\w,-]+)\]"', text)
+    assert {*extras.split(",")} >= {"serve", "sign"}  # without the second no signature is checked
     assert (ROOT / "docs" / "serving.Dockerfile").name in text

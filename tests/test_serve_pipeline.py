@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 import torch
 from PIL import Image
 from release_examples import make_evidence, new_keys
+from safetensors.torch import load_file, save_file
 from serving_examples import copy_of, exported, release, write_example
 from tiny import tiny_backbone, tiny_engine, tiny_unet
 
@@ -20,7 +22,7 @@ from safediff.export.manifest import read_manifest, write_manifest
 from safediff.export.runtime import SafePipeline
 from safediff.export.to_onnx import swap_weights
 from safediff.guard.load import make_guard
-from safediff.release.checksums import SUMS_NAME, write_checksums
+from safediff.release.checksums import SUMS_NAME, sha256_file, write_checksums
 from safediff.release.signing import sign_release
 from safediff.sample.sampler import Draw, Sampling, sample
 from safediff.serve.pipeline import Order, Settings
@@ -171,16 +173,85 @@ def test_a_swapped_engine_is_not_served_by_asking_for_it(tmp_path: Path) -> None
     refused(path, "is not the engine that the certificate speaks of", engine="onnx")
 
 
-def test_an_engine_of_another_base(tmp_path: Path) -> None:
-    path = with_engine(tmp_path / "r", 7, {"base_sha256": "ee" * 32})
-    refused(path, "its engine was made from base eeeeeeeeeeee, its certificate is about base")
-
-
-def test_swapped_weights(tmp_path: Path) -> None:
+def test_an_engine_is_compared_by_its_hash_before_it_is_parsed(tmp_path: Path) -> None:
     path = copy_of(release(), tmp_path / "r")
-    tiny_unet(seed=7).save_pretrained(path / "unet")
+    (path / "unet" / "model.onnx").write_bytes(b"a bomb for the parser")
     write_checksums(path)
-    refused(path, "is not the file that the certificate speaks of", engine="torch")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("onnx_ir.load", lambda *a, **k: pytest.fail("the graph was parsed"))
+        refused(path, r"unet/model\.onnx is not the engine that the certificate speaks of")
+        assert establish(release()).engine == "onnx"
+
+
+def with_weights(path: Path, name: str, state: dict[str, torch.Tensor]) -> Path:
+    """An export with other weights in one file, by someone who also renewed the checksums."""
+    copy_of(exported(), path)
+    save_file(state, path / name, metadata={"format": "pt"})
+    write_checksums(path)
+    return path
+
+
+def changed(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """One weight is another."""
+    name = min(n for n, tensor in tensors.items() if tensor.ndim == 2)
+    return {**tensors, name: 1.5 * tensors[name]}
+
+
+@pytest.mark.parametrize("engine", ["auto", "torch"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "unet/diffusion_pytorch_model.safetensors",
+        "text_encoder/model.safetensors",
+        "vae/diffusion_pytorch_model.safetensors",
+    ],
+)
+def test_swapped_weights(tmp_path: Path, name: str, engine: str) -> None:
+    path = with_weights(tmp_path / "r", name, changed(load_file(exported() / name)))
+    refused(path, f"{name} is not the file that the certificate speaks of", engine=engine)
+
+
+def test_weights_that_are_loaded_in_the_place_of_the_certified_ones(tmp_path: Path) -> None:
+    name = "vae/diffusion_pytorch_model.safetensors.index.json"
+    path = copy_of(exported(), tmp_path / "r")
+    (path / name).write_text("{}")
+    write_checksums(path)
+    refused(path, f"{name} holds weights that the certificate does not speak of")
+
+
+def test_a_certified_file_that_was_taken_away(tmp_path: Path) -> None:
+    path = copy_of(exported(), tmp_path / "r")
+    (path / "vae" / "diffusion_pytorch_model.safetensors").unlink()
+    write_checksums(path)
+    refused(path, r"vae/diffusion_pytorch_model\.safetensors is not the file that")
+
+
+def with_part(path: Path, name: str) -> Path:
+    """An export whose compiled text encoder or decoder holds one other weight; sums renewed."""
+    copy_of(exported(), path)
+    model = ir.load(path / name / "model.onnx")
+    for value in model.graph.initializers.values():
+        assert value.const_value is not None
+        array = np.array(value.const_value.numpy())
+        if array.ndim >= 2 and array.dtype == np.float32:
+            value.const_value = ir.tensor(1.5 * array, name=value.name)
+            break
+    graph = path.parent / "graph"
+    graph.mkdir()
+    ir.save(model, graph / "model.onnx", external_data="model.onnx.data")
+    for file in graph.iterdir():
+        (path / name / file.name).write_bytes(file.read_bytes())
+    write_checksums(path)
+    return path
+
+
+@pytest.mark.parametrize("name", ["text_encoder", "vae_decoder"])
+def test_a_swapped_compiled_part(tmp_path: Path, name: str) -> None:
+    path = with_part(tmp_path / "r", name)
+    message = rf"{name}/model\.onnx does not hold the weights that the certificate speaks of"
+    refused(path, message)
+    refused(path, message, accept_unverified=REASON)
+    assert establish(path, engine="torch").engine == "torch"  # then it is not opened
 
 
 def test_a_verdict_that_is_not_pass(tmp_path: Path) -> None:
@@ -225,20 +296,56 @@ def test_an_engine_that_was_not_gated() -> None:
     assert establish(exported("int8"), engine="onnx", accept_unverified=REASON).engine == "onnx"
 
 
-@pytest.mark.parametrize(("verdict", "engine"), [("pass", "onnx"), ("fail", "torch")])
-def test_an_engine_with_a_gate_report(tmp_path: Path, verdict: str, engine: str) -> None:
-    path = copy_of(exported("int8"), tmp_path / "r")
+def with_report(path: Path, **gate: str) -> Path:
+    """The export in int8 with a gate report in its manifest, by someone who renewed the sums."""
+    if not path.exists():
+        copy_of(exported("int8"), path)
     manifest = read_manifest(path)
     assert manifest is not None
     row = manifest["engines"][0]
-    row["gate"] = {"verdict": verdict, "bound_to": row["sha256"]}
+    row["gate"] = {"verdict": "pass", "bound_to": row["sha256"], **gate}
     write_manifest(path, manifest)
     write_checksums(path)
-    assert establish(path).engine == engine
-    row["gate"] = {"verdict": "pass", "bound_to": "00" * 32}  # a report on other bytes
+    return path
+
+
+def test_a_gate_report_that_anyone_may_have_written(tmp_path: Path) -> None:
+    path = with_report(tmp_path / "r")
+    trust = establish(path)
+    assert trust.engine == "torch"
+    assert "no checked signature covers the gate report on it; serving the Py" in trust.remark
+    refused(path, "no checked signature covers the gate report on it", engine="onnx")
+    trust = establish(path, accept_unverified=REASON)
+    assert (trust.engine, trust.unverified) == ("onnx", REASON)
+
+
+@pytest.mark.parametrize(
+    ("gate", "engine"),
+    [({}, "onnx"), ({"verdict": "fail"}, "torch"), ({"bound_to": "00" * 32}, "torch")],
+    ids=["passed", "failed", "on other bytes"],
+)
+def test_a_signed_gate_report(tmp_path: Path, gate: dict[str, str], engine: str) -> None:
+    path = with_report(tmp_path / "r", **gate)
+    private, public = new_keys(tmp_path, "ours")
+    sign_release(path, private)
+    trust = establish(path, public_key=public)
+    assert (trust.engine, trust.unverified) == (engine, "")
+
+
+@pytest.mark.parametrize("metadata", [{}, {"base_sha256": "ee" * 32}], ids=["", "another base"])
+def test_a_gated_engine_of_other_weights(tmp_path: Path, metadata: dict[str, str]) -> None:
+    path, engine = copy_of(exported("int8"), tmp_path / "r"), tmp_path / "engine"
+    swap_weights(tiny_engine(), engine, tiny_unet(seed=7).state_dict(), metadata=metadata)
+    for name in ("model.onnx", "model.onnx.data"):
+        (path / "unet" / name).write_bytes((engine / name).read_bytes())
+    manifest = read_manifest(path)
+    assert manifest is not None
+    for key, name in (("sha256", "model.onnx"), ("data_sha256", "model.onnx.data")):
+        manifest["engines"][0][key] = sha256_file(path / "unet" / name)
     write_manifest(path, manifest)
-    write_checksums(path)
-    assert establish(path).engine == "torch"
+    with_report(path)
+    message = r"unet/model\.onnx does not hold the weights that the certificate speaks of"
+    refused(path, message, engine="onnx", accept_unverified=REASON)
 
 
 def test_a_release_without_signature(tmp_path: Path) -> None:

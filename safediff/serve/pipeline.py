@@ -14,9 +14,8 @@ from torch import Tensor
 from safediff.errors import Inconclusive, UsageError
 from safediff.export.exported_denoiser import ExportedDenoiser, open_denoiser
 from safediff.export.exported_parts import ExportedDecoder, ExportedTextEncoder
-from safediff.export.parts import DECODER_FOLDER, TEXT_FOLDER
+from safediff.export.parts import DECODER_FOLDER
 from safediff.export.session import CPU_PROVIDER
-from safediff.export.to_onnx import MODEL_NAME
 from safediff.guard.base import Guard
 from safediff.guard.load import make_guard
 from safediff.models.backbone import Backbone
@@ -24,7 +23,8 @@ from safediff.models.load import as_backbone, load_backbone
 from safediff.policy.plan import ModelPlan
 from safediff.release.weights import denoiser_folder
 from safediff.sample.sampler import Draw, Sampling, denoise_all, initial_latents
-from safediff.serve.trust import EngineChoice, Trust, establish
+from safediff.serve.certified import EngineChoice, is_compiled, text_folders
+from safediff.serve.trust import Trust, establish
 
 DEFAULT_NUM_STEPS, DEFAULT_GUIDANCE = 25, 5.0
 """Where no certificate says what the model was verified with."""
@@ -204,7 +204,7 @@ def _open(trust: Trust, provider: str, num_threads: int | None) -> Backbone:
         return load_backbone(ModelPlan(base=str(trust.path)))
     options: dict[str, Any] = {"provider": provider, "num_threads": num_threads}
     denoiser = open_denoiser(denoiser_folder(trust.path), **options)
-    if not (trust.path / DECODER_FOLDER / MODEL_NAME).exists():
+    if not is_compiled(trust.path):
         return load_backbone(ModelPlan(base=str(trust.path))).with_denoiser(denoiser)
     return _without_torch(trust.path, denoiser, options)
 
@@ -216,7 +216,7 @@ def _without_torch(path: Path, unet: ExportedDenoiser, options: dict[str, Any]) 
     from safediff.export.quiet import quiet
 
     new: Any = DiffusionPipeline.from_pretrained
-    encoders = sorted(path.glob(f"{TEXT_FOLDER}*"))
+    encoders = text_folders(path)
     absent = dict.fromkeys(["unet", "vae", *(encoder.name for encoder in encoders)])
     try:
         with quiet():

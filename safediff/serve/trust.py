@@ -1,28 +1,35 @@
 """What must hold before anything of a release is opened: signature, checksums, certificate, engine.
 
-An engine is trusted if the certificate lists its bytes, or the manifest holds a gate report on them
-that passed. All of it is read from files; nothing is deserialised before it is established.
+An engine is trusted if the certificate lists its bytes, or a signature covers a gate report on them
+that passed; whatever else is compiled must hold the certified weights. All of it is read from
+files; nothing is run before it is established.
 """
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 from safediff.errors import UsageError
-from safediff.export.manifest import read_manifest
-from safediff.export.to_onnx import DATA_NAME, MODEL_NAME, read_metadata
 from safediff.gate.verdict import Verdict
 from safediff.release.certificate import CERTIFICATE_NAME, KIND
-from safediff.release.checksums import SIGNATURE_NAME, SUMS_NAME, sha256_file, verify_checksums
+from safediff.release.checksums import (
+    SIGNATURE_NAME,
+    SUMS_NAME,
+    read_sums,
+    sha256_file,
+    verify_checksums,
+)
 from safediff.release.signing import check_signature
-from safediff.release.weights import TRANSFORMER_PATH, UNET_PATH, denoiser_folder
+from safediff.serve.certified import (
+    EngineChoice,
+    choose_engine,
+    prove_compiled,
+    require_certified,
+)
 
 Json = dict[str, Any]
-EngineChoice = Literal["auto", "onnx", "torch"]
-ENGINE_CHOICES: tuple[EngineChoice, ...] = ("auto", "onnx", "torch")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +71,7 @@ def establish(
 
     Args:
         path: A release, or a folder of ``safediff export --full``.
-        engine: ``auto`` takes the ONNX engine where it was gated, else the PyTorch weights.
+        engine: ``auto`` takes the ONNX engine where it is trusted, else the PyTorch weights.
         public_key: Checks ``model.sig`` first.
         accept_unverified: The reason, in words, for serving what no valid certificate speaks for.
         now: For tests.
@@ -80,21 +87,28 @@ def establish(
     reason = _reason(accept_unverified)
     certificate = _read_certificate(path)
     doubt = _doubt(certificate, now or datetime.now(UTC))
-    chosen, remark, unsure = _choose(path, certificate, engine, reason)
-    doubt = doubt or unsure
+    sums = read_sums(path)
+    if certificate is not None:
+        require_certified(path, certificate, sums)
+    signed = public_key is not None
+    choice = choose_engine(path, certificate, sums, engine, signed=signed, reason=reason)
+    doubt = doubt or choice.doubt
     if doubt and not reason:
         raise UsageError(
             f"{path}: {doubt}",
-            'verify and release it, or say why it is served anyway: --accept-unverified "reason"',
+            "verify, release and sign it (--public-key), or say why it is served anyway: "
+            '--accept-unverified "reason"',
         )
+    if certificate is not None:
+        prove_compiled(path, choice)
     return Trust(
         path=path,
         certificate=certificate,
         certificate_sha256="none" if certificate is None else sha256_file(path / CERTIFICATE_NAME),
         release_sha256=sha256_file(path / SUMS_NAME),
-        engine=chosen,
+        engine=choice.engine,
         unverified=reason if doubt else "",
-        remark=remark,
+        remark=choice.remark,
     )
 
 
@@ -148,76 +162,3 @@ def _doubt(certificate: Json | None, now: datetime) -> str:
     if datetime.fromisoformat(certificate["expires_at"]) < now:
         return f"its certificate expired on {certificate['expires_at'][:10]}"
     return ""
-
-
-def _choose(
-    path: Path, certificate: Json | None, engine: EngineChoice, reason: str
-) -> tuple[Literal["onnx", "torch"], str, str]:
-    """The engine, a remark, and what speaks against it.
-
-    Raises:
-        UsageError: the engine is not there, or is none of this release.
-    """
-    folder = denoiser_folder(path)
-    has_onnx = (folder / MODEL_NAME).exists()
-    if engine == "onnx" and not has_onnx:
-        raise UsageError(
-            f"{path}: has no {folder.name}/{MODEL_NAME}", "export it, or use --engine torch"
-        )
-    if has_onnx and certificate is not None:
-        _require_base(path, certificate)
-    listed = {} if certificate is None else {r["path"]: r["sha256"] for r in certificate["subject"]}
-    if engine != "torch" and has_onnx:
-        if certificate is None or _gated(path, listed):
-            return "onnx", "", ""
-        what = f"{folder.name}/{MODEL_NAME} is not the engine that the certificate speaks of"
-        if engine == "onnx" or (reason and _is_exported(path)):
-            return "onnx", "", f"{what}, and no gate report on it passed"
-        if not _is_exported(path):
-            raise UsageError(
-                f"{path}: {what}", "do not deploy it; get the release again from where it was made"
-            )
-        remark = f"{what}; serving the PyTorch weights, which it does speak of"
-        return "torch", remark, _foreign_weights(path, certificate, listed)
-    return "torch", "", _foreign_weights(path, certificate, listed)
-
-
-def _foreign_weights(path: Path, certificate: Json | None, listed: Mapping[str, str]) -> str:
-    name = UNET_PATH if (path / UNET_PATH).exists() else TRANSFORMER_PATH
-    if certificate is None or listed.get(name) == sha256_file(path / name):
-        return ""
-    raise UsageError(
-        f"{path}: {name} is not the file that the certificate speaks of",
-        "do not deploy it; get the release again from where it was made",
-    )
-
-
-def _gated(path: Path, listed: Mapping[str, str]) -> bool:
-    """Whether the certificate lists the engine's files, or a gate report on it passed."""
-    folder = denoiser_folder(path)
-    model, data = folder / MODEL_NAME, folder / DATA_NAME
-    found = {f"{folder.name}/{p.name}": sha256_file(p) for p in (model, data)}
-    if all(listed.get(name) == sha256 for name, sha256 in found.items()):
-        return True
-    for row in (read_manifest(path) or {"engines": []})["engines"]:
-        gate = row["gate"]
-        same = (row["sha256"], row["data_sha256"]) == tuple(found.values())
-        if same and gate is not None and gate["bound_to"] == row["sha256"]:
-            return bool(gate["verdict"] == Verdict.PASS.value)
-    return False
-
-
-def _is_exported(path: Path) -> bool:
-    return read_manifest(path) is not None
-
-
-def _require_base(path: Path, certificate: Json) -> None:
-    """An engine says which base it was made from; older ones do not."""
-    made_from = read_metadata(denoiser_folder(path) / MODEL_NAME).get("base_sha256")
-    certified = certificate["base_model"]["sha256"].get("unet")
-    if made_from is not None and made_from != certified:
-        raise UsageError(
-            f"{path}: its engine was made from base {made_from[:12]}, its certificate is about "
-            f"base {str(certified)[:12]}",
-            "do not deploy it; get the release again from where it was made",
-        )

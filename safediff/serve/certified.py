@@ -1,0 +1,180 @@
+"""The files of a release against its certificate: by hash, and what was compiled by its weights.
+
+Hashes are those of SHA256SUMS, which the files were just held against. A graph is read (never run)
+only to compare its weights, after everything that hashes can decide.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from safetensors.torch import load_file
+from torch import Tensor
+
+from safediff.errors import SafediffError, UsageError
+from safediff.export.manifest import read_manifest
+from safediff.export.parts import (
+    DECODER_FOLDER,
+    TEXT_FOLDER,
+    TEXT_PREFIX,
+    VAE_PREFIX,
+    decoder_state,
+)
+from safediff.export.to_onnx import DATA_NAME, MODEL_NAME, verify_identity
+from safediff.gate.verdict import Verdict
+from safediff.release.layout import TEXT_LEVEL
+from safediff.release.weights import denoiser_folder
+
+Json = dict[str, Any]
+EngineChoice = Literal["auto", "onnx", "torch"]
+
+WEIGHTS = (".safetensors", ".bin", ".index.json")
+"""Where diffusers and transformers look for a part's weights; an index would name other files."""
+TEXT_WEIGHTS, DIFFUSERS_WEIGHTS = "model.safetensors", "diffusion_pytorch_model.safetensors"
+NEXT_STEP = "do not deploy it; get the release again from where it was made"
+
+
+class Choice(NamedTuple):
+    """Which engine is opened."""
+
+    engine: Literal["onnx", "torch"]
+    certified: bool = True
+    """Whether the certificate lists its very bytes."""
+    remark: str = ""
+    """Why it is another one than one might expect."""
+    doubt: str = ""
+    """What speaks against it."""
+
+
+def engine_files(path: Path) -> tuple[str, str]:
+    """What ``safediff export --full`` may write anew: another precision of the same weights."""
+    folder = denoiser_folder(path).name
+    return f"{folder}/{MODEL_NAME}", f"{folder}/{DATA_NAME}"
+
+
+def require_certified(path: Path, certificate: Json, sums: Mapping[str, str]) -> None:
+    """Every file that the certificate speaks of is there, and no weights of a part but those.
+
+    The denoiser's engine is left to ``choose_engine``.
+
+    Raises:
+        UsageError: a file differs, is missing, or is none of the release.
+    """
+    listed, engine = _listed(certificate), engine_files(path)
+    for name, sha256 in listed.items():
+        if name not in engine and sums.get(name) != sha256:
+            raise UsageError(
+                f"{path}: {name} is not the file that the certificate speaks of", NEXT_STEP
+            )
+    for name in sums:
+        if "/" in name and name.endswith(WEIGHTS) and name not in listed:
+            raise UsageError(
+                f"{path}: {name} holds weights that the certificate does not speak of", NEXT_STEP
+            )
+
+
+def choose_engine(
+    path: Path,
+    certificate: Json | None,
+    sums: Mapping[str, str],
+    wanted: EngineChoice,
+    *,
+    signed: bool,
+    reason: str,
+) -> Choice:
+    """The engine to open, from hashes and the manifest alone.
+
+    Whoever can renew the checksums can write a gate report into the manifest, so that of an engine
+    that the certificate does not list counts under a signature only.
+
+    Args:
+        path: The folder.
+        certificate: None: nothing to compare with, so what is there is taken.
+        sums: Hashes of the files.
+        wanted: By the user.
+        signed: Whether a signature over all files was checked.
+        reason: Why it is served though nothing speaks for it; mostly empty.
+
+    Raises:
+        UsageError: the engine is not there, or is none of this release.
+    """
+    files = engine_files(path)
+    has_onnx = files[0] in sums
+    if wanted == "onnx" and not has_onnx:
+        raise UsageError(f"{path}: has no {files[0]}", "export it, or use --engine torch")
+    if wanted == "torch" or not has_onnx:
+        return Choice("torch")
+    found = {name: sums.get(name) for name in files}
+    if certificate is None or found.items() <= _listed(certificate).items():
+        return Choice("onnx")
+    what = f"{files[0]} is not the engine that the certificate speaks of"
+    manifest = read_manifest(path)
+    if manifest is None:
+        raise UsageError(f"{path}: {what}", NEXT_STEP)
+    passed = _gate_passed(manifest, *found.values())
+    if passed and signed:
+        return Choice("onnx", certified=False)
+    lacking = "no checked signature covers the gate report on it"
+    doubt = f"{what}, and {lacking if passed else 'no gate report on it passed'}"
+    if wanted == "onnx" or reason:
+        return Choice("onnx", certified=False, doubt=doubt)
+    return Choice("torch", remark=f"{doubt}; serving the PyTorch weights, which it does speak of")
+
+
+def _listed(certificate: Json) -> dict[str, str]:
+    return {row["path"]: row["sha256"] for row in certificate["subject"]}
+
+
+def _gate_passed(manifest: Json, model_sha256: str | None, data_sha256: str | None) -> bool:
+    """Whether a gate report on these very bytes passed."""
+    for row in manifest["engines"]:
+        gate = row["gate"]
+        same = (row["sha256"], row["data_sha256"]) == (model_sha256, data_sha256)
+        if same and gate is not None and gate["bound_to"] == row["sha256"]:
+            return bool(gate["verdict"] == Verdict.PASS.value)
+    return False
+
+
+def prove_compiled(path: Path, choice: Choice) -> None:
+    """Every graph that will run and is not certified itself holds the certified weights.
+
+    Cast to the graph's precision, name by name and byte by byte; of int8: quantised anew.
+
+    Raises:
+        UsageError: one holds other weights, or can't be read.
+    """
+    if choice.engine != "onnx":
+        return
+    if not choice.certified:
+        folder = denoiser_folder(path)
+        _prove(path, folder.name, load_file(folder / DIFFUSERS_WEIGHTS))
+    if not is_compiled(path):
+        return
+    for encoder in text_folders(path):
+        state = load_file(encoder / TEXT_WEIGHTS)
+        state = {name.removeprefix(TEXT_LEVEL): tensor for name, tensor in state.items()}
+        _prove(path, encoder.name, state, TEXT_PREFIX)
+    _prove(
+        path, DECODER_FOLDER, decoder_state(load_file(path / "vae" / DIFFUSERS_WEIGHTS)), VAE_PREFIX
+    )
+
+
+def is_compiled(path: Path) -> bool:
+    """Whether text encoders and decoder are engines, too."""
+    return (path / DECODER_FOLDER / MODEL_NAME).exists()
+
+
+def text_folders(path: Path) -> list[Path]:
+    """``text_encoder/``, and ``text_encoder_2/`` of SDXL."""
+    return sorted(path.glob(f"{TEXT_FOLDER}*"))
+
+
+def _prove(path: Path, folder: str, state: Mapping[str, Tensor], prefix: str | None = None) -> None:
+    try:
+        verify_identity(path / folder / MODEL_NAME, state, prefix)
+    except SafediffError as error:
+        raise UsageError(
+            f"{path}: {folder}/{MODEL_NAME} does not hold the weights that the certificate speaks "
+            "of",
+            "do not deploy it; export the folder again from the release",
+        ) from error
