@@ -4,93 +4,27 @@ import base64
 import io
 import json
 import os
-import re
-import signal
 import socket
 import subprocess
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from email.message import Message
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 from serving_examples import exported, write_example
+from serving_process import PATH, Answer, Server, start
 from small_policy import command, environment
 
 from safediff.release.checksums import sha256_file
 from safediff.serve.pipeline import DEFAULT_GUIDANCE, SafePipeline, Settings
 
-PATH = "/v1/images/generations"
 PROMPT = "an owl in a hat"
 REASON = "an internal trial: ümlaut, no users"
-
-
-class Answer(NamedTuple):
-    status: int
-    headers: Message
-    body: bytes
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.body)
-
-
-class Server(NamedTuple):
-    process: "subprocess.Popen[str]"
-    url: str
-
-    def ask(self, path: str, body: Any = None) -> Answer:
-        data = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
-        request = urllib.request.Request(
-            self.url + path, data, {"Content-Type": "application/json"} if data else {}
-        )
-        try:
-            with urllib.request.urlopen(request, timeout=120) as answer:
-                return Answer(answer.status, answer.headers, answer.read())
-        except urllib.error.HTTPError as error:
-            with error:
-                return Answer(error.code, error.headers, error.read())
-
-    def stop(self) -> tuple[int, str]:
-        self.process.send_signal(signal.SIGTERM)
-        _, errors = self.process.communicate(timeout=60)
-        return self.process.returncode, errors
-
-    def metric(self, name: str) -> float:
-        found = re.search(rf"^{re.escape(name)} (\S+)$", self.ask("/metrics").body.decode(), re.M)
-        return float(found[1]) if found else 0.0
-
-
-def start(release: Path, *options: str) -> Server:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    process = subprocess.Popen(
-        command("serve", release, "--port", str(port), "--threads", "1", *options),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment(),
-    )
-    server = Server(process, f"http://127.0.0.1:{port}")
-    deadline = time.monotonic() + 180
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            pytest.fail(f"the server ended: {process.communicate()[1]}")
-        try:
-            if server.ask("/healthz").status == 200:
-                return server
-        except OSError:
-            time.sleep(0.2)
-    process.kill()
-    pytest.fail("the server did not start")
 
 
 @pytest.fixture(scope="module")
@@ -204,6 +138,42 @@ def test_texts_that_the_content_rules_refuse_are_not_drawn(server: Server) -> No
     assert answer.status == 400
     assert "are refused" in answer.json["error"]["message"]
     assert server.metric("safediff_images_total") == drawn
+
+
+BROKEN = """
+from safediff.serve import pipeline
+def draw(self, orders, settings):
+    raise RuntimeError(f"no kernel for {orders[0].prompt!r}")
+pipeline.SafePipeline.draw = draw
+"""
+
+
+def test_what_nobody_foresaw_is_marked_and_counted_and_tells_no_prompt() -> None:
+    server = start(exported(), code=BROKEN)
+    answers = [server.ask(PATH, {"prompt": PROMPT, "num_steps": 1, "n": 2}) for _ in range(2)]
+    for answer in answers:
+        assert (answer.status, answer.json["error"]["message"]) == (500, "internal error")
+        for name in ("Certificate", "Release", "Verdict"):
+            assert answer.headers[f"X-Safediff-{name}"], name
+        assert b"owl" not in answer.body
+    assert server.metric('safediff_requests_total{status="500"}') == 2
+    code, errors = server.stop()
+    assert code == 0
+    assert "internal error: RuntimeError at <string>:4" in errors
+    assert "owl" not in errors
+    assert "Traceback" not in errors
+
+
+def test_a_text_that_the_encoder_refuses_after_all_is_not_repeated() -> None:
+    """Its message quotes the text, and may be told to whoever shares the batch."""
+    code = """
+from safediff.serve import pipeline
+pipeline.SafePipeline.fits = lambda self, prompt: True
+"""
+    server = start(exported(), code=code)
+    answer = server.ask(PATH, {"prompt": f"{PROMPT} {'very ' * 80}", "num_steps": 1})
+    assert (answer.status, answer.json["error"]["message"]) == (500, "internal error")
+    assert "owl" not in server.stop()[1]
 
 
 def test_unknown_paths_get_the_same_form(server: Server) -> None:

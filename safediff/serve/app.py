@@ -8,8 +8,10 @@ import base64
 import json
 import logging
 import time
+import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from fastapi import FastAPI, Request, Response
@@ -19,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from torch import Tensor
 
-from safediff.errors import SafediffError
+from safediff.errors import Inconclusive
 from safediff.policy.content import check_text
 from safediff.serve.batching import Batcher, QueueFull, Stopping
 from safediff.serve.pipeline import Order, SafePipeline, Settings
@@ -28,6 +30,8 @@ from safediff.serve.telemetry import Telemetry
 from safediff.serve.trust import Trust
 
 MAX_IMAGES, MAX_STEPS, MAX_GUIDANCE, MAX_PROMPT_CHARS = 8, 200, 30.0, 4000
+GENERATIONS = "/v1/images/generations"
+GoOn = Callable[[Request], Awaitable[Response]]
 log = logging.getLogger("safediff.serve")
 
 
@@ -81,6 +85,7 @@ def build_app(pipeline: SafePipeline, *, max_queue: int = 64, max_wait_ms: float
     app = FastAPI(title="safediff", docs_url=None, redoc_url=None, lifespan=lifespan)
     app.state.batcher = batcher
     _answer_errors(app)
+    _count_answers(app, telemetry)
     _mark_answers(app, trust)
 
     @app.get("/healthz")
@@ -91,22 +96,12 @@ def build_app(pipeline: SafePipeline, *, max_queue: int = 64, max_wait_ms: float
     async def metrics() -> Response:
         return Response(telemetry.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    @app.post("/v1/images/generations")
+    @app.post(GENERATIONS)
     async def generations(wanted: Generation) -> dict[str, Any]:
         began = time.monotonic()
         pictures = await draw(pipeline, batcher, wanted)
         telemetry.latency.observe(time.monotonic() - began)
         return {"created": int(time.time()), "data": [{"b64_json": p} for p in pictures]}
-
-    @app.middleware("http")
-    async def counted(request: Request, go_on: Callable[[Request], Awaitable[Response]]) -> Any:
-        began = time.monotonic()
-        response = await go_on(request)
-        if request.url.path == "/v1/images/generations":
-            telemetry.requests.labels(str(response.status_code)).inc()
-            milliseconds = 1000 * (time.monotonic() - began)
-            log.info("%s %d in %.0f ms", request.method, response.status_code, milliseconds)
-        return response
 
     return app
 
@@ -156,7 +151,7 @@ async def draw(pipeline: SafePipeline, batcher: Batcher, wanted: Generation) -> 
         raise Refusal(503, "the server is shutting down") from stopping
     try:
         pictures = await asyncio.gather(*map(asyncio.wrap_future, futures))
-    except SafediffError as error:
+    except Inconclusive as error:
         raise Refusal(500, str(error)) from error
     return await asyncio.to_thread(_encoded, pictures, pipeline.trust)
 
@@ -177,7 +172,11 @@ def _check(pipeline: SafePipeline, wanted: Generation) -> None:
 
 
 def _answer_errors(app: FastAPI) -> None:
-    """One line of JSON, whatever went wrong."""
+    """One line of JSON, whatever went wrong.
+
+    What nobody foresaw is caught by a middleware, the innermost one: a handler of ``Exception``
+    would answer outside of those that mark and count, and raise again into uvicorn's log.
+    """
 
     @app.exception_handler(Refusal)
     async def refused(_: Request, refusal: Refusal) -> JSONResponse:
@@ -195,10 +194,19 @@ def _answer_errors(app: FastAPI) -> None:
     async def other(_: Request, error: HTTPException) -> JSONResponse:
         return error_answer(error.status_code, str(error.detail))
 
-    @app.exception_handler(Exception)
-    async def unforeseen(_: Request, error: Exception) -> JSONResponse:
-        log.error("internal error: %s", type(error).__name__)  # its text may hold the prompt
-        return error_answer(500, "internal error")
+    @app.middleware("http")
+    async def unforeseen(request: Request, go_on: GoOn) -> Response:
+        try:
+            return await go_on(request)
+        except Exception as error:  # its text may hold the prompt
+            log.error("internal error: %s at %s", type(error).__name__, _where(error))
+            return error_answer(500, "internal error")
+
+
+def _where(error: Exception) -> str:
+    """File and line, which is what a traceback says without anybody's words."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{Path(frame.filename).name}:{frame.lineno}"
 
 
 def error_answer(
@@ -211,6 +219,18 @@ def error_answer(
     return JSONResponse(body, status, headers)
 
 
+def _count_answers(app: FastAPI, telemetry: Telemetry) -> None:
+    @app.middleware("http")
+    async def counted(request: Request, go_on: GoOn) -> Response:
+        began = time.monotonic()
+        response = await go_on(request)
+        if request.url.path == GENERATIONS:
+            telemetry.requests.labels(str(response.status_code)).inc()
+            milliseconds = 1000 * (time.monotonic() - began)
+            log.info("%s %d in %.0f ms", request.method, response.status_code, milliseconds)
+        return response
+
+
 def _mark_answers(app: FastAPI, trust: Trust) -> None:
     marks = {
         "X-Safediff-Certificate": trust.certificate_sha256,
@@ -221,7 +241,7 @@ def _mark_answers(app: FastAPI, trust: Trust) -> None:
         marks["X-Safediff-Unverified"] = json.dumps(trust.unverified)
 
     @app.middleware("http")
-    async def marked(request: Request, go_on: Callable[[Request], Awaitable[Response]]) -> Any:
+    async def marked(request: Request, go_on: GoOn) -> Response:
         response = await go_on(request)
         response.headers.update(marks)
         return response

@@ -151,12 +151,9 @@ def prove_compiled(path: Path, choice: Choice) -> None:
     if not is_compiled(path):
         return
     for encoder in text_folders(path):
-        state = load_file(encoder / TEXT_WEIGHTS)
-        state = {name.removeprefix(TEXT_LEVEL): tensor for name, tensor in state.items()}
-        _prove(path, encoder.name, state, TEXT_PREFIX)
-    _prove(
-        path, DECODER_FOLDER, decoder_state(load_file(path / "vae" / DIFFUSERS_WEIGHTS)), VAE_PREFIX
-    )
+        _prove(path, encoder.name, _text_state(encoder / TEXT_WEIGHTS), TEXT_PREFIX)
+    decoder = decoder_state(load_file(path / "vae" / DIFFUSERS_WEIGHTS))
+    _prove(path, DECODER_FOLDER, decoder, VAE_PREFIX)
 
 
 def is_compiled(path: Path) -> bool:
@@ -167,6 +164,14 @@ def is_compiled(path: Path) -> bool:
 def text_folders(path: Path) -> list[Path]:
     """``text_encoder/``, and ``text_encoder_2/`` of SDXL."""
     return sorted(path.glob(f"{TEXT_FOLDER}*"))
+
+
+def _text_state(file: Path) -> dict[str, Tensor]:
+    """Names as transformers 5 has them: only an encoder with a projection keeps the first level."""
+    state = load_file(file)
+    if any(name.startswith("text_projection.") for name in state):
+        return state
+    return {name.removeprefix(TEXT_LEVEL): tensor for name, tensor in state.items()}
 
 
 def _prove(path: Path, folder: str, state: Mapping[str, Tensor], prefix: str | None = None) -> None:
