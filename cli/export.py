@@ -67,8 +67,11 @@ def export(
     """Export the erased model and prove which weights the engine holds."""
     from safediff.errors import UsageError
 
-    if not (onnx or trt or trt_rtx or swap_weights):
-        raise UsageError("no target given", "add --onnx, --trt-rtx, --trt or --swap-weights")
+    _require_one_target(onnx=onnx, swap=swap_weights is not None, trt=trt, trt_rtx=trt_rtx)
+    if (trt or trt_rtx) and full:
+        raise UsageError(
+            "--full: a whole folder holds ONNX engines, not plans", "add --onnx, without --trt"
+        )
     if precision not in PRECISIONS:
         raise UsageError(f"--precision {precision}: expected {', '.join(PRECISIONS)}")
     if opset not in (18, 23):
@@ -101,7 +104,7 @@ def export(
         from safediff.workflow.plans import export_plan, refit_plan
 
         kind: Kind = "tensorrt_rtx" if trt_rtx else "tensorrt"
-        folder = out or run / f"engine-{kind}-{precision}"
+        folder = out or _beside(run, f"engine-{kind}-{precision}")
         if swap_weights:
             print(refit_plan(run, swap_weights, folder))
         else:
@@ -111,26 +114,36 @@ def export(
         from safediff.workflow.calibrate import MAX_ERROR
         from safediff.workflow.deploy import deploy_run
 
-        folder = out or run.with_name(f"{run.name}-{precision}")
+        folder = out or _beside(run, precision)
         limit = MAX_ERROR if max_error is None else max_error
         named = cast("tuple[Layout, ...]", layouts)
         deployed = deploy_run(run, folder, chosen, opset, named, swap_weights, gate, limit)
         print(f"{folder}: {deployed.line}")
-        if deployed.gate is not None:
-            from safediff.cli.outcome import end
-
-            end(
-                [deployed.gate],
-                deployed.gate.verdict,
-                next_step=f"read {folder / 'safediff-export.json'}",
-            )
     else:
         from safediff.workflow.calibrate import MAX_ERROR
         from safediff.workflow.export import export_run, swap
 
-        folder = out or run / f"engine-{precision}"
+        folder = out or _beside(run, f"engine-{precision}")
         limit = MAX_ERROR if max_error is None else max_error
         if swap_weights:
             print(f"{folder}: {swap(run, swap_weights, folder).line}")
         else:
             print(f"{folder}: {export_run(run, folder, chosen, opset, limit).line}")
+
+
+def _require_one_target(*, onnx: bool, swap: bool, trt: bool, trt_rtx: bool) -> None:
+    from safediff.errors import UsageError
+
+    given = {"--onnx": onnx, "--trt": trt, "--trt-rtx": trt_rtx}
+    named = [name for name, wanted in given.items() if wanted]
+    if not named and not swap:
+        raise UsageError("no target given", "add --onnx, --trt-rtx, --trt or --swap-weights")
+    if len(named) > 1:
+        raise UsageError(f"{' and '.join(named)}: one target at a time", "export once for each")
+
+
+def _beside(run: Path, what: str) -> Path:
+    """In a release it would be a file that the checksums do not list."""
+    if run.name in ("", ".."):
+        run = run.resolve()
+    return run.with_name(f"{run.name}-{what}")

@@ -4,11 +4,16 @@ import json
 from pathlib import Path
 
 import pytest
-from serving_examples import exported, release
+from gate_examples import make_report, make_result
+from serving_examples import copy_of, exported, release
 from test_cli_verbs import Ran, here, said
 
+from safediff.export import parity, survival
 from safediff.export.manifest import read_manifest
+from safediff.gate.verdict import GateReport, Verdict
+from safediff.release.checksums import verify_checksums
 from safediff.workflow import deploy
+from safediff.workflow.export import EngineReport
 from safediff.workflow.export_source import ExportSource
 
 __all__ = ["here"]
@@ -38,31 +43,92 @@ def test_swapped_weights(tmp_path: Path, here: Ran) -> None:
     assert said(done, 2).startswith("error: --swap-weights: the scales of an int8 engine")
 
 
+@pytest.mark.parametrize("verdict", [Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.WARN])
 def test_the_gate_on_the_engine_decides_the_exit_code(
-    tmp_path: Path, here: Ran, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, here: Ran, monkeypatch: pytest.MonkeyPatch, verdict: Verdict
 ) -> None:
-    from gate_examples import make_report, make_result
+    seen: list[str] = []
 
-    from safediff.gate.verdict import GateReport, Verdict
-
-    seen: list[Path] = []
-
-    def measured(plan: object, source: ExportSource, engine: Path) -> GateReport:
-        seen.append(engine)
-        return make_report((make_result("erasure/all", Verdict.FAIL),))
+    def measured(
+        plan: object, source: ExportSource, engine: Path, report: EngineReport
+    ) -> GateReport:
+        seen.extend(check.id for check in report.checks)
+        return make_report((make_result("erasure/all", verdict),))
 
     monkeypatch.setattr(deploy, "measure_gate", measured)
     monkeypatch.setattr(deploy, "_same_policy", lambda source, policy: policy)
+    monkeypatch.setattr(survival, "MIN_COSINE", 1.1)  # a drowned edit is for the gate to decide
     policy, out = tmp_path / "policy.yaml", tmp_path / "serve"
     done = here("export", release(), "--onnx", "--full", "--gate", policy, "--out", out)
-    assert said(done, 1).startswith("error: policy ")
-    assert "gate: fail" in done.stdout
-    assert len(seen) == 1
-    manifest = read_manifest(out)
-    assert manifest is not None
-    gate = manifest["engines"][0]["gate"]
-    assert gate["verdict"] == "fail"
-    assert gate["bound_to"] == manifest["engines"][0]["sha256"]
+    assert done.returncode == verdict.exit_code
+    assert seen == ["parity/onnx engine", "parity/edit"]
+    if verdict.exit_code:
+        assert said(done, verdict.exit_code).startswith(f"error: {out}: not written, ")
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["serve.gate.json"]
+        told = json.loads((tmp_path / "serve.gate.json").read_text(encoding="utf-8"))
+        assert told["verdict"] == verdict.value
+    else:
+        manifest = read_manifest(out)
+        assert manifest is not None
+        assert manifest["engines"][0]["gate"]["bound_to"] == manifest["engines"][0]["sha256"]
+
+
+EXPORTS = {
+    "one engine": ("--onnx",),
+    "a whole folder": ("--onnx", "--full"),
+    "other weights": ("--swap-weights",),
+}
+
+
+@pytest.mark.parametrize("options", EXPORTS.values(), ids=EXPORTS)
+@pytest.mark.parametrize("broken", ["parity", "edit"])
+def test_an_engine_that_fails_its_checks_leaves_nothing(
+    tmp_path: Path,
+    here: Ran,
+    monkeypatch: pytest.MonkeyPatch,
+    options: tuple[str, ...],
+    broken: str,
+) -> None:
+    if broken == "parity":
+        none = parity.ParityLimits(max_abs=1e-12, mean_abs=1e-12, min_cosine=1.0)
+        monkeypatch.setitem(parity.LIMITS, "fp32", none)  # type: ignore[arg-type]
+    else:
+        monkeypatch.setattr(survival, "MIN_COSINE", 1.1)
+    if "--swap-weights" in options:
+        options = (*options, str(exported()))
+    out = tmp_path / "out"
+    line = said(here("export", release(), *options, "--out", out), 1)
+    assert line.startswith(f"error: {out}: not written, the engine failed its checks: ")
+    assert ("OUTSIDE" if broken == "parity" else "DROWNS IN ROUNDING") in line
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("given", ["a path", "."])
+def test_without_out_the_release_stays_as_it_was(
+    tmp_path: Path, here: Ran, monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    path = copy_of(release(), tmp_path / "r")
+    monkeypatch.chdir(path)
+    done = here("export", path if given == "a path" else Path(given), "--onnx")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"{tmp_path / 'r-engine-fp32'}: fp32")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["r", "r-engine-fp32"]
+    verify_checksums(path)
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ((), "no target given"),
+        (("--trt", "--trt-rtx"), "--trt and --trt-rtx: one target at a time"),
+        (("--onnx", "--trt"), "--onnx or --swap-weights and --trt: one target at a time"),
+        (("--trt", "--full"), "--full: a whole folder holds ONNX engines, not plans"),
+        (("--trt-rtx", "--full", "--target", "SM89"), "--full: a whole folder holds ONNX engines"),
+        (("--trt", "--opset", "23"), "--opset 23: plans are built from opset 18"),
+    ],
+)
+def test_options_that_would_be_ignored(here: Ran, options: tuple[str, ...], line: str) -> None:
+    assert said(here("export", release(), *options), 2).startswith(f"error: {line}")
 
 
 def test_another_policy_is_refused_for_the_gate(tmp_path: Path, here: Ran) -> None:
@@ -93,8 +159,6 @@ def test_serve_wants_its_extra(here: Ran, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_changed_file_is_one_line(tmp_path: Path, here: Ran) -> None:
-    from serving_examples import copy_of
-
     path = copy_of(exported(), tmp_path / "r")
     config = path / "unet" / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"sample_size": 16}))

@@ -9,6 +9,7 @@ from safediff.gate.checks import (
     base_rate,
     collapse,
     cross_check,
+    edit_survival,
     erasure,
     judge_accuracy,
     judge_calibration,
@@ -303,6 +304,26 @@ def test_quality_without_samples_or_with_failures_is_inconclusive() -> None:
 )
 def test_parity(difference: float, expected: Verdict) -> None:
     assert parity("onnx", difference, 1e-3, num_samples=8).verdict is expected
+
+
+def test_parity_that_keeps_one_limit_of_several() -> None:
+    found = parity("onnx", 0.0, 1e-3, num_samples=8, others_kept=False)
+    assert found.verdict is Verdict.FAIL
+    assert "beyond a limit" in found.message
+
+
+@pytest.mark.parametrize(
+    ("cosine", "num_tensors", "expected"),
+    [
+        (0.5, 3, Verdict.PASS),
+        (0.49, 3, Verdict.WARN),
+        (0.0, 3, Verdict.WARN),
+        (1.0, 0, Verdict.INCONCLUSIVE),
+    ],
+)
+def test_an_edit_that_drowns_warns(cosine: float, num_tensors: int, expected: Verdict) -> None:
+    found = edit_survival("onnx", cosine, 0.5, num_tensors=num_tensors, precision="int8")
+    assert found.verdict is expected
 
 
 def test_parity_without_inputs_is_inconclusive() -> None:

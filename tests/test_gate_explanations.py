@@ -60,6 +60,7 @@ def test_entries_say_all_there_is_to_say(key: str) -> None:
         ("all/calibration/specificity", "calibration/specificity"),
         ("all/collapse", "collapse"),
         ("parity/onnx engine", "parity"),
+        ("parity/edit", "parity/edit"),
     ],
 )
 def test_checks_are_found_by_any_name_that_a_report_gives_them(check: str, key: str) -> None:

@@ -44,7 +44,8 @@ def test_an_untouched_release_agrees_and_everything_countable_is_recounted(relea
     assert found.verdict is Verdict.PASS
     assert [r.subject for r in found.reports] == ["teacher", "student", "onnx engine"]
     assert found.facts["checks"] == (
-        "24 recounted from the journal; only the decision made again: parity/onnx engine"
+        "24 recounted from the journal; only the decision made again: parity/onnx engine, "
+        "parity/edit"
     )
 
 
@@ -113,6 +114,7 @@ FORGED: dict[str, Callable[[Json], object]] = {
     "onnx engine, parity/onnx engine: the certificate lacks this check": drop_check(
         "parity/onnx engine"
     ),
+    "onnx engine, parity/edit: the certificate lacks this check": drop_check("parity/edit"),
     "seeds does not fit": lambda c: c["seeds"].update(seed=7),
     "policy.sha256 does not fit": lambda c: c["policy"].update(sha256="0" * 64),
     "journal was written for plan": lambda c: c["policy"]["resolved"]["verify"]["erasure"].update(

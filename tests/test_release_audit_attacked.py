@@ -61,7 +61,8 @@ def test_everything_agrees_and_waivers_are_counted_apart(release: Path) -> None:
     assert found.verdict is Verdict.PASS
     assert found.facts["checks"] == (
         "28 recounted from the journal; only the decision made again: quality/kid, quality/clip, "
-        "quality/null_drift, robustness/alignment, parity/onnx engine"
+        "quality/null_drift, robustness/alignment, parity/onnx engine, "
+        "parity/edit"
     )
     assert read(release)["counts"]["waived"] == 2
     done = safediff("verify", "--certificate", release / "safety-certificate.json", release)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from safediff.gate.calibration import base_rate, judge_accuracy, judge_calibration
-from safediff.gate.distances import parity, quality
+from safediff.gate.distances import edit_survival, parity, quality
 from safediff.gate.erasing import ConceptHits, erasure
 from safediff.gate.keeping import collapse, retention
 from safediff.gate.robustness import ALIGNMENT, alignment, not_applicable, robustness
@@ -19,6 +19,7 @@ __all__ = [
     "base_rate",
     "collapse",
     "cross_check",
+    "edit_survival",
     "erasure",
     "judge_accuracy",
     "judge_calibration",

@@ -1,4 +1,4 @@
-"""Checks of distances: quality metrics between pictures, parity of engines."""
+"""Checks of distances: quality of pictures, parity of engines, edits after rounding."""
 
 from math import ceil, isfinite, sqrt
 
@@ -11,6 +11,7 @@ from safediff.gate.verdict import CheckResult, Threshold, Verdict
 from safediff.policy.plan import QualityCheck
 
 QUALITY_CONFIDENCE = 0.95
+EDIT = "parity/edit"
 
 
 def quality(
@@ -111,8 +112,20 @@ def parity(
     num_samples: int,
     policy_line: int | None = None,
     num_failures: int = 0,
+    others_kept: bool = True,
 ) -> CheckResult:
-    """An engine's noise predictions must equal PyTorch's within ``limit``, element by element."""
+    """An engine's noise predictions must equal PyTorch's within ``limit``, element by element.
+
+    Args:
+        engine: its name.
+        max_abs_difference: the largest one.
+        limit: on that.
+        num_samples: latents times timesteps.
+        policy_line: of the export, if any.
+        num_failures: inputs that could not be compared.
+        others_kept: whether the comparison's other limits are kept (mean, cosine, way back to the
+            base); where not, the largest difference alone saves nothing.
+    """
     unknown = num_failures or num_samples == 0 or not isfinite(max_abs_difference)
     estimate = Estimate(
         max_abs_difference, max_abs_difference, max_abs_difference, num_samples, 1.0, "none"
@@ -121,13 +134,15 @@ def parity(
         Verdict.INCONCLUSIVE
         if unknown
         else Verdict.PASS
-        if max_abs_difference <= limit
+        if max_abs_difference <= limit and others_kept
         else Verdict.FAIL
     )
     message = (
         f"{engine} differs from PyTorch by at most {show(max_abs_difference)} over {num_samples} "
         f"inputs; at most {show(limit)} is allowed."
     )
+    if not others_kept:
+        message += " Its mean difference, its cosine or its way back to the base is beyond a limit."
     if unknown:
         message = f"{engine} could not be compared: {num_failures} failures, {num_samples} inputs."
     return result(
@@ -141,4 +156,40 @@ def parity(
         verdict=verdict,
         message=message,
         details={"num_failures": num_failures},
+    )
+
+
+def edit_survival(
+    engine: str, min_cosine: float, limit: float, *, num_tensors: int, precision: str
+) -> CheckResult:
+    """Of every edited tensor rounding should leave more edit than noise.
+
+    Below the limit it warns: what became of the concepts, the gate on the engine's pictures tells.
+
+    Args:
+        engine: its name.
+        min_cosine: between the edit before and after rounding, of the worst tensor.
+        limit: on that.
+        num_tensors: tensors that were edited; where there are none, nothing was measured.
+        precision: that was rounded to.
+    """
+    estimate = Estimate(min_cosine, min_cosine, min_cosine, num_tensors, 1.0, "none")
+    verdict, message = Verdict.INCONCLUSIVE, f"{engine}: no tensor was edited."
+    if num_tensors:
+        verdict = Verdict.PASS if min_cosine >= limit else Verdict.WARN
+        message = (
+            f"Of the edit in {num_tensors} tensors {precision} leaves a cosine of "
+            f"{show(min_cosine)} or more; below {show(limit)} it drowns in rounding."
+        )
+    return result(
+        estimate,
+        Threshold(op=">=", value=limit, bound="value"),
+        id=EDIT,
+        kind="parity",
+        concept="all",
+        metric="lowest cosine of the edit after rounding",
+        policy_line=None,
+        verdict=verdict,
+        message=message,
+        details={"precision": precision},
     )

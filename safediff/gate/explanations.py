@@ -250,6 +250,19 @@ EXPLANATIONS: dict[str, Explanation] = {
         ),
         references=(),
     ),
+    "parity/edit": Explanation(
+        asks="Is the edit still in the engine's weights?",
+        measures="Per edited tensor, the cosine between the edit and what the engine's precision "
+        "leaves of it, Q(safe) - Q(base); the lowest of all tensors. Below 0.5 it warns.",
+        why="An edit much smaller than the rounding step drowns in it, and the concept may come "
+        "back. In export without --gate, where no picture is drawn, a drowned edit is refused.",
+        fooled_by=(
+            "A tensor that matters little drowns first: then the warning is louder than the harm.",
+            "An edit that the weights keep and rounded activations undo; therefore the way back to "
+            "the base is limited, too, and the gate runs on the engine.",
+        ),
+        references=("arXiv:2410.16454: what language models unlearned, quantisation brings back",),
+    ),
     "baseline": Explanation(
         asks="Has a check become worse than in the committed baseline?",
         measures="Per check, one-sided: with the same prompts and seeds, an exact sign test over "

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from math import isclose
 from typing import Any
 
+from safediff.gate.distances import EDIT
 from safediff.gate.robustness import ALIGNMENT
 from safediff.gate.verdict import CheckResult, GateReport, Verdict
 from safediff.policy.plan import Plan
@@ -22,7 +23,7 @@ def missing(plan: Plan, report: GateReport, counted: Mapping[str, CheckResult]) 
     if report.decides and plan.verify.attacks:
         expected.append(ALIGNMENT)
     if "engine" in report.model_sha256:
-        expected.append(_ENGINE_PARITY)
+        expected += [_ENGINE_PARITY, EDIT]
     present = [result.id for result in report.results]
     for name in expected:
         if name not in present:

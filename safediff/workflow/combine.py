@@ -34,7 +34,13 @@ from safediff.release.checksums import sha256_file
 from safediff.release.layout import write_release
 from safediff.sample.shards import ALONE, Shards
 from safediff.verify.verification import Verification
-from safediff.workflow.engines import ENGINE, compare_engine, export_engine, parity_json
+from safediff.workflow.engines import (
+    ENGINE,
+    compare_engine,
+    edit_left,
+    export_engine,
+    parity_json,
+)
 from safediff.workflow.erase import TEACHER, Pictures
 from safediff.workflow.evidence import certificate_evidence, report_data, write_reports
 from safediff.workflow.flops import flop_estimate
@@ -246,13 +252,14 @@ def _gate(
                 export_engine(plan, base, model, made.engine)
             shards.wait()
             engine, parity, check, weights = compare_engine(plan, base, model, made.engine)
+            states = base.denoiser.state_dict(), model.denoiser.state_dict()
+            survival = measure_survival(*states, plan.export.precision)
             hashes = {"base": base_sha256, "engine": weights}
-            report, album = found.measure(ENGINE, engine, hashes, extra=[check])
+            checks = [check, edit_left(survival)]
+            report, album = found.measure(ENGINE, engine, hashes, extra=checks)
             reports.append(report)
             albums.append(album)
             if combined(reports).exit_code == 0:
-                states = base.denoiser.state_dict(), model.denoiser.state_dict()
-                survival = measure_survival(*states, plan.export.precision)
                 evidence = certificate_evidence(
                     plan,
                     run,

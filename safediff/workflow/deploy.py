@@ -18,7 +18,7 @@ from typing import Any, Literal
 import torch
 
 from safediff.environment import environment
-from safediff.errors import Inconclusive, UsageError
+from safediff.errors import Inconclusive, PolicyViolated, UsageError
 from safediff.export.manifest import MANIFEST_NAME, SCHEMA, is_exported, write_manifest
 from safediff.export.parts import (
     DECODER_FOLDER,
@@ -42,7 +42,7 @@ from safediff.export.to_onnx import (
 )
 from safediff.export.to_triton import write_repository
 from safediff.folders import new_folder
-from safediff.gate.verdict import GateReport
+from safediff.gate.verdict import GateReport, Verdict
 from safediff.models.patch import unet_sha256
 from safediff.policy.load import load_plan
 from safediff.policy.plan import Plan
@@ -52,15 +52,22 @@ from safediff.release.layout import write_model
 from safediff.verify.verification import Verification
 from safediff.workflow.calibrate import MAX_ERROR
 from safediff.workflow.engines import ENGINE, require_unet
-from safediff.workflow.export import EngineReport, measure_engine, swap_into, write_engine
+from safediff.workflow.export import (
+    EngineReport,
+    measure_engine,
+    require_passed,
+    swap_into,
+    write_engine,
+)
 from safediff.workflow.export_source import ExportSource, open_source
 
 Layout = Literal["triton", "single-file"]
 LAYOUTS: tuple[Layout, ...] = ("triton", "single-file")
 SINGLE_FILE = "model.safetensors"
+FAILED_GATE = ".gate.json"
 WriteEngine = Callable[[Path], None]
-Gate = Callable[[Path], GateReport]
-"""Measures the policy on an engine folder."""
+Gate = Callable[[Path, EngineReport], GateReport]
+"""Measures the policy on an engine folder, beside what was measured of it already."""
 
 
 def deploy_run(
@@ -89,6 +96,7 @@ def deploy_run(
         UsageError: ``path`` is neither run nor release, the policy is another one, or the denoiser
             is a transformer.
         Inconclusive: something can't be exported, measured or written.
+        PolicyViolated: the engine failed a check; then ``folder`` is left as it was.
     """
     source = open_source(path)
     require_unet(source.model, "--full")
@@ -114,7 +122,9 @@ def _same_policy(source: ExportSource, policy: Path) -> Plan:
     return plan
 
 
-def measure_gate(plan: Plan, source: ExportSource, engine: Path) -> GateReport:
+def measure_gate(
+    plan: Plan, source: ExportSource, engine: Path, measured: EngineReport
+) -> GateReport:
     """The policy's checks on an engine folder, drawn anew against the base.
 
     Raises:
@@ -131,7 +141,7 @@ def measure_gate(plan: Plan, source: ExportSource, engine: Path) -> GateReport:
         tempfile.TemporaryDirectory() as work,
         Verification(plan, source.base, source.base_sha256, Path(work)) as verification,
     ):
-        return verification.measure(ENGINE, compiled, hashes)[0]
+        return verification.measure(ENGINE, compiled, hashes, extra=measured.checks)[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,11 +179,13 @@ def deploy(
         opset: Of the graphs.
         layouts: Further forms of the same weights.
         engine: Writes the UNet's engine folder; None exports one.
-        gate: Run on the engine; its report goes into the manifest.
+        gate: Run on the engine; its report goes into the manifest if it passed, else into
+            ``<folder>.gate.json``.
 
     Raises:
         UsageError: ``folder`` is something else.
-        Inconclusive: something can't be exported or written.
+        Inconclusive: something can't be exported, decided or written.
+        PolicyViolated: the engine failed a check; then ``folder`` is left as it was.
     """
     if source.release is not None and folder.absolute() == source.release.absolute():
         raise UsageError(f"{folder}: is the release that is read", "write to another folder")
@@ -186,7 +198,10 @@ def deploy(
             engine(unet)
         verify_identity(unet / MODEL_NAME, source.model.denoiser.state_dict())
         report = measure_engine(source, unet)
-        gated = None if gate is None else gate(unet)
+        require_passed(report, folder, gated=gate is not None)
+        gated = None if gate is None else gate(unet, report)
+        if gated is not None:
+            _require_met(gated, folder)
         for name in (MODEL_NAME, DATA_NAME):
             shutil.copyfile(unet / name, out / "unet" / name)
         shutil.rmtree(unet)
@@ -199,6 +214,21 @@ def deploy(
         write_manifest(out, manifest)
         write_checksums(out)
     return Deployed(engine=report, gate=gated)
+
+
+def _require_met(gated: GateReport, folder: Path) -> None:
+    """An engine that failed its gate leaves its report, and nothing that could be served."""
+    told = folder.with_name(f"{folder.name}{FAILED_GATE}")
+    told.unlink(missing_ok=True)
+    if gated.verdict.exit_code == 0:
+        return
+    told.write_text(json.dumps(gated.to_json(), indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    name, next_step = gated.policy_name, f"read {told}"
+    if gated.verdict is Verdict.FAIL:
+        raise PolicyViolated(f"{folder}: not written, policy {name} is not met", next_step)
+    raise Inconclusive(
+        f"{folder}: not written, whether policy {name} is met could not be decided", next_step
+    )
 
 
 def _copy_model(source: ExportSource, out: Path) -> None:

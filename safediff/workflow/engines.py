@@ -10,13 +10,14 @@ from safediff.errors import UsageError
 from safediff.export.parity import Parity, measure_margin_ratio, measure_parity
 from safediff.export.runtime import open_denoiser
 from safediff.export.signature import signature_of
-from safediff.export.survival import Survival
+from safediff.export.survival import MIN_COSINE, Survival
 from safediff.export.to_onnx import (
     MODEL_NAME,
     export_denoiser,
     initializers_sha256,
     verify_identity,
 )
+from safediff.gate.checks import edit_survival
 from safediff.gate.checks import parity as parity_check
 from safediff.gate.verdict import CheckResult
 from safediff.models.backbone import Backbone, Condition
@@ -100,13 +101,29 @@ def compare_engine(
         precision=plan.export.precision,
         margin_ratio=margin,
     )
-    check = parity_check(
+    return engine, found, closeness(found), initializers_sha256(folder / "model.onnx")
+
+
+def closeness(found: Parity) -> CheckResult:
+    """The comparison as a check."""
+    return parity_check(
         ENGINE,
         found.worst_max_abs,
         found.limits.max_abs,
-        num_samples=NUM_LATENTS * len(found.timesteps),
+        num_samples=found.num_samples * len(found.timesteps),
+        others_kept=found.passed,
     )
-    return engine, found, check, initializers_sha256(folder / MODEL_NAME)
+
+
+def edit_left(survival: Survival) -> CheckResult:
+    """What rounding left of the edit, as a check."""
+    return edit_survival(
+        ENGINE,
+        survival.min_cosine,
+        MIN_COSINE,
+        num_tensors=len(survival.layers),
+        precision=survival.precision,
+    )
 
 
 def _condition(base: Backbone, texts: list[str]) -> Condition:

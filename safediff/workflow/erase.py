@@ -19,6 +19,7 @@ from safediff.verify.verification import Verification
 from safediff.workflow.engines import (
     ENGINE,
     compare_engine,
+    edit_left,
     export_engine,
     parity_json,
     require_exportable,
@@ -164,12 +165,13 @@ def _export(
     engine, parity, check, weights = compare_engine(plan, base, teacher, run.engine)
     task.advance(1)
     task.done(f"differs by at most {parity.worst_max_abs:.1e} standard deviations")
-    hashes = {"base": training.teacher.base_sha256, "engine": weights}
-    report, album = verification.measure(ENGINE, engine, hashes, extra=[check])
-    outcome.reports.append(report)
-    albums.append(album)
     states = base.denoiser.state_dict(), teacher.denoiser.state_dict()
     survival = measure_survival(*states, plan.export.precision)
+    hashes = {"base": training.teacher.base_sha256, "engine": weights}
+    checks = [check, edit_left(survival)]
+    report, album = verification.measure(ENGINE, engine, hashes, extra=checks)
+    outcome.reports.append(report)
+    albums.append(album)
     return [parity_json(parity, survival, teacher)]
 
 

@@ -3,13 +3,14 @@
 import json
 import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from safediff.errors import UsageError
+from safediff.errors import PolicyViolated, UsageError
 from safediff.export.int8 import quantize_engine
 from safediff.export.parity import Parity, measure_margin_ratio, measure_parity
 from safediff.export.runtime import open_denoiser
@@ -29,13 +30,14 @@ from safediff.export.to_onnx import (
     verify_identity,
 )
 from safediff.folders import new_folder
+from safediff.gate.verdict import CheckResult
 from safediff.models.backbone import Condition
 from safediff.models.patch import unet_sha256
 from safediff.release.certificate import CERTIFICATE_NAME
 from safediff.release.checksums import SUMS_NAME, verify_checksums
 from safediff.release.weights import denoiser_folder
 from safediff.workflow.calibrate import CALIBRATION, MAX_ERROR, write_calibrated
-from safediff.workflow.engines import require_unet
+from safediff.workflow.engines import closeness, edit_left, require_unet
 from safediff.workflow.export_source import ExportSource, open_source
 
 NUM_LATENTS = 4
@@ -59,6 +61,12 @@ class EngineReport:
     def passed(self) -> bool:
         """Whether the engine is close enough to the UNet, and the edit is still in it."""
         return self.parity.passed and (self.survival is None or self.survival.survives)
+
+    @property
+    def checks(self) -> list[CheckResult]:
+        """The same, as rows of a gate that is run on the engine."""
+        left = [] if self.survival is None else [edit_left(self.survival)]
+        return [closeness(self.parity), *left]
 
     @property
     def line(self) -> str:
@@ -105,10 +113,43 @@ def export_run(
     Raises:
         UsageError: ``path`` is neither a run with a patch nor a release.
         Inconclusive: the engine can't be written.
+        PolicyViolated: it is no copy of the model; then ``folder`` is left as it was.
     """
     source = open_source(path)
-    write_engine(source, folder, precision, opset, max_error)
-    return measure_engine(source, folder)
+
+    def write(target: Path) -> None:
+        write_engine(source, target, precision, opset, max_error)
+
+    return _write_measured(source, folder, write)
+
+
+def _write_measured(
+    source: ExportSource, folder: Path, write: Callable[[Path], None]
+) -> EngineReport:
+    """An engine folder that appears once the engine in it was found to be a copy."""
+    with new_folder(folder, is_engine, "an engine folder") as temporary:
+        write(temporary)
+        report = measure_engine(source, temporary)
+        require_passed(report, folder)
+    return report
+
+
+def require_passed(report: EngineReport, folder: Path, *, gated: bool = False) -> None:
+    """Refuse an engine that computes something else, or has lost the edit in rounding.
+
+    The first is a failed check of every policy. The second is one where nothing else is measured;
+    a gate that draws with the engine tells more, and takes it as a warning.
+
+    Raises:
+        PolicyViolated: nothing is to be written to ``folder``.
+    """
+    if report.passed or (gated and report.parity.passed):
+        return
+    raise PolicyViolated(
+        f"{folder}: not written, the engine failed its checks: {report.line}",
+        "choose another --precision"
+        + ("" if gated else "; with --full --gate POLICY the gate decides on a drowned edit"),
+    )
 
 
 def write_engine(
@@ -227,10 +268,10 @@ def swap(path: Path, exported: Path, folder: Path) -> EngineReport:
     Raises:
         UsageError: ``exported`` was made from another base, or does not match its checksums.
         Inconclusive: its engine holds other weights than it was written with.
+        PolicyViolated: the new engine is no copy of the model; then ``folder`` is left as it was.
     """
     source = open_source(path)
-    swap_into(source, exported, folder)
-    return measure_engine(source, folder)
+    return _write_measured(source, folder, lambda f: swap_into(source, exported, f))
 
 
 def swap_into(source: ExportSource, exported: Path, folder: Path) -> None:
