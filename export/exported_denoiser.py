@@ -3,9 +3,11 @@
 import json
 from pathlib import Path
 
+from safediff.errors import UsageError
 from safediff.export.exported_transformer import ExportedTransformer
 from safediff.export.exported_unet import ExportedUNet
-from safediff.export.session import CPU_PROVIDER
+from safediff.export.plan_profile import Profile
+from safediff.export.providers import CPU_PROVIDER
 from safediff.export.signature import SIGNATURES
 from safediff.export.to_onnx import CONFIG_NAME
 
@@ -13,16 +15,25 @@ ExportedDenoiser = ExportedUNet | ExportedTransformer
 
 
 def open_denoiser(
-    folder: Path, *, provider: str = CPU_PROVIDER, num_threads: int | None = None
+    folder: Path,
+    *,
+    provider: str = CPU_PROVIDER,
+    num_threads: int | None = None,
+    profile: Profile | None = None,
 ) -> ExportedDenoiser:
     """``ExportedUNet`` or ``ExportedTransformer``, by the engine's configuration.
 
+    ``profile``: sizes that come, for TensorRT and UNets.
+
     Raises:
-        UsageError: the provider is not available here.
+        UsageError: the provider is not available here, or the profile is not for this network.
         Inconclusive: files are missing or damaged.
     """
-    opened = ExportedTransformer if _is_transformer(folder / CONFIG_NAME) else ExportedUNet
-    return opened(folder, provider=provider, num_threads=num_threads)
+    if _is_transformer(folder / CONFIG_NAME):
+        if profile is not None:
+            raise UsageError(f"{folder}: profiles are written for UNets", "leave the profile out")
+        return ExportedTransformer(folder, provider=provider, num_threads=num_threads)
+    return ExportedUNet(folder, provider=provider, num_threads=num_threads, profile=profile)
 
 
 def _is_transformer(config: Path) -> bool:

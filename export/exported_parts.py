@@ -12,7 +12,9 @@ from transformers.models.clip.modeling_clip import CLIPTextModelOutput
 
 from safediff.errors import Inconclusive
 from safediff.export.parts import HIDDEN_STATES
-from safediff.export.session import CPU_PROVIDER, Session
+from safediff.export.plan_profile import Profile
+from safediff.export.providers import CPU_PROVIDER, Execution
+from safediff.export.session import Session
 from safediff.export.to_onnx import CONFIG_NAME, MODEL_NAME
 
 TextStates = BaseModelOutputWithPooling | CLIPTextModelOutput
@@ -23,9 +25,23 @@ class ExportedTextEncoder:
     """``text_encoder/`` or ``text_encoder_2/`` of an exported folder."""
 
     def __init__(
-        self, folder: Path, *, provider: str = CPU_PROVIDER, num_threads: int | None = None
+        self,
+        folder: Path,
+        *,
+        provider: str = CPU_PROVIDER,
+        num_threads: int | None = None,
+        profile: Profile | None = None,
+        cuda_graph: bool = False,
     ) -> None:
-        self._session = Session(folder / MODEL_NAME, provider, num_threads)
+        self._session = Session(
+            folder / MODEL_NAME,
+            Execution(
+                provider=provider,
+                num_threads=num_threads,
+                profile=profile,
+                cuda_graph=cuda_graph,
+            ),
+        )
         self.device = self._session.device
         self.dtype = self._session.dtype("last_hidden_state")
         self._inner = {n: v.shape[1:] for n, v in self._session.outputs.items()}
@@ -60,11 +76,25 @@ class ExportedDecoder:
     """``vae_decoder/`` of an exported folder; it cannot encode."""
 
     def __init__(
-        self, folder: Path, *, provider: str = CPU_PROVIDER, num_threads: int | None = None
+        self,
+        folder: Path,
+        *,
+        provider: str = CPU_PROVIDER,
+        num_threads: int | None = None,
+        profile: Profile | None = None,
+        cuda_graph: bool = False,
     ) -> None:
         self.config = _read_config(folder / CONFIG_NAME)
         self._path = folder / MODEL_NAME
-        self._session = Session(folder / MODEL_NAME, provider, num_threads)
+        self._session = Session(
+            folder / MODEL_NAME,
+            Execution(
+                provider=provider,
+                num_threads=num_threads,
+                profile=profile,
+                cuda_graph=cuda_graph,
+            ),
+        )
         self.device = self._session.device
         self.dtype = self._session.dtype("latent_sample")
         self._factor = 2 ** (len(self.config.block_out_channels) - 1)

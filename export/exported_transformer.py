@@ -14,7 +14,8 @@ from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from torch import Tensor
 
 from safediff.errors import Inconclusive, SafediffError
-from safediff.export.session import CPU_PROVIDER, Session
+from safediff.export.providers import CPU_PROVIDER, Execution
+from safediff.export.session import Session
 from safediff.export.signature import BATCH, HEIGHT, WIDTH, signature_of
 from safediff.export.to_onnx import CONFIG_NAME, MODEL_NAME
 
@@ -42,7 +43,9 @@ class ExportedTransformer:
         self.config = _read_config(folder / CONFIG_NAME)
         signature = signature_of(self.config["_class_name"])
         self._sides, self._output = signature.sides(self.config), signature.output
-        self._session = Session(folder / MODEL_NAME, provider, num_threads)
+        self._session = Session(
+            folder / MODEL_NAME, Execution(provider=provider, num_threads=num_threads)
+        )
         self.dtype = self._session.dtype(LATENTS)
         """Type of latents, texts and output; times and scales are float32."""
         self.device = self._session.device

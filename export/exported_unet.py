@@ -11,7 +11,9 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from torch import Tensor
 
 from safediff.errors import Inconclusive
-from safediff.export.session import CPU_PROVIDER, Session
+from safediff.export.plan_profile import Profile
+from safediff.export.providers import CPU_PROVIDER, Execution
+from safediff.export.session import Session
 from safediff.export.signature import SIGNATURES
 from safediff.export.to_onnx import CONFIG_NAME, MODEL_NAME
 
@@ -23,7 +25,13 @@ class ExportedUNet:
     """An engine folder as a UNet, run by ONNX Runtime."""
 
     def __init__(
-        self, folder: Path, *, provider: str = CPU_PROVIDER, num_threads: int | None = None
+        self,
+        folder: Path,
+        *,
+        provider: str = CPU_PROVIDER,
+        num_threads: int | None = None,
+        profile: Profile | None = None,
+        cuda_graph: bool = False,
     ) -> None:
         """Open the engine.
 
@@ -31,6 +39,8 @@ class ExportedUNet:
             folder: ``model.onnx`` with its data, and ``config.json``.
             provider: Execution provider; another one is never used in its place.
             num_threads: Threads of one operator; None leaves the choice to ONNX Runtime.
+            profile: Sizes that come, for TensorRT.
+            cuda_graph: On a GPU: record the kernels of a size once, then replay them.
 
         Raises:
             UsageError: the provider is not available here.
@@ -38,7 +48,15 @@ class ExportedUNet:
         """
         self.folder = folder
         self.config = _read_config(folder / CONFIG_NAME)
-        self._session = Session(folder / MODEL_NAME, provider, num_threads)
+        self._session = Session(
+            folder / MODEL_NAME,
+            Execution(
+                provider=provider,
+                num_threads=num_threads,
+                profile=profile,
+                cuda_graph=cuda_graph,
+            ),
+        )
         inputs = self._session.inputs
         self.dtype = self._session.dtype("sample")
         """Type of every input but ``timestep``, and of the output before it is returned."""

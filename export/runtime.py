@@ -8,7 +8,7 @@ diffusers pipeline, ``open_denoiser(folder)`` for whichever the folder holds, or
 from safediff.export.exported_denoiser import ExportedDenoiser, open_denoiser
 from safediff.export.exported_transformer import ExportedTransformer
 from safediff.export.exported_unet import ExportedUNet
-from safediff.export.session import CPU_PROVIDER
+from safediff.export.providers import CPU_PROVIDER
 from safediff.serve.pipeline import SafePipeline
 
 __all__ = [

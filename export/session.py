@@ -3,41 +3,42 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import onnxruntime as ort
 import torch
 from torch import Tensor
 
 from safediff.errors import Inconclusive, UsageError
+from safediff.export.binding import Binding, Replayed
+from safediff.export.providers import Execution
 
-CPU_PROVIDER = "CPUExecutionProvider"
 TORCH_DTYPES = {
     "tensor(float)": torch.float32,
     "tensor(float16)": torch.float16,
     "tensor(int64)": torch.int64,
 }
-_ELEMENTS = {torch.float32: np.float32, torch.float16: np.float16, torch.int64: np.int64}
 ONLY_FATAL = 4
 """Log level of ONNX Runtime: its errors are raised as well."""
+GRAPH_ID = "gpu_graph_id"
+"""Of a run: sizes have CUDA graphs of their own."""
 
 
 class Session:
     """One model file on one provider."""
 
-    def __init__(self, path: Path, provider: str, num_threads: int | None) -> None:
+    def __init__(self, path: Path, execution: Execution) -> None:
         """Open it.
 
         Args:
             path: ``model.onnx`` with its data beside it.
-            provider: Execution provider; another one is never used in its place.
-            num_threads: Threads of one operator; None leaves the choice to ONNX Runtime.
+            execution: How it is run.
 
         Raises:
             UsageError: the provider is not available here.
             Inconclusive: the file is missing or damaged.
         """
-        self.ort = _open(path, provider, num_threads)
-        self.device = torch.device("cuda" if provider.startswith("CUDA") else "cpu")
+        self.ort, self.execution = _open(path, execution), execution
+        self.device = execution.device
+        self._replayed: dict[tuple[tuple[str, tuple[int, ...]], ...], Replayed] = {}
         self.inputs = {value.name: value for value in self.ort.get_inputs()}
         self.outputs = {value.name: value for value in self.ort.get_outputs()}
         values = (self.inputs | self.outputs).items()
@@ -68,24 +69,27 @@ class Session:
     def _run_bound(
         self, held: Mapping[str, Tensor], shapes: Mapping[str, Sequence[int]]
     ) -> dict[str, Tensor]:
-        """Tensors of another device are bound by their addresses, so ``held`` must live on."""
-        binding = self.ort.io_binding()
-        results = {
+        if not self.execution.cuda_graph:
+            results = self._empty(shapes)
+            Binding(self.ort, held, results).run()
+            return results
+        sizes = tuple((name, tuple(tensor.shape)) for name, tensor in held.items())
+        if sizes not in self._replayed:
+            options = ort.RunOptions()
+            options.add_run_config_entry(GRAPH_ID, str(1 + len(self._replayed)))
+            outputs = self._empty(shapes)
+            self._replayed[sizes] = Replayed(self.ort, held, outputs, options)
+        return self._replayed[sizes].run(held)
+
+    def _empty(self, shapes: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
+        return {
             name: torch.empty(tuple(shape), dtype=self.dtype(name), device=self.device)
             for name, shape in shapes.items()
         }
-        kind, index = self.device.type, self.device.index or 0
-        for bind, tensors in ((binding.bind_input, held), (binding.bind_output, results)):
-            for name, tensor in tensors.items():
-                element, size = _ELEMENTS[tensor.dtype], tuple(tensor.shape)
-                bind(name, kind, index, element, size, tensor.data_ptr())
-        binding.synchronize_inputs()
-        self.ort.run_with_iobinding(binding)
-        binding.synchronize_outputs()
-        return results
 
 
-def _open(path: Path, provider: str, num_threads: int | None) -> ort.InferenceSession:
+def _open(path: Path, execution: Execution) -> ort.InferenceSession:
+    provider = execution.provider
     available = ort.get_available_providers()
     if provider not in available:
         raise UsageError(
@@ -96,10 +100,11 @@ def _open(path: Path, provider: str, num_threads: int | None) -> ort.InferenceSe
         raise Inconclusive(f"{path}: no such engine", "export it first")
     options = ort.SessionOptions()
     options.log_severity_level = ONLY_FATAL
-    if num_threads is not None:
-        options.intra_op_num_threads = num_threads
+    if execution.num_threads is not None:
+        options.intra_op_num_threads = execution.num_threads
+    providers = [(provider, execution.options(path))]
     try:
-        session = ort.InferenceSession(str(path), options, providers=[provider])
+        session = ort.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # ONNX Runtime's exceptions share no base class
         first = (str(error).strip() or repr(error)).splitlines()[0]
         raise Inconclusive(

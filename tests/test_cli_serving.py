@@ -124,7 +124,6 @@ def test_without_out_the_release_stays_as_it_was(
         (("--onnx", "--trt"), "--onnx or --swap-weights and --trt: one target at a time"),
         (("--trt", "--full"), "--full: a whole folder holds ONNX engines, not plans"),
         (("--trt-rtx", "--full", "--target", "SM89"), "--full: a whole folder holds ONNX engines"),
-        (("--trt", "--opset", "23"), "--opset 23: plans are built from opset 18"),
     ],
 )
 def test_options_that_would_be_ignored(here: Ran, options: tuple[str, ...], line: str) -> None:

@@ -1,5 +1,6 @@
 """A checked release as a function from prompts to pictures."""
 
+import json
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,9 @@ from safediff.errors import Inconclusive, UsageError
 from safediff.export.exported_denoiser import ExportedDenoiser, open_denoiser
 from safediff.export.exported_parts import ExportedDecoder, ExportedTextEncoder
 from safediff.export.parts import DECODER_FOLDER
-from safediff.export.session import CPU_PROVIDER
+from safediff.export.plan_profile import Profile
+from safediff.export.providers import CPU_PROVIDER, TENSORRT_PROVIDER
+from safediff.export.to_onnx import CONFIG_NAME
 from safediff.guard.base import Guard
 from safediff.guard.load import make_guard
 from safediff.models.backbone import Backbone
@@ -107,7 +110,7 @@ class SafePipeline:
             )
         if num_threads is not None:
             torch.set_num_threads(num_threads)
-        backbone = _open(trust, provider, num_threads)
+        backbone = _open(trust, provider, num_threads, max_batch)
         chosen = guard or _policy_guard(trust)
         return cls(backbone, trust, guard=chosen, max_batch=max_batch)
 
@@ -194,7 +197,7 @@ def _policy_guard(trust: Trust) -> Guard | None:
     return None if plan is None else make_guard(plan["name"], plan["texts"])
 
 
-def _open(trust: Trust, provider: str, num_threads: int | None) -> Backbone:
+def _open(trust: Trust, provider: str, num_threads: int | None, max_batch: int) -> Backbone:
     if trust.engine == "torch":
         if provider != CPU_PROVIDER:
             raise UsageError(
@@ -203,10 +206,21 @@ def _open(trust: Trust, provider: str, num_threads: int | None) -> Backbone:
             )
         return load_backbone(ModelPlan(base=str(trust.path)))
     options: dict[str, Any] = {"provider": provider, "num_threads": num_threads}
+    if provider == TENSORRT_PROVIDER and denoiser_folder(trust.path).name == "unet":
+        options["profile"] = _profile(trust, max_batch)
     denoiser = open_denoiser(denoiser_folder(trust.path), **options)
     if not is_compiled(trust.path):
         return load_backbone(ModelPlan(base=str(trust.path))).with_denoiser(denoiser)
     return _without_torch(trust.path, denoiser, options)
+
+
+def _profile(trust: Trust, max_batch: int) -> Profile:
+    """What the server draws: the model's own size; a picture takes a row for each of its texts."""
+    config = json.loads((trust.path / "unet" / CONFIG_NAME).read_text(encoding="utf-8"))
+    guard = trust.plan.get("guard") or {"texts": []}
+    side, rows = int(config["sample_size"]), 2 + len(guard["texts"])
+    sides = {"min_side": side, "opt_side": side, "max_side": side}
+    return Profile(min_batch=1, opt_batch=2, max_batch=rows * max_batch, **sides)
 
 
 def _without_torch(path: Path, unet: ExportedDenoiser, options: dict[str, Any]) -> Backbone:

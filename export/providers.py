@@ -1,0 +1,77 @@
+"""What an execution provider of ONNX Runtime is told, and where its tensors lie."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx_ir as ir
+import torch
+
+from safediff.errors import Inconclusive, UsageError
+from safediff.export.plan_profile import Profile, Triple
+
+CPU_PROVIDER = "CPUExecutionProvider"
+CUDA_PROVIDER = "CUDAExecutionProvider"
+TENSORRT_PROVIDER = "TensorrtExecutionProvider"
+GPU_PROVIDERS = (CUDA_PROVIDER, TENSORRT_PROVIDER)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """How a graph is run."""
+
+    provider: str = CPU_PROVIDER
+    """Another one is never used in its place."""
+    num_threads: int | None = None
+    """Of one operator; None leaves the choice to ONNX Runtime."""
+    profile: Profile | None = None
+    """Sizes that come; for TensorRT, which without it builds again at every new size."""
+    cuda_graph: bool = False
+    """Record the kernels once for each size and replay them, at the price of buffers of its own."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where inputs and outputs lie."""
+        return torch.device("cuda" if self.provider in GPU_PROVIDERS else "cpu")
+
+    def options(self, path: Path) -> dict[str, str]:
+        """Provider options for the graph in ``path``.
+
+        Raises:
+            UsageError: the provider has no CUDA graphs.
+        """
+        graph = "1" if self.cuda_graph else "0"
+        if self.provider == CUDA_PROVIDER:
+            return {"device_id": "0", "enable_cuda_graph": graph}
+        if self.provider == TENSORRT_PROVIDER:
+            shapes = {} if self.profile is None else self.profile.shapes(_inputs(path))
+            return {
+                "device_id": "0",
+                # what lies in a cache was built from who knows what: it would escape the gate
+                "trt_engine_cache_enable": "0",
+                "trt_cuda_graph_enable": graph,
+                **_profile_options(shapes),
+            }
+        if self.cuda_graph:
+            raise UsageError(f"{self.provider}: has no CUDA graphs", f"use {CUDA_PROVIDER}")
+        return {}
+
+
+def _inputs(path: Path) -> list[ir.Value]:
+    try:
+        return list(ir.load(path).graph.inputs)
+    except Exception as error:  # protobuf's own, mostly
+        raise Inconclusive(
+            f"{path}: not a readable ONNX file ({type(error).__name__})", "export it again"
+        ) from error
+
+
+def _profile_options(shapes: Mapping[str, Triple]) -> dict[str, str]:
+    """``sample:2x4x64x64,encoder_hidden_states:2x77x768`` for the smallest, best and largest."""
+    return {
+        f"trt_profile_{name}_shapes": ",".join(
+            f"{value}:{'x'.join(map(str, triple[i]))}" for value, triple in shapes.items()
+        )
+        for i, name in enumerate(("min", "opt", "max"))
+        if shapes
+    }
