@@ -121,7 +121,7 @@ def test_without_out_the_release_stays_as_it_was(
     [
         ((), "no target given"),
         (("--trt", "--trt-rtx"), "--trt and --trt-rtx: one target at a time"),
-        (("--onnx", "--trt"), "--onnx or --swap-weights and --trt: one target at a time"),
+        (("--onnx", "--trt"), "--onnx and --trt: one target at a time"),
         (("--trt", "--full"), "--full: a whole folder holds ONNX engines, not plans"),
         (("--trt-rtx", "--full", "--target", "SM89"), "--full: a whole folder holds ONNX engines"),
     ],
