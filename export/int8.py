@@ -21,11 +21,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from safediff.errors import Inconclusive, UsageError
-from safediff.export.signature import SIGNATURES
+from safediff.export.signature import UNET_PREFIX
 from safediff.folders import new_folder
 
 MODEL_NAME, DATA_NAME, CONFIG_NAME = "model.onnx", "model.onnx.data", "config.json"
-PREFIX = SIGNATURES["UNet2DConditionModel"].prefix
 QUANTIZED, SCALE = "_quantized", "_scale"
 _OWN_SUFFIX = "_Transposed"  # the quantiser's, on weights that it turned itself
 LEVELS = 127
@@ -76,7 +75,7 @@ def _quantize(
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     model = ir.load(source / MODEL_NAME)
-    names = {PREFIX + key for key in kept}
+    names = {UNET_PREFIX + key for key in kept}
     _transpose_weights(model, names)
     ir.save(model, work / MODEL_NAME, external_data=DATA_NAME)
     quantize_dynamic(
@@ -147,7 +146,9 @@ def _without_advice() -> Iterator[None]:
 
 def is_int8(model: ir.Model) -> bool:
     """Whether a graph holds weights that ``quantize_engine`` wrote."""
-    return any(n.startswith(PREFIX) and n.endswith(QUANTIZED) for n in model.graph.initializers)
+    return any(
+        n.startswith(UNET_PREFIX) and n.endswith(QUANTIZED) for n in model.graph.initializers
+    )
 
 
 def verify_int8_identity(path: Path, model: ir.Model, state: Mapping[str, Tensor]) -> None:
@@ -194,7 +195,7 @@ def read_weight(model: ir.Model, key: str) -> NDArray[np.float64] | None:
 
     None where the graph has none under that name.
     """
-    stored, name = model.graph.initializers, PREFIX + key
+    stored, name = model.graph.initializers, UNET_PREFIX + key
     if (plain := stored.get(name)) is not None:
         return None if plain.const_value is None else plain.const_value.numpy().astype(np.float64)
     q, scale = stored.get(name + QUANTIZED), stored.get(name + SCALE)
@@ -206,9 +207,9 @@ def read_weight(model: ir.Model, key: str) -> NDArray[np.float64] | None:
 
 def _key(name: str) -> str | None:
     """Which parameter an initializer is made of; None for scales, zero points and constants."""
-    if not name.startswith(PREFIX) or name.endswith((SCALE, "_zero_point")):
+    if not name.startswith(UNET_PREFIX) or name.endswith((SCALE, "_zero_point")):
         return None
-    return name.removeprefix(PREFIX).removesuffix(QUANTIZED)
+    return name.removeprefix(UNET_PREFIX).removesuffix(QUANTIZED)
 
 
 def _same_int8(

@@ -13,9 +13,9 @@ from typing import Any
 from torch import Tensor
 
 from safediff.errors import Inconclusive, UsageError
-from safediff.export.graph import PREFIX
 from safediff.export.open_plan import open_plan
 from safediff.export.plan_sidecar import read_sidecar, write_plan
+from safediff.export.signature import UNET_PREFIX
 from safediff.export.to_onnx import DTYPES
 from safediff.models.patch import state_sha256
 
@@ -52,12 +52,12 @@ def refit(plan: Path, out: Path, state: Mapping[str, Tensor]) -> dict[str, Any]:
         )
     trt, engine, sidecar = open_plan(plan)
     cast = {
-        PREFIX + key: tensor.detach().to("cpu", DTYPES[sidecar["precision"]]).contiguous()
+        UNET_PREFIX + key: tensor.detach().to("cpu", DTYPES[sidecar["precision"]]).contiguous()
         for key, tensor in state.items()
     }
     _exchange(plan, trt, engine, cast)
     content = sidecar | {
-        "weights_sha256": state_sha256({n.removeprefix(PREFIX): w for n, w in cast.items()}),
+        "weights_sha256": state_sha256({n.removeprefix(UNET_PREFIX): w for n, w in cast.items()}),
         "refitted_from": {k: sidecar[k] for k in ("sha256", "weights_sha256")},
         "gate": None,
     }
@@ -66,7 +66,7 @@ def refit(plan: Path, out: Path, state: Mapping[str, Tensor]) -> dict[str, Any]:
 
 def _exchange(plan: Path, trt: Any, engine: Any, weights: Mapping[str, Tensor]) -> None:
     refitter = trt.Refitter(engine, trt.Logger(trt.Logger.ERROR))
-    names = {name for name in refitter.get_all_weights() if name.startswith(PREFIX)}
+    names = {name for name in refitter.get_all_weights() if name.startswith(UNET_PREFIX)}
     differing = names ^ weights.keys()
     if differing:
         raise UsageError(

@@ -161,6 +161,7 @@ SIGNATURES: Mapping[str, Signature] = {
     ),
 }
 """By the name of diffusers' class, which a configuration holds as ``_class_name``."""
+UNET_PREFIX = SIGNATURES["UNet2DConditionModel"].prefix
 PREFIXES = tuple(dict.fromkeys(signature.prefix for signature in SIGNATURES.values()))
 
 

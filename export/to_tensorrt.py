@@ -19,9 +19,9 @@ from typing import Any, Literal
 import onnx_ir as ir
 
 from safediff.errors import Inconclusive, UsageError
-from safediff.export.graph import PREFIX
 from safediff.export.plan_profile import Profile, Triple
 from safediff.export.plan_sidecar import write_plan
+from safediff.export.signature import UNET_PREFIX
 from safediff.export.to_onnx import MODEL_NAME, Precision, initializers_sha256, read_precision
 from safediff.release.checksums import sha256_file
 
@@ -219,7 +219,7 @@ def _weights_bytes(graph: ir.Graph) -> int:
     """Of the parameters; equal ones count once, since a builder may store them once."""
     found: dict[bytes, int] = {}
     for name, value in graph.initializers.items():
-        if name.startswith(PREFIX) and value.const_value is not None:
+        if name.startswith(UNET_PREFIX) and value.const_value is not None:
             digest = hashlib.sha256(value.const_value.tobytes()).digest()
             found[digest] = value.const_value.nbytes
     return sum(found.values())
