@@ -9,7 +9,10 @@ import typer
 def compare(
     policy: Annotated[Path, typer.Argument(metavar="POLICY", help="Policy file.")],
     rows: Annotated[
-        list[str] | None, typer.Option("--rows", help="Row ids; the paper's and ours if not given.")
+        list[str] | None,
+        typer.Option(
+            "--rows", help="Row ids, `default` or `quick`; the paper's and ours if not given."
+        ),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Only rows that take minutes.")] = False,
     output: Annotated[
@@ -26,11 +29,11 @@ def compare(
     Under torchrun all processes share the work. What is measured already is kept: run it again to
     go on, or to add rows.
     """
-    from safediff.compare.rows import DEFAULT, QUICK, choose
+    from safediff.compare.rows import choose
     from safediff.policy.load import load_plan
 
     plan = load_plan(policy)
-    chosen = choose(rows or (QUICK if quick else DEFAULT))
+    chosen = choose(rows or ["quick" if quick else "default"], plan)
     from safediff.workflow.comparison_files import check_outputs
 
     check_outputs(output or [])
@@ -40,7 +43,7 @@ def compare(
     quiet_libraries()
     from rich.console import Console
 
-    from safediff.compare.table import render
+    from safediff.compare.table import render, render_concepts
     from safediff.sample.shards import sharded
     from safediff.workflow.compare import run_contest
     from safediff.workflow.comparison_files import write_outputs
@@ -52,4 +55,9 @@ def compare(
         comparison, albums = run_contest(plan, chosen, folder, ui, shards)
     if shards.leads:
         write_outputs(comparison, albums, output or [])
-        Console(width=max(Console().width, 150)).print(render(comparison))
+        console = Console(width=max(Console().width, 150))
+        console.print(render(comparison))
+        by_concept = render_concepts(comparison)
+        if by_concept is not None and console.measure(by_concept).minimum <= console.width:
+            console.print()
+            console.print(by_concept)

@@ -77,11 +77,11 @@ def _comparison(plan: "Plan") -> "Table":
 
     from safediff.cli.hours import Hours
     from safediff.compare.cost import comparison_cost
-    from safediff.compare.rows import DEFAULT, choose
+    from safediff.compare.rows import choose
     from safediff.models.architecture import find_architecture, guidance_is_distilled
     from safediff.policy.base_model import EMBEDDED
 
-    costs = comparison_cost(plan, choose(DEFAULT), guidance_is_distilled(plan.model))
+    costs = comparison_cost(plan, choose(["default"], plan), guidance_is_distilled(plan.model))
     total = sum(cost.erase + cost.draw for cost in costs)
     title = f"{plan.name} · {total:,} UNet passes in all"
     if plan.model.base != EMBEDDED:

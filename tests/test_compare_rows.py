@@ -7,7 +7,7 @@ import pytest
 from policy_examples import plan_of
 from scipy.stats import binom
 
-from safediff.compare.entry import Entry, Measured, paired_tests
+from safediff.compare.entry import Entry, Measured, Setup, paired_tests
 from safediff.compare.rows import DEFAULT, POLICY, QUICK, ROWS, choose
 from safediff.erase.methods import METHODS, resolve
 from safediff.errors import UsageError
@@ -45,6 +45,74 @@ def test_base_and_policy_are_always_measured() -> None:
     assert [row.id for row in choose(["uce"])] == ["sd", "uce", POLICY]
     with pytest.raises(UsageError, match="no row 'uec'; did you mean 'uce'"):
         choose(["uec"])
+
+
+def ids(folder: Path, erase: str, *names: str) -> list[str]:
+    """The rows that a name stands for under a policy with such an eraser."""
+    plan = plan_of(folder, ("keep:", f"erase: {erase}\nkeep:"))
+    return [row.id for row in choose(names or ("default",), plan)]
+
+
+def test_every_preset_of_every_method_has_a_row() -> None:
+    rows = {(row.method, row.preset) for row in ROWS.values() if row.method}
+    published = {(name, preset) for name, method in METHODS.items() for preset in method.presets}
+    assert published - rows == {("esd-u", "eta-1")}
+
+
+def test_default_rows_measure_no_model_twice(tmp_path: Path) -> None:
+    both_readings = {"sdd-teacher", "sdd-student", "sdd-repo-teacher", "sdd-repo-student"}
+    ours = set(ids(tmp_path, "{method: sdd, preset: safediff}"))
+    assert set(DEFAULT) - ours == {"sdd-safediff"}
+    changed = "{method: sdd, preset: safediff, options: {num_steps: 9}}"
+    assert set(ids(tmp_path, changed)) == set(DEFAULT) >= both_readings
+    # what the preset says anyway changes nothing
+    same = "{method: sdd, preset: safediff, options: {num_steps: 256}}"
+    assert set(ids(tmp_path, same)) == ours
+    paper = set(ids(tmp_path, "{method: sdd, preset: paper}"))
+    assert set(DEFAULT) - paper == {"sdd-teacher", "sdd-student"}
+    assert "sdd-safediff" in paper
+    repo = set(ids(tmp_path, "{method: sdd, preset: repo}"))
+    assert set(DEFAULT) - repo == {"sdd-repo-teacher", "sdd-repo-student"}
+
+
+def test_default_rows_have_settings_that_the_policys_eraser_knows(tmp_path: Path) -> None:
+    uce = set(DEFAULT) - set(ids(tmp_path, "{method: uce, preset: paper}"))
+    # no moving average, nothing drawn at random, nothing trained
+    assert uce == {"uce", "policy-student", "policy-seed"} | {
+        *("policy-hardened", "policy-lora-4", "policy-lora-16")
+    }
+    esd = set(DEFAULT) - set(ids(tmp_path, "{method: esd-u, preset: eta-3}"))
+    assert esd == {"esd-u-3", "policy-student", "policy-hardened"} | {
+        *("policy-lora-4", "policy-lora-16")
+    }
+
+
+def test_a_policy_with_a_guard_is_another_model(tmp_path: Path) -> None:
+    guarded = "{method: sdd, preset: paper}\nguard: {name: neg}"
+    assert set(ids(tmp_path, guarded)) == set(DEFAULT)
+
+
+def test_rows_that_are_named_are_measured(tmp_path: Path) -> None:
+    paper = "{method: sdd, preset: paper}"
+    assert ids(tmp_path, paper, "sdd-teacher") == ["sd", "sdd-teacher", POLICY]
+    both = ids(tmp_path, paper, "default", "rece-nudity")
+    assert [id for id in both if id not in ids(tmp_path, paper)] == ["rece-nudity"]
+    assert ids(tmp_path, paper, "quick") == list(QUICK)
+
+
+def test_a_row_holds_what_it_was_run_with() -> None:
+    setup = Setup(method="sdd", preset="paper", knobs={"eta": 0.0}, seed=3, role="teacher")
+    found = replace(entry("sdd-teacher", "x"), setup=setup).to_json()
+    assert found["erase_seconds"] == 1.0
+    assert {name: found[name] for name in ("method", "preset", "knobs", "seed", "role")} == {
+        "method": "sdd",
+        "preset": "paper",
+        "knobs": {"eta": 0.0},
+        "seed": 3,
+        "role": "teacher",
+    }
+    assert "setup" not in found
+    assert entry("sd", "x").to_json()["method"] is None
 
 
 def test_the_policys_row_is_the_policys_eraser(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
 from scipy.stats import binomtest
@@ -21,6 +21,10 @@ class Measured:
     lower: float | None
     upper: float | None
     n: int
+    std: float | None = None
+    """Standard deviation over n pictures, for KID over n subsets; None of rates."""
+    base: float | None = None
+    """The base's own value, where the estimate is a change of it (CLIP)."""
 
     @staticmethod
     def of(result: CheckResult) -> "Measured":
@@ -30,7 +34,34 @@ class Measured:
             lower=result.lower,
             upper=result.upper,
             n=result.num_samples,
+            std=result.details.get("std"),
+            base=result.details.get("base_mean"),
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """What a row was run with, for whoever runs it again."""
+
+    method: str | None = None
+    """None where nothing is erased."""
+    preset: str | None = None
+    knobs: Mapping[str, Any] = field(default_factory=dict)
+    """All of the eraser's settings: the preset with the policy's and the row's options."""
+    seed: int | None = None
+    """Of training."""
+    role: str | None = None
+    """teacher or student."""
+    guard: str | None = None
+    measure_seconds: float = 0.0
+    """Of drawing, judging and attacking; for the base, what the judge and the attacks need of it
+    included."""
+    resumed: bool = False
+    """Erasing or measuring was interrupted: its seconds are those since."""
+    threads: int = 0
+    """Of the processor, while measuring."""
+    erase_threads: int | None = None
+    """While erasing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,10 +81,12 @@ class Entry:
     """UNet sample passes; a forward and backward counts three."""
     passes_per_step: int
     """UNet passes of one picture and step; plain guidance has 2."""
+    setup: Setup = Setup()
 
     def to_json(self) -> Json:
-        """Plain data."""
+        """Plain data; what the row was run with stands beside its numbers."""
         data: Json = json.loads(json.dumps(asdict(self)))
+        data |= data.pop("setup")
         return data
 
 

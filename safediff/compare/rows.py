@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from safediff.erase.methods import METHODS
+from safediff.erase.methods import METHODS, find_method, resolve
+from safediff.erase.params import DistilParams
 from safediff.errors import UsageError
 from safediff.policy.plan import ErasePlan, Plan
 from safediff.policy.problems import did_you_mean
@@ -35,7 +36,7 @@ class Row:
     def title_for(self, plan: Plan) -> str:
         """What a reader calls the row."""
         method, preset = plan.erase.method, plan.erase.preset
-        published = f"{METHODS[method].title} ({preset})"
+        published = f"{find_method(method).title} ({preset})"
         ours = preset in ("safediff", "fast") and method == "sdd"
         return self.title.format(own="SDD (ours)" if ours else published)
 
@@ -99,8 +100,13 @@ ROWS: Mapping[str, Row] = {
             role="student",
         ),
         Row(id="uce", title="UCE", method="uce", preset="paper"),
+        Row(id="uce-style", title="UCE (style)", method="uce", preset="style"),
         Row(id="rece", title="RECE", method="rece", preset="hard"),
+        Row(id="rece-easy", title="RECE (easy)", method="rece", preset="easy"),
+        Row(id="rece-nudity", title="RECE (nudity)", method="rece", preset="nudity"),
+        Row(id="rece-i2p", title="RECE (I2P)", method="rece", preset="i2p"),
         Row(id="speed", title="SPEED", method="speed", preset="paper"),
+        Row(id="speed-nudity", title="SPEED (nudity)", method="speed", preset="nudity"),
         Row(id="uce-fitted", title="UCE (fitted)", method="uce", preset="safediff"),
         Row(id="rece-fitted", title="RECE (fitted)", method="rece", preset="safediff"),
         Row(id="speed-fitted", title="SPEED (fitted)", method="speed", preset="safediff"),
@@ -113,6 +119,7 @@ ROWS: Mapping[str, Row] = {
             own=True,
             options={"way_back_share": 0.4},
         ),
+        Row(id="sdd-safediff", title="SDD (ours), preset", method="sdd", preset="safediff"),
         Row(id="sdd-fast", title="SDD (ours), fast", method="sdd", preset="fast"),
         Row(id="policy-lora-4", title="{own}, LoRA 4", own=True, options={"lora_rank": 4}),
         Row(id="policy-lora-16", title="{own}, LoRA 16", own=True, options={"lora_rank": 16}),
@@ -124,25 +131,71 @@ QUICK = ("sd", "neg", "sld-medium", "sld-max", "uce", "rece", "speed", POLICY)
 
 DEFAULT = (
     *("sd", "neg", "sld-weak", "sld-medium", "sld-strong", "sld-max", "sega"),
-    *("esd-u-3", "esd-x-3", "sdd-teacher", "sdd-student", "uce", "rece", "speed"),
-    *("uce-fitted", "rece-fitted", "speed-fitted"),
-    *(POLICY, "policy-student", OTHER_SEED, "policy-hardened", "sdd-fast"),
+    *("esd-u-3", "esd-x-3", "sdd-teacher", "sdd-student", "sdd-repo-teacher", "sdd-repo-student"),
+    *("uce", "rece", "speed", "uce-fitted", "rece-fitted", "speed-fitted"),
+    *(POLICY, "policy-student", OTHER_SEED, "policy-hardened", "sdd-safediff", "sdd-fast"),
     *("policy-lora-4", "policy-lora-16"),
 )
-"""The paper's rows, the closed-form ones and our own."""
+"""The paper's rows, the closed-form ones and our own. Those of the presets for a kind of concept
+(``rece-nudity``, ``uce-style``, ...) are asked for by name."""
+
+SETS: Mapping[str, Sequence[str]] = {"default": DEFAULT, "quick": QUICK}
+"""Names that stand for several rows."""
 
 
-def choose(names: Sequence[str]) -> list[Row]:
+def choose(names: Sequence[str], plan: Plan | None = None) -> list[Row]:
     """The named rows in the registry's order, with the base and the policy's row among them.
+
+    ``default`` and ``quick`` stand for their rows; given the plan, without those that would
+    measure another row's model once more, or that its eraser has no such settings for.
 
     Raises:
         UsageError: there is no such row.
     """
+    wanted = {"sd", POLICY}
     for name in names:
-        if name not in ROWS:
+        if name in SETS:
+            rows = [ROWS[id] for id in SETS[name]]
+            wanted |= {row.id for row in (rows if plan is None else _distinct(rows, plan))}
+        elif name in ROWS:
+            wanted.add(name)
+        else:
+            known = [*SETS, *ROWS]
             raise UsageError(
-                f"--rows: there is no row {name!r}{did_you_mean(name, ROWS)}",
-                f"use {', '.join(ROWS)}",
+                f"--rows: there is no row {name!r}{did_you_mean(name, known)}",
+                f"use {', '.join(known)}",
             )
-    wanted = {"sd", POLICY, *names}
     return [row for id, row in ROWS.items() if id in wanted]
+
+
+def _distinct(rows: Sequence[Row], plan: Plan) -> list[Row]:
+    """One row of each model; the policy's own come first, since the others are tested against them.
+
+    A preset that the policy changes nothing of, its student where there is no moving average, and
+    its second seed where nothing is drawn at random would be measured twice.
+    """
+    found: dict[str, Row] = {}
+    for row in sorted(rows, key=lambda row: not row.own):
+        try:
+            found.setdefault(_model(row, plan), row)
+        except UsageError:  # the policy's eraser lacks the settings that its row would add
+            continue
+    return list(found.values())
+
+
+def _model(row: Row, plan: Plan) -> str:
+    """What the row draws with: equal for two rows whose pictures are equal.
+
+    Raises:
+        UsageError: the row's settings do not fit its eraser.
+    """
+    erase = row.erase_plan(plan)
+    if erase is None:
+        return repr(("guard", row.guard))
+    params = resolve(erase.method, erase.preset, erase.options)
+    guard = plan.guard if row.own else None
+    if erase.method in METHODS and not isinstance(params, DistilParams):
+        return repr((erase.method, params, guard))
+    averaged = isinstance(params, DistilParams) and params.ema_decay > 0
+    role = row.role if averaged else "teacher"
+    return repr((erase.method, params, erase.seed, guard, role))

@@ -1,6 +1,6 @@
 """The comparison as a table: the same columns in a terminal, in Markdown and in JSON."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -46,22 +46,20 @@ class Comparison:
 
 def columns(comparison: Comparison) -> list[Column]:
     """The columns that the rows have numbers for."""
-    tests = comparison.tests
-    ids = [id for entry in comparison.entries for id in entry.checks]
-    erasure = [id for id in dict.fromkeys(ids) if id.startswith("erasure/")]
-    gated = ["erasure/all"] if "erasure/all" in erasure else erasure
-    retention = [id for id in dict.fromkeys(ids) if id.startswith("retention/")]
+    tests, entries = comparison.tests, comparison.entries
+    gated, _ = erasure_checks(entries)
+    retention = _ids(entries, "retention/")
+    attacks = [id for id in _ids(entries, "robustness/") if id != ALIGNMENT]
     found = [Column("System", lambda entry: entry.title)]
-    found += [Column(_erased_heading(id), _upper(id)) for id in gated]
+    found += [Column(_heading(id, entries, "↓"), _upper(id)) for id in gated]
     found.append(Column("p", lambda entry: _p(tests.get(entry.id))))
-    found += [Column(f"{id.partition('/')[2]} ↑", _lower(id)) for id in retention]
-    attacks = [id for id in dict.fromkeys(ids) if id.startswith("robustness/") and id != ALIGNMENT]
-    found += [Column(f"{id.partition('/')[2]} ↓", _upper(id)) for id in attacks]
+    found += [Column(_heading(id, entries, "↑"), _lower(id)) for id in retention]
+    found += [Column(_heading(id, entries, "↓"), _upper(id)) for id in attacks]
     found += [
         Column("FID ↓", _plain("quality/fid")),
-        Column("KID ↓", _upper("quality/kid")),
+        Column("KID ↓", _spread_of("quality/kid")),
         Column("LPIPS", _plain("quality/lpips")),
-        Column("ΔCLIP", _plain("quality/clip")),
+        Column("CLIP (Δ)", _with_change("quality/clip")),
         Column("passes", lambda entry: f"{entry.erase_passes:,}"),
         Column("s", lambda entry: f"{entry.erase_seconds:.0f}"),
         Column("cost/image", lambda entry: f"{entry.passes_per_step / 2:g} x"),
@@ -69,10 +67,27 @@ def columns(comparison: Comparison) -> list[Column]:
     return found
 
 
+def concept_columns(comparison: Comparison) -> list[Column]:
+    """One column a concept, where the table itself holds one rate over all of them; else none."""
+    entries = comparison.entries
+    _, parts = erasure_checks(entries)
+    named = [Column(_heading(id, entries, "↓"), _upper(id)) for id in parts]
+    return [Column("System", lambda entry: entry.title), *named] if named else []
+
+
 def render(comparison: Comparison) -> Table:
     """For a terminal."""
+    return _rendered(comparison, columns(comparison))
+
+
+def render_concepts(comparison: Comparison) -> Table | None:
+    """The rates of every concept for a terminal; None where the table itself holds them."""
+    chosen = concept_columns(comparison)
+    return _rendered(comparison, chosen) if chosen else None
+
+
+def _rendered(comparison: Comparison, chosen: Sequence[Column]) -> Table:
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
-    chosen = columns(comparison)
     for index, column in enumerate(chosen):
         table.add_column(column.heading, justify="right" if index else "left", no_wrap=True)
     for entry in comparison.entries:
@@ -83,18 +98,24 @@ def render(comparison: Comparison) -> Table:
 
 def markdown(comparison: Comparison) -> str:
     """The table with what it rests on."""
-    chosen = columns(comparison)
-    lines = [
-        f"# {comparison.plan.name}: all systems, one protocol",
-        "",
+    lines = [f"# {comparison.plan.name}: all systems, one protocol", ""]
+    lines += [*_markdown_table(comparison, columns(comparison)), ""]
+    if by_concept := concept_columns(comparison):
+        lines += ["## Concept by concept", ""]
+        lines += ["Rate with its one-sided 95 % upper bound, from the same pictures.", ""]
+        lines += [*_markdown_table(comparison, by_concept), "", "## How to read it", ""]
+    return "\n".join([*lines, *notes(comparison), ""])
+
+
+def _markdown_table(comparison: Comparison, chosen: Sequence[Column]) -> list[str]:
+    return [
         "| " + " | ".join(column.heading for column in chosen) + " |",
         "|" + "---|" * len(chosen),
+        *(
+            "| " + " | ".join(column.cell(entry) for column in chosen) + " |"
+            for entry in comparison.entries
+        ),
     ]
-    lines += [
-        "| " + " | ".join(column.cell(entry) for column in chosen) + " |"
-        for entry in comparison.entries
-    ]
-    return "\n".join([*lines, "", *notes(comparison), ""])
 
 
 def notes(comparison: Comparison) -> list[str]:
@@ -109,8 +130,8 @@ def notes(comparison: Comparison) -> list[str]:
         f'prompts against "{reference.title}", adjusted over the rows (Holm).',
         "",
         "Retention: P(right | row) / P(right | base) with its one-sided 95 % lower bound, paired.",
-        "FID, KID (with its upper bound over subsets), LPIPS and the change of the CLIP-like score "
-        "compare kept pictures with the base's, on the judge's features.",
+        f"FID, KID (mean ± standard deviation over subsets), LPIPS and the CLIP-like score (in "
+        f"brackets its change) compare kept pictures with the base's, on {_features(comparison)}.",
         "",
         f"Sampling: {sampling.num_steps} steps of the model's scheduler, guidance "
         f"{sampling.guidance_scale:g}, seed {sampling.seed}. Guards whose warm-up is counted in "
@@ -121,6 +142,13 @@ def notes(comparison: Comparison) -> list[str]:
         *_spread(comparison),
         *(f"- {name}: {value}" for name, value in facts.items()),
     ]
+
+
+def _features(comparison: Comparison) -> str:
+    """What quality was measured on, as the policy says."""
+    chosen = {check.metric: check.features for check in comparison.plan.verify.quality}
+    others = [f"{metric.upper()} on {name}" for metric, name in chosen.items() if name != "judge"]
+    return "the judge's features" + (f" ({', '.join(others)})" if others else "")
 
 
 def _spread(comparison: Comparison) -> list[str]:
@@ -151,9 +179,27 @@ def to_json(comparison: Comparison) -> Json:
     }
 
 
-def _erased_heading(id: str) -> str:
-    name = id.partition("/")[2]
-    return "erased concepts ↓" if name == "all" else f"{name} ↓"
+def erasure_checks(entries: Sequence[Entry]) -> tuple[list[str], list[str]]:
+    """Ids of the erasure checks that decide, and of the parts that one over all of them has."""
+    found = _ids(entries, "erasure/")
+    if "erasure/all" not in found:
+        return found, []
+    return ["erasure/all"], [id for id in found if id != "erasure/all"]
+
+
+def _ids(entries: Sequence[Entry], prefix: str) -> list[str]:
+    ids = dict.fromkeys(id for entry in entries for id in entry.checks)
+    return [id for id in ids if id.startswith(prefix)]
+
+
+def _heading(id: str, entries: Sequence[Entry], arrow: str) -> str:
+    """The check's name with its number of prompts, which where pictures failed is a range."""
+    name = "erased concepts" if id == "erasure/all" else id.partition("/")[2]
+    counts = sorted({entry.checks[id].n for entry in entries if id in entry.checks} - {0})
+    if not counts:
+        return f"{name} {arrow}"
+    ends = " to ".join(str(n) for n in dict.fromkeys((counts[0], counts[-1])))
+    return f"{name} {arrow} (n = {ends})"
 
 
 def _upper(id: str) -> Callable[[Entry], str]:
@@ -172,6 +218,31 @@ def _bounded(value: Measured | None, sign: str, side: str) -> str:
 
 def _plain(id: str) -> Callable[[Entry], str]:
     return lambda entry: show(entry.checks[id].estimate) if id in entry.checks else "—"
+
+
+def _spread_of(id: str) -> Callable[[Entry], str]:
+    """Mean ± standard deviation; a value without one stands alone."""
+
+    def cell(entry: Entry) -> str:
+        value = entry.checks.get(id)
+        if value is None or value.estimate is None or value.std is None:
+            return _plain(id)(entry)
+        return f"{show(value.estimate)} ± {show(value.std)}"
+
+    return cell
+
+
+def _with_change(id: str) -> Callable[[Entry], str]:
+    """The value itself and, signed, by how much it differs from the base's."""
+
+    def cell(entry: Entry) -> str:
+        value = entry.checks.get(id)
+        if value is None or value.estimate is None:
+            return "—"
+        change = f"{value.estimate:+.3f}"
+        return change if value.base is None else f"{value.base + value.estimate:.3f} ({change})"
+
+    return cell
 
 
 def _p(test: Paired | None) -> str:

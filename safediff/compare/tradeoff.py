@@ -37,9 +37,17 @@ class Panel(NamedTuple):
         return self.x.holds(mark.x.estimate or 0.0) and self.y.holds(mark.y.estimate or 0.0)
 
 
-def marks(entries: Sequence[Entry], erasure: str, retention: str, own: str) -> list[Mark]:
-    """The rows that have both numbers."""
-    found = [(e, e.checks.get(erasure), e.checks.get(retention)) for e in entries]
+class Plot(NamedTuple):
+    """One retention group: everything that is drawn of it."""
+
+    retention: str
+    marks: Sequence[Mark]
+    min_ratio: float
+
+
+def marks(entries: Sequence[Entry], erasure: Sequence[str], retention: str, own: str) -> list[Mark]:
+    """The rows that have both numbers; of several erasure checks, the one with the worst bound."""
+    found = [(e, _worst(e, erasure), e.checks.get(retention)) for e in entries]
     return [
         Mark(entry.title, x, y, entry.id == own)
         for entry, x, y in found
@@ -47,16 +55,44 @@ def marks(entries: Sequence[Entry], erasure: str, retention: str, own: str) -> l
     ]
 
 
+def _worst(entry: Entry, erasure: Sequence[str]) -> Measured | None:
+    found = [entry.checks[id] for id in erasure if id in entry.checks]
+    if len(found) < len(erasure) or any(value.estimate is None for value in found):
+        return None  # what could not be measured may be worse than the rest
+    return max(found, key=lambda v: 1.0 if v.upper is None else v.upper, default=None)
+
+
 def tradeoff_svg(
     chosen: Sequence[Mark], title: str, retention: str, max_rate: float, min_ratio: float
 ) -> str:
-    """A scatter plot with one-sided bounds as whiskers; the policy's corner is shaded.
+    """``tradeoff_plots`` of one retention group."""
+    return tradeoff_plots([Plot(retention, chosen, min_ratio)], title, max_rate)
 
-    A release lies up and to the left: where several systems do, that corner is drawn again below,
-    enlarged.
+
+def tradeoff_plots(plots: Sequence[Plot], title: str, max_rate: float) -> str:
+    """Scatter plots with one-sided bounds as whiskers; the policy's corner is shaded.
+
+    One plot a retention group, one below the other. A release lies up and to the left in each:
+    where several systems do, that corner is drawn again below, enlarged.
     """
-    whole = Panel(Scale(0.0, 1.0, LEFT, RIGHT), Scale(0.0, TALLEST, TOP + PLOT_PX, TOP))
-    top = TOP + PLOT_PX + BETWEEN_PX
+    parts, height = [_text(LEFT, 20, title, "start")], 0.0
+    for plot in plots:
+        drawn, height = _plot(plot, height, max_rate)
+        parts += drawn
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH:g} {height:g}" '
+        f'font-family="system-ui, sans-serif" font-size="12" role="img">'
+        f"<title>{escape(title)}</title>"
+        f'<rect width="{WIDTH:g}" height="{height:g}" fill="white"/>' + "".join(parts) + "</svg>\n"
+    )
+
+
+def _plot(plot: Plot, start: float, max_rate: float) -> tuple[list[str], float]:
+    """A group's parts below ``start``, and where they end."""
+    retention, chosen, min_ratio = plot
+    first = start + TOP
+    whole = Panel(Scale(0.0, 1.0, LEFT, RIGHT), Scale(0.0, TALLEST, first + PLOT_PX, first))
+    top = first + PLOT_PX + BETWEEN_PX
     corner = Panel(
         Scale(0.0, max(0.2, 2 * max_rate), LEFT, RIGHT),
         Scale(max(0.0, min_ratio - 0.15), TALLEST, top + PLOT_PX, top),
@@ -67,9 +103,8 @@ def tradeoff_svg(
         panels = [(whole, [mark for mark in chosen if mark not in near]), (corner, near)]
     height = panels[-1][0].y.start + BOTTOM_PX
     x_title = "rate of erased concepts (whisker: upper bound)"
-    middle = (TOP + height - BOTTOM_PX) / 2
+    middle = (first + height - BOTTOM_PX) / 2
     parts = [
-        _text(LEFT, 20, title, "start"),
         _text((LEFT + RIGHT) / 2, height - 12, x_title),
         f'<g transform="rotate(-90 18 {middle:.1f})">'
         + _text(18, middle, f"retention, {retention} (whisker: lower bound)")
@@ -79,12 +114,7 @@ def tradeoff_svg(
         parts += _panel(panel, chosen if panel is whole else near, named, max_rate, min_ratio)
     if len(panels) > 1:
         parts.append(_text(LEFT, top - 10, "its upper left corner, enlarged", "start", QUIET))
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH:g} {height:g}" '
-        f'font-family="system-ui, sans-serif" font-size="12" role="img">'
-        f"<title>{escape(title)}</title>"
-        f'<rect width="{WIDTH:g}" height="{height:g}" fill="white"/>' + "".join(parts) + "</svg>\n"
-    )
+    return parts, height
 
 
 def _panel(

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from safediff.errors import Inconclusive
 from safediff.gate import checks
+from safediff.gate.numbers import finite
 from safediff.gate.verdict import CheckResult
 from safediff.judge.base import Judge
 from safediff.judge.clip_encoder import load_clip
@@ -42,6 +43,13 @@ class Found(NamedTuple):
     value: float
     std: float | None
     num_samples: int
+    base_mean: float | None = None
+    """What the base has of it, where the value is a change."""
+
+    def details(self) -> dict[str, float]:
+        """For the record: what the interval was made of."""
+        known = {"std": finite(self.std), "base_mean": finite(self.base_mean)}
+        return {name: value for name, value in known.items() if value is not None}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,8 +109,8 @@ class QualityMeter:
             lacking = checks.quality(check, math.nan, None, 0, num_failures=pairs.num_failures)
             message = f"{check.metric} could not be measured: {error}; next: {error.next_step}"
             return replace(lacking, message=message)
-        result = checks.quality(check, *found, num_failures=pairs.num_failures)
-        facts = {"features": "of another package"}
+        result = checks.quality(check, *found[:3], num_failures=pairs.num_failures)
+        facts: dict[str, Any] = {"features": "of another package"} | found.details()
         if source is not None:
             facts["features"] = f"{check.features}: {source.name}"
             facts["weights_sha256"] = source.weights_sha256
@@ -129,7 +137,9 @@ class QualityMeter:
         if check.metric not in METRICS.own:
             values = measure_other(check.metric, pairs.base, pairs.subject, pairs.prompts)
         elif check.metric == "clip":
-            values = self._clip_change(pairs, _choice(check))
+            base, subject = self._clip_scores(pairs, _choice(check))
+            change = subject - base
+            return Found(float(change.mean()), float(change.std()), n, float(base.mean()))
         else:
             values = self._distances(pairs, _choice(check))
         return Found(float(values.mean()), float(values.std()), n)
@@ -146,13 +156,13 @@ class QualityMeter:
         parts = zip(pairs.base.split(64), pairs.subject.split(64), strict=True)
         return torch.cat([source.distance(a, b) for a, b in parts])
 
-    def _clip_change(self, pairs: Pairs, choice: Choice) -> Tensor:
-        """cos(image, text) of each subject picture minus that of its base picture."""
+    def _clip_scores(self, pairs: Pairs, choice: Choice) -> tuple[Tensor, Tensor]:
+        """cos(image, text) of each base picture and of each subject picture, (n,) each."""
         source = cast(EmbeddingSource, _given(self._feature_source(choice)))  # never Inception
         base, subject = (
             clip_scores(source, images, pairs.prompts) for images in (pairs.base, pairs.subject)
         )
-        return subject - base
+        return base, subject
 
     def _pairs(self, subject: Album) -> Pairs:
         good = _good(self.base, self.draws) & _good(subject, self.draws)

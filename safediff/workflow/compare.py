@@ -2,15 +2,19 @@
 
 import hashlib
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
-from safediff.compare.entry import Entry, Measured
+import torch
+
+from safediff.compare.entry import Entry, Measured, Setup
 from safediff.compare.rows import Row
 from safediff.compare.table import Comparison
 from safediff.environment import environment
+from safediff.erase.methods import resolve
 from safediff.gate.stopping import BASE
 from safediff.gate.verdict import GateReport
 from safediff.guard.base import Guard
@@ -18,16 +22,17 @@ from safediff.guard.load import make_guard
 from safediff.models.backbone import Backbone
 from safediff.models.load import load_backbone
 from safediff.models.patch import unet_sha256
-from safediff.policy.plan import Metric, Plan, QualityCheck
+from safediff.policy.plan import ErasePlan, Metric, Plan, QualityCheck
 from safediff.sample.shards import ALONE, Shards
 from safediff.verify.album import Album
 from safediff.verify.verification import Verification
 from safediff.workflow.erase import Pictures
-from safediff.workflow.run_folder import RunFolder
+from safediff.workflow.run_folder import RunFolder, write_text
 from safediff.workflow.safe_model import patched
 from safediff.workflow.training import train
 from safediff.workflow.ui import Ui
 
+Json = dict[str, Any]
 NO_LIMIT = 1e9
 """Limit of a metric that the policy does not gate: it is measured for the table only."""
 
@@ -37,8 +42,9 @@ class System(NamedTuple):
 
     backbone: Backbone
     guard: Guard | None
-    seconds: float
-    passes: int
+    seconds: float = 0.0
+    passes: int = 0
+    setup: Setup = Setup()
 
 
 class Contest:
@@ -52,9 +58,11 @@ class Contest:
         self.base_sha256 = unet_sha256(self.base.denoiser)
         pictures = Pictures(ui, self.plan)
         folder.mkdir(parents=True, exist_ok=True)
+        began, self.continued = time.monotonic(), (folder / "images").exists()
         self.verification = Verification(
             self.plan, self.base, self.base_sha256, folder, pictures, shards
         )
+        self.opening_seconds = time.monotonic() - began
 
     def __enter__(self) -> "Contest":
         return self
@@ -75,18 +83,56 @@ class Contest:
         if system.backbone is not self.base or system.guard is not None:
             subject = row.id
             hashes["guard"] = system.guard.name if system.guard else ""
+        before, began = self._num_records(subject), time.monotonic()
         report, album = self.verification.measure(
             subject, system.backbone, hashes, guard=system.guard
         )
-        return self._entry(row, system, report), album
+        seconds = time.monotonic() - began
+        if subject == BASE:
+            seconds += self.opening_seconds
+        cost = self._measuring_cost(subject, seconds, before)
+        setup = replace(
+            system.setup,
+            guard=system.guard.name if system.guard else None,
+            measure_seconds=cost["seconds"],
+            threads=cost["threads"],
+            resumed=system.setup.resumed or cost["resumed"],
+        )
+        return self._entry(row, system._replace(setup=setup), report), album
+
+    def _num_records(self, subject: str) -> int:
+        return len(self.verification.records(subject))
+
+    def _measuring_cost(self, subject: str, seconds: float, num_before: int) -> Json:
+        """Seconds and threads of drawing and measuring; those on disk where nothing was drawn now.
+
+        The same in all processes, and in every later run on the folder.
+        """
+        path = self.folder / "costs" / f"{subject}.json"
+
+        def find() -> Json:
+            if path.exists() and self._num_records(subject) == num_before:
+                stored: Json = json.loads(path.read_text(encoding="utf-8"))
+                return stored
+            found = {
+                "seconds": round(seconds, 1),
+                "threads": torch.get_num_threads(),
+                "resumed": self.continued if subject == BASE else num_before > 0,
+            }
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(path, json.dumps(found) + "\n")
+            return found
+
+        cost: Json = self.shards.agree(f"cost of {subject}", find)
+        return cost
 
     def _system(self, row: Row) -> System:
         if row.guard is not None:
             texts = [text for concept in self.plan.concepts for text in concept.erase]
-            return System(self.base, make_guard(row.guard, texts), 0.0, 0)
+            return System(self.base, make_guard(row.guard, texts))
         erase = row.erase_plan(self.plan)
         if erase is None:
-            return System(self.base, None, 0.0, 0)
+            return System(self.base, None)
         name = hashlib.sha256(json.dumps(asdict(erase), sort_keys=True).encode()).hexdigest()[:12]
         run = RunFolder(self.folder / "patches" / f"{erase.method}-{erase.preset}-{name}")
         run.path.mkdir(parents=True, exist_ok=True)
@@ -98,6 +144,7 @@ class Contest:
             self.own_guard if row.own else None,
             float(cost["seconds"]),
             int(cost["passes"]),
+            _erased_by(erase, row, cost),
         )
 
     def _entry(self, row: Row, system: System, report: GateReport) -> Entry:
@@ -110,7 +157,21 @@ class Contest:
             erase_seconds=system.seconds,
             erase_passes=system.passes,
             passes_per_step=system.guard.num_branches if system.guard else 2,
+            setup=system.setup,
         )
+
+
+def _erased_by(erase: ErasePlan, row: Row, cost: Json) -> Setup:
+    """How a row's weights came about; ``cost`` is what training noted."""
+    return Setup(
+        method=erase.method,
+        preset=erase.preset,
+        knobs=asdict(resolve(erase.method, erase.preset, erase.options)),
+        seed=erase.seed,
+        role=row.role,
+        resumed=cost["resumed"] == "true",
+        erase_threads=cost.get("threads"),
+    )
 
 
 def one_protocol(plan: Plan) -> Plan:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from safediff.compare.picture import compose
 from safediff.compare.rows import POLICY
-from safediff.compare.table import Comparison, markdown, to_json
-from safediff.compare.tradeoff import marks, tradeoff_svg
+from safediff.compare.table import Comparison, erasure_checks, markdown, to_json
+from safediff.compare.tradeoff import Plot, marks, tradeoff_plots
 from safediff.errors import UsageError
 from safediff.sample.sampler import Draw
 from safediff.verify.album import Album
@@ -51,17 +51,18 @@ def write_outputs(
 
 
 def _tradeoff(comparison: Comparison) -> str:
-    """The policy's first erasure bound against its last retention group, which is the widest."""
-    verify = comparison.plan.verify
-    first = next(id for id in comparison.reference.checks if id.startswith("erasure/"))
-    group = verify.retention[-1]
-    return tradeoff_svg(
-        marks(comparison.entries, first, f"retention/{group.name}", POLICY),
-        f"{comparison.plan.name}: all systems",
-        group.name,
-        verify.erasure.max_rate,
-        group.min_ratio,
-    )
+    """The worst of the erasure bounds that decide against every retention group."""
+    verify, entries = comparison.plan.verify, comparison.entries
+    erasure, _ = erasure_checks(entries)
+    plots = [
+        Plot(
+            group.name,
+            marks(entries, erasure, f"retention/{group.name}", POLICY),
+            group.min_ratio,
+        )
+        for group in verify.retention
+    ]
+    return tradeoff_plots(plots, f"{comparison.plan.name}: all systems", verify.erasure.max_rate)
 
 
 def _write_picture(comparison: Comparison, albums: Mapping[str, Album], path: Path) -> None:

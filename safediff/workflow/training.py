@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
+
 from safediff.erase.closed_form.params import SpeedParams, UceParams
 from safediff.erase.closed_form.solve import solve
 from safediff.erase.methods import EraserParams, find_method, resolve
@@ -95,6 +97,7 @@ def _erase(
     if shards.leads:
         seconds = f"{time.monotonic() - began:.1f}"
         cost = {"seconds": seconds, "resumed": str(resumed).lower(), "passes": passes}
+        cost["threads"] = torch.get_num_threads()
         if shards.count > 1:
             cost["processes"] = shards.count
         run.write_text("training.json", json.dumps(cost) + "\n")
