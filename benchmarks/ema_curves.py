@@ -2,10 +2,13 @@
 
 The SDD paper releases the teacher, an average of the student's weights. Both are measured here by
 the policy's own erasure and retention checks at the same checkpoints of one run, on pictures with a
-seed that the policy does not use, and drawn as two curves each.
+seed that the policy does not use, and drawn as two curves each; so are FID and LPIPS of the kept
+pictures against the base's. The published presets train several times longer and move slowly, so
+they are measured at fewer checkpoints.
 
     python benchmarks/ema_curves.py --out benchmarks/ema_demo-weapons.json
     python benchmarks/ema_curves.py --preset paper --out benchmarks/ema_paper_demo-weapons.json
+    python benchmarks/ema_curves.py --preset repo --out benchmarks/ema_repo_demo-weapons.json
 """
 
 import argparse
@@ -26,16 +29,22 @@ from torch import Tensor  # noqa: E402
 
 from safediff.environment import environment  # noqa: E402
 from safediff.erase.methods import resolve  # noqa: E402
-from safediff.erase.params import DistilParams  # noqa: E402
+from safediff.erase.params import PRESETS, DistilParams  # noqa: E402
 from safediff.erase.trainer import DistilTrainer, StepInfo  # noqa: E402
 from safediff.models.load import load_backbone  # noqa: E402
 from safediff.models.patch import unet_sha256  # noqa: E402
 from safediff.policy.load import load_plan  # noqa: E402
+from safediff.policy.plan import Plan, QualityCheck  # noqa: E402
 from safediff.report.scales import Scale, nice_ticks  # noqa: E402
 from safediff.verify.verification import Verification  # noqa: E402
+from safediff.workflow.compare import NO_LIMIT  # noqa: E402
 
 Json = dict[str, Any]
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 760.0, 380.0, 56.0, 190.0, 40.0, 48.0
+WIDTH, LEFT, RIGHT, TOP, BOTTOM = 760.0, 56.0, 190.0, 40.0, 48.0
+RATES_PX, DISTANCE_PX, BETWEEN_PX = 292.0, 110.0, 30.0
+POINTS, PUBLISHED_POINTS = 6, 3
+DISTANCES = ("fid", "lpips")
+INK = "#1b1b1f"
 COLOURS = ("#b3261e", "#0b6bcb", "#0a7d3f", "#8a5a00")
 
 
@@ -43,9 +52,15 @@ def main() -> None:
     """Train once, measure both at every checkpoint, write the numbers and the figure."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--policy", type=Path, default=Path("policies/demo-weapons.yaml"))
-    parser.add_argument("--preset", help="another preset of SDD, without the policy's options")
+    parser.add_argument(
+        "--preset", choices=PRESETS["sdd"], help="another preset, without the policy's options"
+    )
     parser.add_argument("--set", type=json.loads, default={}, metavar="{...}", help="knobs")
-    parser.add_argument("--points", type=int, default=6, help="checkpoints")
+    parser.add_argument(
+        "--points",
+        type=int,
+        help=f"checkpoints; {POINTS}, or {PUBLISHED_POINTS} of a published preset",
+    )
     parser.add_argument("--picture-seed", type=int, default=2000)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--figure", type=Path, help="an SVG file")
@@ -54,8 +69,8 @@ def main() -> None:
     preset, options = args.preset or plan.erase.preset, {} if args.preset else plan.erase.options
     params = resolve("sdd", preset, {**options, **args.set})
     assert isinstance(params, DistilParams)
-    sampling = replace(plan.verify.sampling, seed=args.picture_seed)
-    plan = replace(plan, verify=replace(plan.verify, sampling=sampling, quality=(), attacks=()))
+    num_points = args.points or (PUBLISHED_POINTS if preset in ("paper", "repo") else POINTS)
+    plan = measured(plan, args.picture_seed)
     result: Json = {
         "policy": plan.name,
         "preset": preset,
@@ -63,14 +78,26 @@ def main() -> None:
         "picture_seed": args.picture_seed,
         "date": datetime.now(UTC).date().isoformat(),
         "environment": environment(),
-        "points": curves(plan, params, args.points),
+        "points": curves(plan, params, num_points),
     }
     args.out.write_text(json.dumps(result, indent=1) + "\n")
     if args.figure:
         args.figure.write_text(figure(result))
 
 
-def curves(plan: Any, params: DistilParams, num_points: int) -> list[Json]:
+def measured(plan: Plan, picture_seed: int) -> Plan:
+    """The plan's rates and the two distances, on other pictures, without attacks."""
+    given = {check.metric: check for check in plan.verify.quality}
+    quality = tuple(
+        given.get(metric, QualityCheck(metric=metric, limit=NO_LIMIT, line=0))
+        for metric in DISTANCES
+    )
+    sampling = replace(plan.verify.sampling, seed=picture_seed)
+    verify = replace(plan.verify, sampling=sampling, quality=quality, attacks=())
+    return replace(plan, verify=verify)
+
+
+def curves(plan: Plan, params: DistilParams, num_points: int) -> list[Json]:
     """Both models at ``num_points`` checkpoints, the last step among them."""
     base = load_backbone(plan.model)
     trainer = DistilTrainer(base, plan.concepts, plan.erase.keep, params, plan.erase.seed)
@@ -91,7 +118,7 @@ def curves(plan: Any, params: DistilParams, num_points: int) -> list[Json]:
                 result.id: {"estimate": result.estimate, "lower": result.lower}
                 | {"upper": result.upper, "n": result.num_samples}
                 for result in report.results
-                if result.kind in ("erasure", "retention")
+                if result.kind in ("erasure", "retention", "quality")
             }
 
         def on_step(info: StepInfo) -> None:
@@ -110,38 +137,59 @@ def curves(plan: Any, params: DistilParams, num_points: int) -> list[Json]:
 
 
 def figure(result: Mapping[str, Any]) -> str:
-    """Rates over steps: solid lines the teacher, dashed ones the student."""
+    """Over steps: rates, then each distance on a scale of its own; solid the teacher."""
     points = result["points"]
-    ids = [id for id in points[0]["teacher"] if id == "erasure/all" or id.startswith("retention/")]
-    last, right, bottom = points[-1]["step"], WIDTH - RIGHT, HEIGHT - BOTTOM
-    x, y = Scale(0.0, float(last), LEFT, right), Scale(0.0, 1.1, bottom, TOP)
-    parts = [
+    found = points[0]["teacher"]
+    rates = [id for id in found if id == "erasure/all" or id.startswith("retention/")]
+    right, bottom = WIDTH - RIGHT, TOP + RATES_PX
+    x = Scale(0.0, float(points[-1]["step"]), LEFT, right)
+    y = Scale(0.0, 1.1, bottom, TOP)
+    parts = [_text(LEFT, 22, f"{result['policy']}, SDD preset {result['preset']}", "start", INK)]
+    parts += _grid(y, right, (0, 0.2, 0.4, 0.6, 0.8, 1.0))
+    for row, (id, colour) in enumerate(zip(rates, COLOURS, strict=False)):
+        name = "erased concepts" if id == "erasure/all" else id.partition("/")[2]
+        parts += _lines(points, id, x, y, colour)
+        parts.append(_text(right + 14, TOP + 16 + 20 * row, name, "start", colour))
+    key = TOP + 26 + 20 * len(rates)
+    parts.append(_text(right + 14, key, "— teacher   - - student", "start"))
+    for metric in DISTANCES:
+        id, top = f"quality/{metric}", bottom + BETWEEN_PX
+        if id not in found:  # a file from before they were kept
+            continue
+        bottom = top + DISTANCE_PX
+        values = [p[role][id]["estimate"] or 0.0 for p in points for role in ("teacher", "student")]
+        y = Scale(0.0, max(*values, 1e-6) * 1.1, bottom, top)
+        parts += _grid(y, right, [t for t in nice_ticks(0.0, y.high, 3) if y.holds(t)])
+        parts += _lines(points, id, x, y, INK)
+        parts.append(_text(right + 14, top + 16, metric.upper(), "start", INK))
+    ticks = [t for t in nice_ticks(0.0, x.high) if x.holds(t)]
+    parts += [_text(x(t), bottom + 18, f"{t:g}", "middle") for t in ticks]
+    height = bottom + BOTTOM
+    parts.append(_text((LEFT + right) / 2, height - 10, "optimiser steps", "middle"))
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH:g} {height:g}" '
+        f'font-family="system-ui, sans-serif" font-size="12">'
+        f'<rect width="{WIDTH:g}" height="{height:g}" fill="white"/>' + "".join(parts) + "</svg>\n"
+    )
+
+
+def _grid(y: Scale, right: float, ticks: Sequence[float]) -> list[str]:
+    return [
         f'<line x1="{LEFT}" x2="{right}" y1="{y(t):.1f}" y2="{y(t):.1f}" stroke="#e3e3e8"/>'
         + _text(LEFT - 8, y(t) + 4, f"{t:g}", "end")
-        for t in (0, 0.2, 0.4, 0.6, 0.8, 1.0)
+        for t in ticks
     ]
-    ticks = [t for t in nice_ticks(0.0, float(last)) if t <= last]
-    parts += [_text(x(t), bottom + 18, f"{t:g}", "middle") for t in ticks]
-    parts += [
-        _text((LEFT + right) / 2, HEIGHT - 10, "optimiser steps", "middle"),
-        _text(LEFT, 22, f"{result['policy']}, SDD preset {result['preset']}", "start", "#1b1b1f"),
-    ]
-    for row, (id, colour) in enumerate(zip(ids, COLOURS, strict=False)):
-        for role, dash in (("teacher", ""), ("student", ' stroke-dasharray="5 4"')):
-            line = " ".join(
-                f"{x(p['step']):.1f},{y(p[role][id]['estimate'] or 0):.1f}" for p in points
-            )
-            parts.append(
-                f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"{dash}/>'
-            )
-        name = "erased concepts" if id == "erasure/all" else id.partition("/")[2]
-        parts.append(_text(right + 14, TOP + 16 + 20 * row, name, "start", colour))
-    parts.append(_text(right + 14, TOP + 26 + 20 * len(ids), "— teacher   - - student", "start"))
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH:g} {HEIGHT:g}" '
-        f'font-family="system-ui, sans-serif" font-size="12">'
-        f'<rect width="{WIDTH:g}" height="{HEIGHT:g}" fill="white"/>' + "".join(parts) + "</svg>\n"
-    )
+
+
+def _lines(points: Sequence[Json], id: str, x: Scale, y: Scale, colour: str) -> list[str]:
+    """The teacher's curve and, dashed, the student's."""
+    found = []
+    for role, dash in (("teacher", ""), ("student", ' stroke-dasharray="5 4"')):
+        line = " ".join(f"{x(p['step']):.1f},{y(p[role][id]['estimate'] or 0):.1f}" for p in points)
+        found.append(
+            f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"{dash}/>'
+        )
+    return found
 
 
 def _text(x: float, y: float, text: str, anchor: str, colour: str = "#6a6a72") -> str:

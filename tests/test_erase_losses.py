@@ -79,7 +79,9 @@ def squared_distance(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
     return float(sum((a[name].double() - b[name]).square().sum() for name in b))
 
 
-@pytest.mark.parametrize(("target", "eta"), [("student", 0.0), ("frozen", 0.0), ("frozen", 20.0)])
+@pytest.mark.parametrize(
+    ("target", "eta"), [("student", 0.0), *(("frozen", eta) for eta in (0.0, 1.0, 3.0, 20.0))]
+)
 @pytest.mark.parametrize("anchor_weight", [0.0, 0.7])
 @pytest.mark.parametrize("num_erase", [3, 2])
 def test_loss_and_gradient_follow_the_formula(
@@ -103,7 +105,7 @@ def test_loss_and_gradient_follow_the_formula(
     scale = sum(float(g.square().sum()) for g in gradients.values())
     assert squared_distance(found, gradients) < 1e-6 * scale
     other = (
-        replace(params, eta=1.0)
+        replace(params, eta=eta + 19.0)
         if eta
         else replace(params, target="frozen" if target == "student" else "student")
     )

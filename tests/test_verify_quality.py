@@ -84,7 +84,19 @@ def test_other_pictures_are_further_away_than_allowed() -> None:
 def test_every_result_says_what_it_was_measured_on() -> None:
     facts = {"num_failures": 0, "features": "judge: embedded"}
     facts["weights_sha256"] = JUDGE.weights_sha256
-    assert [r.details for r in measure(OTHER, *ALL)] == [facts] * 4
+    found = measure(OTHER, *ALL)
+    assert [{k: r.details[k] for k in facts} for r in found] == [facts] * 4
+
+
+def test_results_keep_what_their_intervals_were_made_of() -> None:
+    found = {r.metric: r for r in measure(OTHER, *ALL)}
+    distances = JUDGE.distance(BASE.of(DRAWS), OTHER.of(DRAWS))
+    assert found["lpips"].details["std"] == pytest.approx(float(distances.std()), rel=1e-5)
+    real, fake = JUDGE.features(BASE.of(DRAWS)), JUDGE.features(OTHER.of(DRAWS))
+    assert found["kid"].details["std"] == pytest.approx(kid(real, fake).std, rel=1e-5)
+    assert "std" not in found["fid"].details
+    own = (JUDGE.embed_images(BASE.of(DRAWS)) * JUDGE.embed_texts(NAMES)).sum(1).mean()
+    assert found["clip"].details["base_mean"] == pytest.approx(float(own), rel=1e-5)
 
 
 def test_pictures_that_failed_make_every_metric_inconclusive() -> None:

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from PIL import Image
 from small_policy import small_plan
 
 from safediff.compare.rows import OTHER_SEED, POLICY, choose
-from safediff.compare.table import markdown, to_json
+from safediff.compare.table import markdown, render_concepts, to_json
 from safediff.errors import UsageError
 from safediff.gate.numbers import show
 from safediff.verify import album
@@ -79,6 +80,59 @@ def test_rows_differ_from_the_base_where_they_should(measured: Any) -> None:
     assert sum(base.hits) > 0
 
 
+def test_rows_say_what_they_were_run_with(measured: Any) -> None:
+    comparison, _ = measured
+    base, neg, uce, own = (entry.to_json() for entry in comparison.entries)
+    assert (base["method"], base["guard"], base["seed"]) == (None, None, None)
+    assert (neg["method"], neg["guard"]) == (None, "neg")
+    assert (uce["method"], uce["preset"], uce["knobs"]["ridge"]) == ("uce", "paper", 0.5)
+    assert (own["method"], own["preset"], own["role"]) == ("sdd", "safediff", "teacher")
+    assert own["seed"] == comparison.plan.erase.seed
+    assert own["knobs"]["num_steps"] == 8  # the policy's
+    assert own["knobs"]["eta"] == 0.35  # the preset's
+    for row in (base, neg, uce, own):
+        assert row["measure_seconds"] > 0
+        assert row["threads"] == torch.get_num_threads()
+        assert not row["resumed"]
+    assert own["erase_threads"] == torch.get_num_threads()
+
+
+def test_the_table_says_n_and_spread(measured: Any) -> None:
+    comparison, _ = measured
+    headings, *_, row = (markdown(comparison).split("\n\n")[1]).splitlines()
+    assert "erased concepts ↓ (n = 12)" in headings
+    assert "ordinary ↑ (n = 20)" in headings
+    cells = dict(zip(headings.split(" | "), row.split(" | "), strict=True))
+    own = comparison.reference.checks
+    kid, clip = own["quality/kid"], own["quality/clip"]
+    assert cells["KID ↓"] == f"{show(kid.estimate)} ± {show(kid.std)}"
+    value = clip.base + clip.estimate
+    assert cells["CLIP (Δ)"] == f"{value:.3f} ({clip.estimate:+.3f})"
+
+
+def test_every_concept_has_a_rate_of_its_own(measured: Any) -> None:
+    comparison, _ = measured
+    text = markdown(comparison)
+    block = text.partition("## Concept by concept")[2].partition("##")[0]
+    assert "bomb ↓ (n = 6)" in block
+    assert "axe ↓ (n = 6)" in block
+    bomb = comparison.reference.checks["erasure/bomb"]
+    assert f"| {show(bomb.estimate)} ≤ {show(bomb.upper)} |" in block
+    table = render_concepts(comparison)
+    assert table is not None
+    assert [str(c.header) for c in table.columns] == [
+        *("System", "bomb ↓ (n = 6)", "axe ↓ (n = 6)")
+    ]
+    # where every concept decides, the table itself has them
+    each = [
+        replace(e, checks={k: v for k, v in e.checks.items() if k != "erasure/all"})
+        for e in comparison.entries
+    ]
+    decided = replace(comparison, entries=tuple(each))
+    assert render_concepts(decided) is None
+    assert "Concept by concept" not in markdown(decided)
+
+
 def test_measured_rows_are_not_drawn_again(
     measured: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,6 +164,7 @@ def test_files(measured: Any, tmp_path: Path) -> None:
     for entry in comparison.entries:
         assert f"| {entry.title} |" in paths[1].read_text()
         assert entry.title in paths[3].read_text()
+    assert "retention, ordinary" in paths[3].read_text()
     with Image.open(paths[2]) as picture:
         assert picture.height > len(ROWS) * 96
     assert not list(tmp_path.rglob("*.tmp"))

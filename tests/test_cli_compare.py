@@ -1,0 +1,62 @@
+"""The verb `compare`, from a policy to its files."""
+
+import json
+from pathlib import Path
+
+import pytest
+from small_policy import QUICK, write_policy
+
+from safediff.cli import app
+
+
+def ran(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: str | Path
+) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr, without a process of its own: saves the import of torch."""
+    monkeypatch.setattr("sys.argv", ["safediff", *map(str, arguments)])
+    capsys.readouterr()
+    code = app.main()
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def test_compare_writes_table_and_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    policy, table = write_policy(tmp_path, *QUICK), tmp_path / "table.json"
+    files = ("-o", table, "-o", tmp_path / "table.md", "-o", tmp_path / "tradeoff.svg")
+    options = ("--rows", "uce-style", "--out", tmp_path / "out", "--quiet", *files)
+    code, out, _ = ran(monkeypatch, capsys, "compare", policy, *options)
+    assert code == 0
+    stored = json.loads(table.read_text(encoding="utf-8"))
+    assert [row["id"] for row in stored["rows"]] == ["sd", "uce-style", "policy"]
+    style = stored["rows"][1]
+    assert (style["method"], style["preset"]) == ("uce", "style")
+    assert style["knobs"]["guide"] == "art"
+    for text in (out, (tmp_path / "table.md").read_text(encoding="utf-8")):
+        assert "SD (base)" in text
+        assert "UCE (style)" in text
+        assert "bomb ↓ (n = 6)" in text
+    drawing = (tmp_path / "tradeoff.svg").read_text(encoding="utf-8")
+    assert "retention, ordinary" in drawing
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--rows", "uec"), "there is no row 'uec'; did you mean 'uce'"),
+        (("-o", "table.pdf"), "-o table.pdf: unknown format"),
+    ],
+)
+def test_wrong_arguments_are_refused_before_anything_runs(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: tuple[str, ...],
+    said: str,
+) -> None:
+    policy = write_policy(tmp_path)
+    code, out, err = ran(monkeypatch, capsys, "compare", policy, "--out", tmp_path / "o", *options)
+    assert (code, out) == (2, "")
+    assert said in err
+    assert not (tmp_path / "o").exists()
