@@ -17,9 +17,8 @@ from safediff.models.stable_diffusion import StableDiffusion
 ERASED = ("axe", "bomb", "pistol")
 """The erase texts of ``CONCEPTS``; the tiny tokenizer makes a token of every letter."""
 
-LENGTHS: Mapping[str, int] = {
-    text: len(text.replace(" ", "")) for text in (*ERASED, *KEEP, "", " ", "tree", "a red apple")
-}
+PHRASED = tuple(text for concept in CONCEPTS for text in concept.phrasings)
+"""What presets of ours erase in place of the erase texts."""
 
 __all__ = ["CONCEPTS", "ERASED", "KEEP", "frozen_backbone"]
 
@@ -64,7 +63,7 @@ def solve(*terms: Term) -> Tensor:
 
 def positions(text: str, tokens: str) -> list[int]:
     """Which positions of ``text`` a mode reads, from the count of its letters."""
-    length = LENGTHS[text]
+    length = len(text.replace(" ", ""))
     return {
         "last": [length],
         "content": list(range(1, length + 1)),
