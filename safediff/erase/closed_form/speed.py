@@ -12,6 +12,9 @@ and for lambda = 0 the last term is the constraint D K = 0. Published as
 
 with T = C_t^T C_t / n and A = C_a^T C_t / n. P M = B is symmetric, which leaves
 D = W (A - T) [B - B K (K^T B K + lambda I)^-1 K^T B].
+
+K holds the empty prompt's start token and centres of its others, so with lambda = 0 these stand
+still; another of its tokens moves by D times its distance from what K and the null space span.
 """
 
 import torch
