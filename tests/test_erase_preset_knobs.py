@@ -50,6 +50,8 @@ OTHER: dict[str, Any] = {
     "keep_share": 0.4,
     "keep_weight": 2.0,
     "null_space": 0.1,
+    "warm_start": 0.5,
+    "keep_sampling": "influence",
     "way_back_share": 0.9,
     "way_back_reg": 10.0,
     "lora_rank": 2,
@@ -105,6 +107,7 @@ SECOND: dict[str, Any] = {
     "repeat_ridge": 0.3,
     "ridge": 0.9,
     "timesteps": "uniform",
+    "keep_sampling": "uniform",
 }
 """Where a preset has the first."""
 OTHER["keep_scale"] = 1.5
@@ -130,22 +133,24 @@ IDLE: Mapping[tuple[str, str], Mapping[str, str]] = {
 
 PUSH = "the target is the student's own answer"
 PLAIN = "the null space is one of keys and values"
+NO_START = "a warm start is one of keys and values, and influence is that of the start"
+_NO_START = {"warm_start": NO_START, "keep_sampling": NO_START}
 FEW = "an update of low rank, and a way back, are of attention to the text"
 REFUSED: Mapping[tuple[str, str], Mapping[str, str]] = {
-    ("sdd", "safediff"): {"trainable": PLAIN, "target": PUSH},
+    ("sdd", "safediff"): {"trainable": PLAIN, "target": PUSH, "keep_sampling": NO_START},
     ("sdd", "fast"): {"trainable": PLAIN, "target": PUSH},
-    ("sdd", "paper"): {"eta": PUSH, "null_space": PLAIN},
-    ("sdd", "repo"): {"eta": PUSH, "null_space": PLAIN},
-    ("esd-x", "eta-3"): {"null_space": PLAIN, "target": PUSH},
-    ("esd-x", "eta-1"): {"null_space": PLAIN, "target": PUSH},
-    ("esd-x", "strict"): {"target": PUSH},
+    ("sdd", "paper"): {"eta": PUSH, "null_space": PLAIN, **_NO_START},
+    ("sdd", "repo"): {"eta": PUSH, "null_space": PLAIN, **_NO_START},
+    ("esd-x", "eta-3"): {"null_space": PLAIN, "target": PUSH, **_NO_START},
+    ("esd-x", "eta-1"): {"null_space": PLAIN, "target": PUSH, **_NO_START},
+    ("esd-x", "strict"): {"target": PUSH, "keep_sampling": NO_START},
     ("esd-u", "eta-3"): {
         **{"null_space": PLAIN, "target": PUSH},
-        **{"lora_rank": FEW, "way_back_share": FEW},
+        **{"lora_rank": FEW, "way_back_share": FEW, **_NO_START},
     },
     ("esd-u", "eta-1"): {
         **{"null_space": PLAIN, "target": PUSH},
-        **{"lora_rank": FEW, "way_back_share": FEW},
+        **{"lora_rank": FEW, "way_back_share": FEW, **_NO_START},
     },
 }
 """Knobs whose other value does not go with the rest of a preset: a policy hears so at once."""

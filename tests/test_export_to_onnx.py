@@ -264,12 +264,12 @@ def test_sizes_are_read_from_the_first_tensor_that_has_them(
 
 
 def test_attention_takes_few_operators(monkeypatch: pytest.MonkeyPatch) -> None:
-    def operators() -> Counter[str]:
+    def counted() -> Counter[str]:
         return Counter(n.op_type for n in graph.build_graph(tiny_unet(), 18, 77).graph)
 
-    own = operators()
+    own = counted()
     monkeypatch.setattr(operators, "OF_A_DENOISER", {})
-    exporters = operators()
+    exporters = counted()
     assert own["Softmax"] == exporters["Softmax"] > 0
     for name in ("Shape", "Slice", "Concat", "Reshape"):
         assert own[name] <= exporters[name] - own["Softmax"]

@@ -23,7 +23,7 @@ from safediff.errors import Inconclusive, UsageError
 from safediff.export.open_plan import open_plan
 from safediff.export.plan_profile import Profile
 from safediff.export.plan_sidecar import read_sidecar
-from safediff.export.to_onnx import MODEL_NAME, export_unet, initializers_sha256
+from safediff.export.to_onnx import MODEL_NAME, export_denoiser, initializers_sha256
 from safediff.export.to_tensorrt import (
     Kind,
     _set_flags,
@@ -54,7 +54,7 @@ def embedded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
     """Engine folder of the embedded model's UNet, and its state."""
     model = load_backbone(ModelPlan(base="embedded", revision=None, dtype="float32"))
     folder = tmp_path_factory.mktemp("embedded") / "engine"
-    export_unet(model.denoiser, folder, num_tokens=model.num_tokens)
+    export_denoiser(model.denoiser, folder, num_tokens=model.num_tokens)
     return folder, model.denoiser.state_dict()
 
 

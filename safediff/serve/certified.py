@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 from safetensors.torch import load_file
 from torch import Tensor
 
-from safediff.errors import SafediffError, UsageError
+from safediff.errors import Inconclusive, SafediffError, UsageError
 from safediff.export.manifest import read_manifest
 from safediff.export.parts import (
     DECODER_FOLDER,
@@ -142,6 +142,7 @@ def prove_compiled(path: Path, choice: Choice) -> None:
 
     Raises:
         UsageError: one holds other weights, or can't be read.
+        Inconclusive: one is missing.
     """
     if choice.engine != "onnx":
         return
@@ -175,6 +176,8 @@ def _text_state(file: Path) -> dict[str, Tensor]:
 
 
 def _prove(path: Path, folder: str, state: Mapping[str, Tensor], prefix: str | None = None) -> None:
+    if not (path / folder / MODEL_NAME).exists():
+        raise Inconclusive(f"{path / folder / MODEL_NAME}: no such engine", "export it first")
     try:
         verify_identity(path / folder / MODEL_NAME, state, prefix)
     except SafediffError as error:
