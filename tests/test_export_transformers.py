@@ -87,13 +87,12 @@ def other_state(variant: str) -> dict[str, torch.Tensor]:
     return {k: v + 0.05 * torch.randn(v.shape, generator=generator) for k, v in state.items()}
 
 
-@functools.cache
 def engine(variant: str, precision: Precision = "fp32") -> Path:
+    """Engine folder of ``tiny``, exported once."""
     folder = _folder(f"{variant}-{precision}")
-    meta = {"policy": "abc"}
-    export_denoiser(
-        tiny(variant).backbone.denoiser, folder, precision=precision, num_tokens=3, metadata=meta
-    )
+    if not folder.exists():
+        transformer, meta = tiny(variant).backbone.denoiser, {"policy": "abc"}
+        export_denoiser(transformer, folder, precision=precision, num_tokens=3, metadata=meta)
     return folder
 
 
