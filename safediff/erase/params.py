@@ -3,8 +3,8 @@
 SDD (arXiv:2307.05977) and ESD (arXiv:2303.07345) roll out latents, compare noise predictions and
 take a step; they differ in these settings only. ``paper`` and ``repo`` are the two published
 readings of SDD (they disagree on which text is joined and on three numbers); ``safediff`` is our
-own, and ``fast`` begins at a closed-form edit, takes a fifth of its UNet passes and keeps less of the
-neighbours: see ``docs/erase.md`` for the measurements that they rest on.
+own, and ``fast`` begins at a closed-form edit, takes a fifth of its UNet passes and keeps less of
+the neighbours: see ``docs/erase.md`` for the measurements that they rest on.
 """
 
 from collections.abc import Mapping
