@@ -22,18 +22,29 @@ def compare(
     out: Annotated[
         Path | None, typer.Option(help="Folder; runs/<policy>/compare-<id> if not given.")
     ] = None,
+    add_to: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="TABLE.json",
+            help="Take rows from this comparison of the same plan; only others are measured.",
+        ),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
     """Measure every system on the same base, prompts, latents, sampler and judge.
 
     Under torchrun all processes share the work. What is measured already is kept: run it again to
-    go on, or to add rows.
+    go on, or to add rows; --add-to does so without the folder of the earlier rows.
     """
+    from safediff.compare.earlier import read_earlier
     from safediff.compare.rows import choose
     from safediff.policy.load import load_plan
 
     plan = load_plan(policy)
+    earlier = None if add_to is None else read_earlier(add_to, plan)
     chosen = choose(rows or ["quick" if quick else "default"], plan)
+    if earlier is not None:  # a row that is asked for by name is measured again
+        chosen = [row for row in chosen if row.id in (rows or ()) or not earlier.has(row.id)]
     from safediff.workflow.comparison_files import check_outputs
 
     check_outputs(output or [])
@@ -53,6 +64,8 @@ def compare(
     folder = out or Path("runs") / plan.name / f"compare-{plan.sha256[:8]}"
     with sharded() as shards, RichUi(quiet or not shards.leads) as ui:
         comparison, albums = run_contest(plan, chosen, folder, ui, shards)
+    if earlier is not None:
+        comparison = earlier.joined(comparison)
     if shards.leads:
         write_outputs(comparison, albums, output or [])
         console = Console(width=max(Console().width, 150))

@@ -39,6 +39,18 @@ def test_compare_writes_table_and_files(
         assert "bomb ↓ (n = 6)" in text
     drawing = (tmp_path / "tradeoff.svg").read_text(encoding="utf-8")
     assert "retention, ordinary" in drawing
+    added = tmp_path / "added.json"
+    options = ("--rows", "uce", "--add-to", table, "--out", tmp_path / "second", "--quiet")
+    code, out, _ = ran(monkeypatch, capsys, "compare", policy, *options, "-o", added)
+    assert code == 0
+    both = json.loads(added.read_text(encoding="utf-8"))
+    assert [row["id"] for row in both["rows"]] == ["sd", "uce", "uce-style", "policy"]
+    assert [row for row in both["rows"] if row["id"] != "uce"] == stored["rows"]
+    assert both["facts"]["rows of an earlier run"] == "sd, uce-style, policy"
+    assert set(both["paired"]) == {"sd", "uce", "uce-style"}
+    assert "UCE (style)" in out
+    drawn = {path.name for path in (tmp_path / "second" / "images").iterdir()}
+    assert drawn == {"base", "uce"}
 
 
 @pytest.mark.parametrize(
@@ -46,6 +58,7 @@ def test_compare_writes_table_and_files(
     [
         (("--rows", "uec"), "there is no row 'uec'; did you mean 'uce'"),
         (("-o", "table.pdf"), "-o table.pdf: unknown format"),
+        (("--add-to", "none.json"), "--add-to none.json: not the JSON of a comparison"),
     ],
 )
 def test_wrong_arguments_are_refused_before_anything_runs(

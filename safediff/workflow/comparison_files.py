@@ -67,10 +67,11 @@ def _tradeoff(comparison: Comparison) -> str:
 
 def _write_picture(comparison: Comparison, albums: Mapping[str, Album], path: Path) -> None:
     columns = _chosen(comparison)
+    drawn = [entry for entry in comparison.entries if entry.id in albums]  # now, not earlier
     picture = compose(
-        [entry.title for entry in comparison.entries],
+        [entry.title for entry in drawn],
         [draw.prompt for draw in columns],
-        [albums[entry.id].of(columns) for entry in comparison.entries],
+        [albums[entry.id].of(columns) for entry in drawn],
     )
     with writing(path):
         temporary = path.with_name(f".{path.name}.tmp")
