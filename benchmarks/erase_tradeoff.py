@@ -37,6 +37,8 @@ Json = dict[str, Any]
 
 FACTOR = "num_steps_factor"
 """Multiplies the policy's number of steps."""
+PRESET = "preset"
+"""Another preset, as it is: without the policy's own options."""
 
 ROWS: dict[str, Json] = {
     "preset": {},
@@ -57,8 +59,24 @@ ROWS: dict[str, Json] = {
     "twice the steps": {FACTOR: 2.0},
     "reuse 1": {"reuse": 1},
     "xattn": {"trainable": "xattn", "null_space": 0.0},
+    "fast": {PRESET: "fast"},
+    "fast, no start": {PRESET: "fast", "warm_start": 0.0, "keep_sampling": "uniform"},
+    "fast, no start, rate 0.0095": {
+        **{PRESET: "fast", "warm_start": 0.0, "keep_sampling": "uniform"},
+        "learning_rate": 0.0095,
+    },
+    "fast, kept texts all alike": {PRESET: "fast", "keep_sampling": "uniform"},
+    "fast, stronger start": {PRESET: "fast", "warm_start": 1.0},
+    "fast, half the steps": {PRESET: "fast", FACTOR: 0.5},
+    "fast, the start alone": {PRESET: "fast", "num_steps": 1, "learning_rate": 0.0},
+    "fast, the start alone, stronger": {
+        **{PRESET: "fast", "num_steps": 1, "learning_rate": 0.0},
+        "warm_start": 1.0,
+    },
+    "preset from the start": {"warm_start": 0.37},
+    "preset, kept texts by influence": {"warm_start": 0.37, "keep_sampling": "influence"},
 }
-"""Overrides of the policy's settings."""
+"""Overrides of the policy's settings, or of another preset's."""
 
 
 def main() -> None:
@@ -105,8 +123,9 @@ def write(path: Path, plan: Plan, found: Json) -> None:
 def measure(plan: Plan, options: Json, folder: Path) -> Json:
     """Train one row and measure its teacher; pictures of the base are drawn once per plan."""
     policy = plan.erase
-    changes = {name: value for name, value in options.items() if name != FACTOR}
-    params = resolve(policy.method, policy.preset, {**policy.options, **changes})
+    changes = {name: value for name, value in options.items() if name not in (FACTOR, PRESET)}
+    own = {} if PRESET in options else policy.options
+    params = resolve(policy.method, options.get(PRESET, policy.preset), {**own, **changes})
     if FACTOR in options:
         params = replace(params, num_steps=round(params.num_steps * options[FACTOR]))
     base = load_backbone(plan.model)

@@ -75,7 +75,7 @@ CHECKS: dict[str, tuple[Architecture, DistilParams, str]] = {
     "small, lora": (SMALL, replace(RUN, lora_rank=4), "float32"),
     "small, whole cross-attention": (
         SMALL,
-        replace(RUN, trainable="xattn", null_space=0.0),
+        replace(RUN, trainable="xattn", null_space=0.0, warm_start=0.0, keep_sampling="uniform"),
         "float32",
     ),
     "middle": (MIDDLE, RUN, "float32"),

@@ -39,6 +39,11 @@ class RandomTexts(StableDiffusion):
         added = {"text_embeds": pooled, "time_ids": torch.ones(len(texts), 6).to(first)}
         return Condition(condition.hidden, added)
 
+    def spelt_tokens(self, texts: Sequence[str]) -> torch.Tensor:
+        """One token a word, start and end."""
+        lengths = torch.tensor([len(text.split()) + 2 for text in texts])
+        return torch.arange(NUM_TOKENS) < lengths[:, None]
+
     @staticmethod
     def _states(text: str, *shape: int) -> torch.Tensor:
         seed = int.from_bytes(text.encode()[-7:], "little")
