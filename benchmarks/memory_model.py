@@ -66,7 +66,16 @@ MIDDLE_XL = form(
     transformer_layers_per_block=(1, 1, 3),
     cross_attention_dim=256,
 )
-RUN = replace(FAST, num_steps=2, reuse=2, num_inference_steps=4, log_every=100)
+RUN = replace(
+    FAST,
+    num_steps=2,
+    reuse=2,
+    num_inference_steps=4,
+    batch_size=4,
+    warm_start=0.0,  # over before training, and larger than it in nets as small as these only
+    keep_sampling="uniform",
+    log_every=100,
+)
 CHECKS: dict[str, tuple[Architecture, DistilParams, str]] = {
     "small": (SMALL, RUN, "float32"),
     "small, checkpointing": (SMALL, replace(RUN, gradient_checkpointing=True), "float32"),
@@ -75,7 +84,7 @@ CHECKS: dict[str, tuple[Architecture, DistilParams, str]] = {
     "small, lora": (SMALL, replace(RUN, lora_rank=4), "float32"),
     "small, whole cross-attention": (
         SMALL,
-        replace(RUN, trainable="xattn", null_space=0.0, warm_start=0.0, keep_sampling="uniform"),
+        replace(RUN, trainable="xattn", null_space=0.0),
         "float32",
     ),
     "middle": (MIDDLE, RUN, "float32"),

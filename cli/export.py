@@ -48,7 +48,7 @@ def export(
         float | None,
         typer.Option(
             metavar="ERROR",
-            help="int8: relative error of a prediction that calibration allows.  [default: 0.01]",
+            help="int8: relative error of a prediction that calibration allows; 0.01 if not given.",
         ),
     ] = None,
     opset: Annotated[int, typer.Option(help="18 or 23.")] = 18,

@@ -84,7 +84,6 @@ def test_a_forgotten_copy_is_seen(benchmark: ModuleType, monkeypatch: pytest.Mon
     }
     architecture = benchmark.form(SD1, **size, **blocks)
     changes = {"trainable": "full", "null_space": 0.0, "batch_size": 1, "keep_share": 0.0}
-    changes |= {"warm_start": 0.0, "keep_sampling": "uniform"}
     params = replace(benchmark.RUN, num_steps=2, reuse=2, **changes)
     assert benchmark.check(architecture, params, "float32")["ratio"] == pytest.approx(1, abs=0.05)
     whole = memory._training_state

@@ -180,3 +180,14 @@ def test_joint_attention_is_refused(variant: str, tmp_path: Path) -> None:
     params = replace(STARTED, null_space=0.0)
     with pytest.raises(UsageError, match="which no closed form knows"):
         small_trainer(backbone, params, concepts=(concept("axe"),), keep=("owl",))
+
+
+def test_a_model_in_half_precision_starts_in_float32(tmp_path: Path) -> None:
+    half = frozen_backbone(tmp_path)
+    half.denoiser.to(torch.bfloat16)
+    half.text_encoder.to(torch.bfloat16)
+    trainer = small_trainer(half, replace(STARTED, num_steps=1, keep_sampling="influence"))
+    assert {value.dtype for value in trainer.student.values} == {torch.float32}
+    assert trainer.texts.keep_weights is not None
+    assert trainer.texts.keep_weights.dtype == torch.float32
+    assert len(trainer.run(lambda info: None).teacher.tensors) > 0

@@ -78,4 +78,4 @@ def _changes(
     base: Mapping[str, Tensor], started: Mapping[str, Tensor], kept: Tensor
 ) -> Iterator[Tensor]:
     for rows in kept.split(_CHUNK):
-        yield relative_change(base, started, Condition(rows))
+        yield relative_change(base, started, Condition(rows.float()))
