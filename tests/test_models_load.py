@@ -96,8 +96,8 @@ def test_without_configurations_or_hub_it_is_said_what_is_needed(
 @pytest.mark.parametrize(
     ("key", "shape", "said"),
     [
-        (load.ORIGINAL_CONV_IN, (8, 9, 3, 3), "reads 9 channels: an inpainting or editing model"),
-        (load.ORIGINAL_CONV_IN, (8, 8, 3, 3), "reads 8 channels: an inpainting or editing model"),
+        (load.ORIGINAL_CONV_IN, (8, 9, 3, 3), "reads 9 channels and answers with 4: an inpaint"),
+        (load.ORIGINAL_CONV_IN, (8, 8, 3, 3), "reads 8 channels and answers with 4: an inpaint"),
         ("conditioner.embedders.0.model.ln_final.weight", (8,), "is a refiner of SDXL"),
     ],
 )

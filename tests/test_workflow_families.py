@@ -1,9 +1,12 @@
 """Erase, verify, sample, export, release and serve with the other families, on random pipelines.
 
+SDXL comes as a single-file checkpoint, the others as diffusers folders.
+
 A random pipeline draws nothing that a judge knows, so no verdict here is a pass: what is looked at
 is that every stage does its work and that the numbers of one agree with those of another.
 """
 
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,14 +18,16 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline
 from release_examples import make_evidence
+from test_models_load import configs_of
 from tiny import tiny_engine, tiny_pipeline, tiny_v_pipeline, tiny_vae, tiny_xl_pipeline
 
 from safediff.export.runtime import ExportedUNet
+from safediff.export.single_file import write_single_file
 from safediff.export.to_onnx import swap_weights
 from safediff.gate.verdict import Verdict
 from safediff.guard.load import make_guard
 from safediff.models.backbone import Backbone
-from safediff.models.load import load_backbone
+from safediff.models.load import as_backbone, load_backbone
 from safediff.models.patch import load_patch, state_sha256, unet_sha256
 from safediff.policy.load import load_plan
 from safediff.policy.plan import ModelPlan, Plan
@@ -43,7 +48,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 POLICY = """\
 version: 1
 name: family
-model: {{base: {base}}}
+model: {model}
 prompts:
   templates: ["{{text}}, {{style}} style", "{{style}} style {{text}}"]
   values: {{style: [noto, fluent]}}
@@ -93,14 +98,16 @@ NEED_TOKENS = ("unlearn-diff-atk", "textual-inversion", "ring-a-bell")
 @dataclass(frozen=True)
 class Family:
     name: str
-    base: Path
+    model: ModelPlan
 
     @property
     def xl(self) -> bool:
         return self.name == "sdxl"
 
     def write(self, folder: Path, method: str = "sdd", guard: str = "") -> Path:
-        text = POLICY.format(base=self.base, erase=ERASERS[method], guard=guard, attacks=ATTACKS)
+        said = {"base": self.model.base, "config": self.model.config}
+        model = json.dumps({key: value for key, value in said.items() if value})
+        text = POLICY.format(model=model, erase=ERASERS[method], guard=guard, attacks=ATTACKS)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "family.yaml").write_text(text, encoding="utf-8")
         return folder / "family.yaml"
@@ -122,8 +129,12 @@ def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     pipeline = PIPELINES[request.param](folder / "words")
     # the judge sees pictures of 64 x 64
     pipeline.register_modules(vae=tiny_vae(num_halvings=3))
-    pipeline.save_pretrained(folder / "base")
-    return Family(request.param, folder / "base")
+    if request.param != "sdxl":
+        pipeline.save_pretrained(folder / "base")
+        return Family(request.param, ModelPlan(base=str(folder / "base")))
+    file = write_single_file(folder / "base.safetensors", as_backbone("sdxl", pipeline))
+    config = str(configs_of(pipeline, folder / "config"))
+    return Family(request.param, ModelPlan(base=str(file), config=config))
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +158,7 @@ def engine(family: Family, outcome: Outcome, tmp_path_factory: pytest.TempPathFa
 
 
 def test_erased_and_verified(family: Family, outcome: Outcome) -> None:
-    base = load_backbone(ModelPlan(base=str(family.base)))
+    base = load_backbone(family.model)
     patch = load_patch(outcome.run.patch)
     assert patch.base_sha256 == unet_sha256(base.denoiser)
     state = base.denoiser.state_dict()
@@ -240,7 +251,7 @@ def test_every_eraser_changes_what_it_should(family: Family, method: str, tmp_pa
 
 @pytest.mark.parametrize("guard", ["neg", "sld-max", "sega-max"])
 def test_guards_steer(family: Family, guard: str) -> None:
-    base = load_backbone(ModelPlan(base=str(family.base)))
+    base = load_backbone(family.model)
     sampling = Sampling(num_steps=3, guidance_scale=4.0, seed=5)
     plain, steered = (
         next(sample(base, [Draw("an axe")], sampling, guard=g))[0].image.int()
@@ -254,7 +265,7 @@ def test_models_of_few_steps_are_erased_and_verified(family: Family, tmp_path: P
     path = family.write(tmp_path, "few-steps")
     text = path.read_text(encoding="utf-8")
     for old, new in (
-        (f"base: {family.base}", f"base: {family.base}, scheduler: lcm"),
+        ("model: {", 'model: {"scheduler": "lcm", '),
         ("num_steps: 3, guidance_scale: 5.0", "num_steps: 2, guidance_scale: 0.0"),
         (ATTACKS, "    - {name: completion, num_prompts: 2}\n"),
     ):

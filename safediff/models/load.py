@@ -33,6 +33,7 @@ _CLASSES: tuple[type[Backbone], ...] = (
 FAMILIES: Mapping[str, type[Backbone]] = {cls.pipeline_name: cls for cls in _CLASSES}
 """By the name of the diffusers pipeline."""
 ORIGINAL_CONV_IN = "model.diffusion_model.input_blocks.0.0.weight"
+ORIGINAL_CONV_OUT = "model.diffusion_model.out.2.weight"
 ORIGINAL_ENCODER_2, ORIGINAL_REFINER = "conditioner.embedders.1.", "conditioner.embedders.0.model."
 """Names in single-file checkpoints."""
 SINGLE_FILE_NEEDS = (
@@ -193,11 +194,15 @@ def _from_single_file(path: Path, plan: ModelPlan, options: dict[str, Any]) -> A
 
     with safe_open(path, "pt") as file:
         names = set(file.keys())
-        entry = ORIGINAL_CONV_IN
-        channels = file.get_slice(entry).get_shape()[1] if entry in names else 4
-    if channels != 4:
+        shapes = (
+            file.get_slice(name).get_shape() if name in names else [4, 4]
+            for name in (ORIGINAL_CONV_IN, ORIGINAL_CONV_OUT)
+        )
+        channels, wanted = next(shapes)[1], next(shapes)[0]
+    if channels != wanted:
         raise UsageError(
-            f"{path}: its UNet reads {channels} channels: an inpainting or editing model",
+            f"{path}: its UNet reads {channels} channels and answers with {wanted}: an inpainting "
+            "or editing model",
             "point model.base at the text-to-image model that it was made from",
         )
     if any(name.startswith(ORIGINAL_ENCODER_2) for name in names):
