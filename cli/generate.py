@@ -15,8 +15,13 @@ def generate(
     ] = "embedded",
     out: Annotated[Path, typer.Option("--out", "-o", help="PNG file.")] = Path("grid.png"),
     count: Annotated[int, typer.Option(min=1, help="Pictures per prompt and model.")] = 4,
-    steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 25,
-    guidance: Annotated[float, typer.Option(help="Guidance scale.")] = 5.0,
+    steps: Annotated[
+        int | None,
+        typer.Option(min=1, help="Denoising steps; as verified if not given, or 25."),
+    ] = None,
+    guidance: Annotated[
+        float | None, typer.Option(help="Guidance scale; as verified if not given, or 5.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Base seed.")] = 0,
     guard: Annotated[
         str | None, typer.Option(help="A guard to draw with too, such as sld-medium.")
@@ -37,11 +42,18 @@ def generate(
     from safediff.sample.sampler import Sampling
     from safediff.sample.shards import sharded
     from safediff.workflow.generate import generate_grid
+    from safediff.workflow.subject import verified_sampling
 
-    sampling = Sampling(num_steps=steps, guidance_scale=guidance, seed=seed, batch_size=16)
     if avoid and guard is None:
         raise UsageError("--avoid: there is no guard to steer away from it", "add --guard neg")
     chosen = make_guard(guard, avoid or []) if guard else None
+    known = verified_sampling(model)
+    sampling = Sampling(
+        num_steps=steps if steps is not None else known.get("num_steps", 25),
+        guidance_scale=guidance if guidance is not None else known.get("guidance_scale", 5.0),
+        seed=seed,
+        batch_size=16,
+    )
     with sharded() as shards:
         generate_grid(model, revision, prompts, count, sampling, out, chosen, shards)
     if shards.leads:

@@ -160,6 +160,11 @@ def test_few_steps_go_all_the_way(here: Ran, seen: Seen, tmp_path: Path, kind: s
         swap_weights(finished().run.engine, graph, state, metadata=metadata(source))
     exported(here, run, graph, tmp_path / "engine")
 
+    seen.timesteps.clear()
+    for model in (run, run / "release"):  # as verified, without being told
+        done = here("generate", "owl", "--model", model, "--count", "1", "-o", tmp_path / "a.png")
+        assert done.returncode == 0, done.stderr
+        assert seen.timesteps == steps
     server = SafePipeline.from_release(run / "release", engine="torch", num_threads=1)
     assert server.defaults == Settings(num_steps=4, guidance_scale=0.0)
     draw = Draw("owl, noto style")

@@ -7,6 +7,7 @@ from safediff.policy.attacks import resolve_attacks
 from safediff.policy.base_model import resolve_model
 from safediff.policy.concepts import draw, resolve_concepts, resolve_phrasings, resolve_prompts
 from safediff.policy.desk import Desk
+from safediff.policy.few_steps import note_few_steps
 from safediff.policy.guard import resolve_guard
 from safediff.policy.judges import resolve_judges
 from safediff.policy.knobs import check_options, resolve_preset
@@ -36,6 +37,7 @@ def resolve(policy: schema.Policy, source: Source) -> Plan:
     desk = Desk(policy=policy, source=source)
     desk.check([policy.name], ("name",))
     model = resolve_model(desk)
+    note_few_steps(desk, model)
     default = resolve_prompts(desk, policy.prompts, ("prompts",))
     phrasings = resolve_phrasings(desk, default)
     concepts, erasure = draw(desk, resolve_concepts(desk, default, phrasings))

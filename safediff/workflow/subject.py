@@ -54,6 +54,23 @@ def open_subject(model: str, revision: str | None = None) -> Subject:
     return Subject(models={model: load_backbone(ModelPlan(base=model, revision=revision))})
 
 
+def verified_sampling(model: str) -> dict[str, Any]:
+    """Steps and guidance that a run or release was verified with; nothing is known of others.
+
+    Raises:
+        Inconclusive: its plan cannot be read.
+    """
+    path = Path(model)
+    if (path / "plan.json").exists():
+        plan = _read(path / "plan.json", "plan")
+    elif (path / CERTIFICATE_NAME).exists():
+        plan = _read(path / CERTIFICATE_NAME, "policy")["resolved"]
+    else:
+        return {}
+    found: dict[str, Any] = plan.get("verify", {}).get("sampling", {})
+    return found
+
+
 def _open_run(run: RunFolder) -> Subject:
     if not run.patch.exists():
         raise UsageError(f"{run.path}: this run has no patch yet", "safediff erase POLICY --resume")
