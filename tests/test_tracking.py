@@ -1,12 +1,22 @@
 """Experiment trackers: what they are told, and what is refused before anything is loaded."""
 
+import importlib
+import sys
+from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from small_policy import safediff, write_policy
+from accelerate.utils import LoggerType
+from small_policy import safediff, small_plan, write_policy
+from test_erase_shards import scalars
+from tracker_example import told, write_wandb
 
+from safediff.erase.params import DistilParams
+from safediff.erase.trainer import StepInfo
 from safediff.errors import UsageError
 from safediff.workflow import tracking
+from safediff.workflow.run_folder import RunFolder
 from safediff.workflow.tracking import check_trackers
 
 
@@ -29,3 +39,72 @@ def test_it_is_told_before_there_is_a_run(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert done.stderr.startswith("error: --track: there is no tracker 'notes'")
     assert not (tmp_path / "run").exists()
+
+
+STEPS = [
+    StepInfo(
+        step=step,
+        num_steps=2,
+        loss=0.5 - step / 8,
+        erase=0.25,
+        keep=0.125,
+        anchor=0.0,
+        grad_norm=2.0,
+        num_passes=10 * step,
+        null_drift=None if step else 0.0625,
+    )
+    for step in range(2)
+]
+
+
+def tracked(folder: Path, *names: str) -> RunFolder:
+    """Two steps of a training that trackers were told of."""
+    run = RunFolder(folder / "run")
+    with tracking.tracking(names, small_plan(folder), DistilParams(), run) as track:
+        for info in STEPS:
+            track(info)
+    return run
+
+
+def test_both_trackers_are_told_numbers_and_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """W&B's place is taken by a module that writes down what it is asked."""
+    write_wandb(tmp_path / "site")
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    monkeypatch.setitem(sys.modules, "wandb", importlib.import_module("wandb"))
+    monkeypatch.setenv("WANDB_TOLD", str(tmp_path / "told.jsonl"))
+    monkeypatch.setattr("accelerate.tracking._available_trackers", [*LoggerType])
+    run = tracked(tmp_path, "tensorboard", "wandb")
+    numbers = [
+        {k: v for k, v in asdict(info).items() if v is not None and k not in ("step", "num_steps")}
+        for info in STEPS
+    ]
+    begun, settings, *logged, ended = told(tmp_path / "told.jsonl")
+    own = {"dir": str(run.tracking), "settings": {"console": "off"}}
+    assert begun["init"] == {"project": "small", **own}
+    assert settings["config"]["method"] == "sdd"
+    assert settings["config"]["learning_rate"] == DistilParams().learning_rate
+    assert [row["log"] for row in logged] == [
+        [n, i.step] for n, i in zip(numbers, STEPS, strict=True)
+    ]
+    assert ended["finish"] is True
+    (events,) = (run.tracking / "small").glob("events.*")
+    assert scalars(events)["loss"] == [0.5, 0.375]
+    assert scalars(events)["null_drift"] == [0.0625]
+    shown = (tmp_path / "told.jsonl").read_text() + events.read_bytes().decode("latin-1")
+    for text in ("bomb", "hammer", "style"):
+        assert text not in shown  # no text of the policy
+
+
+@pytest.mark.skipif(find_spec("wandb") is None, reason="wandb is not installed")
+def test_wandb_itself_is_told_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.chdir(tmp_path)
+    run = tracked(tmp_path, "wandb")
+    (kept,) = run.tracking.glob("wandb/offline-run-*/run-*.wandb")
+    data = kept.read_bytes()
+    assert b"grad_norm" in data
+    assert b"hammer" not in data
+    assert not (tmp_path / "wandb").exists()

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
 from safediff.errors import Inconclusive, UsageError
 
@@ -137,7 +138,7 @@ def open_shards() -> Shards:
         torch.cuda.set_device(local)
     patience = _patience()
     try:
-        dist.init_process_group("gloo", timeout=MEETING, rank=rank, world_size=count)
+        _meet(rank, count)
         dist.barrier()
         group = dist.new_group(backend="gloo", timeout=patience)
         gpu_group = dist.new_group(backend="nccl") if _nccl() else None
@@ -147,6 +148,14 @@ def open_shards() -> Shards:
             "check MASTER_ADDR, MASTER_PORT and that every process was started",
         ) from error
     return Shards(rank, count, group, gpu_group)
+
+
+def _meet(rank: int, count: int) -> None:
+    """Start torch.distributed; processes that torchrun started again do not read old addresses."""
+    store, *_ = next(rendezvous("env://", rank, count, timeout=MEETING))
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    own = dist.PrefixStore(f"safediff/{attempt}", store)
+    dist.init_process_group("gloo", timeout=MEETING, store=own, rank=rank, world_size=count)
 
 
 def _patience() -> timedelta:

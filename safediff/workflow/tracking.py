@@ -15,7 +15,7 @@ from safediff.erase.trainer import OnStep, StepInfo
 from safediff.errors import UsageError
 from safediff.policy.plan import Plan
 from safediff.policy.problems import did_you_mean
-from safediff.workflow.run_folder import RunFolder
+from safediff.workflow.run_folder import RunFolder, writing
 
 
 def check_trackers(names: Sequence[str]) -> None:
@@ -49,9 +49,13 @@ def tracking(
         yield lambda info: None
         return
     check_trackers(names)
+    with writing(run.tracking):
+        run.tracking.mkdir(parents=True, exist_ok=True)
     accelerator = Accelerator(log_with=list(names), project_dir=str(run.tracking))
     settings = {"method": plan.erase.method, "preset": plan.erase.preset, "seed": plan.erase.seed}
-    accelerator.init_trackers(plan.name, {**settings, **asdict(params)})
+    # W&B would write into the current folder, and send along what the terminal shows
+    own = {"wandb": {"dir": str(run.tracking), "settings": {"console": "off"}}}
+    accelerator.init_trackers(plan.name, {**settings, **asdict(params)}, own)
 
     def track(info: StepInfo) -> None:
         values = {k: v for k, v in asdict(info).items() if k not in ("step", "num_steps")}
