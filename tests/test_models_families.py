@@ -6,8 +6,14 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import DiffusionPipeline, StableDiffusionXLImg2ImgPipeline
-from tiny import tiny_pipeline, tiny_v_pipeline, tiny_xl_pipeline
+from diffusers import DiffusionPipeline, PNDMScheduler, StableDiffusionXLImg2ImgPipeline
+from tiny import (
+    open_clip_tower,
+    perturb,
+    tiny_pipeline,
+    tiny_v_pipeline,
+    tiny_xl_pipeline,
+)
 from torch import Tensor
 
 from safediff.errors import UsageError
@@ -34,8 +40,16 @@ def tiny_xl_of_scaled_channels(folder: Path) -> Any:
     return pipeline
 
 
+def tiny_with_pndm(folder: Path) -> Any:
+    """With the steps that checkpoints of SD 1.x have as their own."""
+    pipeline = tiny_pipeline(folder)
+    pipeline.scheduler = PNDMScheduler.from_config(pipeline.scheduler.config, skip_prk_steps=True)
+    return pipeline
+
+
 FAMILIES: dict[str, Callable[[Path], Any]] = {
     "sd": tiny_pipeline,
+    "sd-pndm": tiny_with_pndm,
     "sd-v": tiny_v_pipeline,
     "sdxl": tiny_xl_pipeline,
     "sdxl-null-text": tiny_xl_without_zeros,
@@ -113,6 +127,24 @@ def test_saved_folders_load_as_their_family(pipeline: Any, tmp_path: Path) -> No
     xl = found.pipeline_name == "StableDiffusionXLPipeline"
     assert half.vae.dtype == (torch.float32 if xl else torch.float16)
     assert half.denoiser.dtype == torch.float16
+
+
+@torch.no_grad()
+def test_2_x_reads_the_state_before_the_last_layer(tmp_path: Path) -> None:
+    """OpenCLIP's whole text encoder, and the one without its last layer that checkpoints hold."""
+    pipeline = tiny_v_pipeline(tmp_path)
+    whole = perturb(open_clip_tower(pipeline.tokenizer, num_layers=3))
+    kept = pipeline.text_encoder.state_dict()
+    pipeline.text_encoder.load_state_dict(
+        {k: v for k, v in whole.state_dict().items() if k in kept}
+    )
+    ids = pipeline.tokenizer(["an axe"], padding="max_length", return_tensors="pt").input_ids
+    assert ids[0, -1] == pipeline.tokenizer.convert_tokens_to_ids("!")  # OpenCLIP pads with zeros
+    states = whole(ids, output_hidden_states=True).hidden_states
+    tower = getattr(whole, "text_model", whole)
+    found = as_backbone("tiny", pipeline).encode(["an axe"]).hidden
+    torch.testing.assert_close(found, tower.final_layer_norm(states[-2]))
+    assert (found - tower.final_layer_norm(states[-1])).abs().max() > 1e-2
 
 
 def test_texts_of_both_encoders_must_fit(tmp_path: Path) -> None:

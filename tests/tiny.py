@@ -9,8 +9,9 @@ import functools
 import json
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from diffusers import (
@@ -51,19 +52,30 @@ def perturb(module: M, seed: int = 0, scale: float = 0.05) -> M:
     return module.eval()
 
 
-def fresh_unet(xl: bool = False) -> UNet2DConditionModel:
+Form = Literal["sd", "sd-v", "sdxl"]
+_FORMS: Mapping[Form, Mapping[str, Any]] = {
+    "sd": {"cross_attention_dim": TEXT_DIM, "attention_head_dim": 2},
+    "sd-v": {
+        "cross_attention_dim": TEXT_DIM,
+        "attention_head_dim": (2, 4),
+        "use_linear_projection": True,
+        "upcast_attention": True,
+    },
+    "sdxl": {
+        "cross_attention_dim": 2 * TEXT_DIM,
+        "attention_head_dim": 2,
+        "use_linear_projection": True,
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 8,
+        "projection_class_embeddings_input_dim": 6 * 8 + TEXT_DIM,
+    },
+}
+"""What the UNets of SD 1.x, SD 2.1 and base SDXL do not have in common."""
+
+
+def unet_of(form: Form) -> UNet2DConditionModel:
     """A UNet with two levels, as its class initialises it: many parameters are equal."""
     torch.manual_seed(0)
-    added = (
-        {
-            "addition_embed_type": "text_time",
-            "addition_time_embed_dim": 8,
-            "projection_class_embeddings_input_dim": 6 * 8 + TEXT_DIM,
-            "use_linear_projection": True,
-        }
-        if xl
-        else {}
-    )
     return UNet2DConditionModel(
         sample_size=LATENT_SIZE,
         in_channels=LATENT_CHANNELS,
@@ -72,11 +84,14 @@ def fresh_unet(xl: bool = False) -> UNet2DConditionModel:
         layers_per_block=1,
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        cross_attention_dim=2 * TEXT_DIM if xl else TEXT_DIM,
-        attention_head_dim=2,
         norm_num_groups=4,
-        **added,
+        **_FORMS[form],
     ).eval()
+
+
+def fresh_unet(xl: bool = False) -> UNet2DConditionModel:
+    """``unet_of`` SD 1.x, or base SDXL."""
+    return unet_of("sdxl" if xl else "sd")
 
 
 def tiny_unet(xl: bool = False, seed: int = 0) -> UNet2DConditionModel:
@@ -184,15 +199,27 @@ def tiny_xl_backbone(folder: Path) -> StableDiffusionXL:
 
 
 def tiny_v_pipeline(folder: Path, seed: int = 0) -> StableDiffusionPipeline:
-    """``tiny_pipeline`` in the form of SD 2.1: velocities, and OpenCLIP's text encoder."""
+    """A random pipeline in the form of SD 2.1: velocities, and OpenCLIP's text encoder.
+
+    That ships without its last layer, so that its last hidden state is the one before the last.
+    """
     pipeline = tiny_pipeline(folder, seed)
-    config = pipeline.text_encoder.config
-    config.hidden_act = "gelu"
-    pipeline.text_encoder = perturb(CLIPTextModel(config), seed)
+    pipeline.unet = perturb(unet_of("sd-v"), seed)
+    pipeline.text_encoder = perturb(open_clip_tower(pipeline.tokenizer, num_layers=2), seed)
+    pipeline.tokenizer = CLIPTokenizer.from_pretrained(
+        folder, model_max_length=NUM_TOKENS, pad_token="!"
+    )
     pipeline.scheduler = DDIMScheduler.from_config(
         pipeline.scheduler.config, prediction_type="v_prediction"
     )
     return pipeline
+
+
+def open_clip_tower(tokenizer: CLIPTokenizer, num_layers: int) -> CLIPTextModel:
+    """OpenCLIP's text encoder as transformers holds it, not yet random."""
+    config = clip_text_config(tokenizer)
+    config.hidden_act, config.num_hidden_layers = "gelu", num_layers
+    return CLIPTextModel(config)
 
 
 @functools.cache
