@@ -185,7 +185,7 @@ def trainer_speed(
     (began, passes_0, steps_0), (ended, passes_1, steps_1) = marks[0], marks[-1]
     rate = (passes_1 - passes_0) / (ended - began)
     whole = distil_passes(params)
-    expected = erasing_memory(architecture, replace(params, offload=True), dtype).total
+    expected = erasing_memory(architecture, params, dtype).training
     return {
         "passes_per_s": rate,
         "steps_per_s": (steps_1 - steps_0) / (ended - began),

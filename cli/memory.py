@@ -6,7 +6,7 @@ if TYPE_CHECKING:
     from safediff.policy.plan import Plan
 
 CARDS_GB = (8, 16, 24, 40, 80)
-LEAN: dict[str, Any] = {"gradient_checkpointing": True, "micro_batch": 1, "offload": True}
+LEAN: dict[str, Any] = {"gradient_checkpointing": True, "micro_batch": 1}
 """The knobs that save memory and change nothing else."""
 
 

@@ -129,7 +129,11 @@ def test_every_saving_knob_saves(benchmark: ModuleType) -> None:
     small = benchmark.SMALL
     plain = erasing_memory(small, FAST, "float32")
     for knobs in (*({k: v} for k, v in LEAN.items()), {"trunk_dtype": "bfloat16"}):
-        assert erasing_memory(small, replace(FAST, **knobs), "float32").total < plain.total
+        assert erasing_memory(small, replace(FAST, **knobs), "float32").training < plain.training
+    staying = erasing_memory(small, replace(FAST, offload=False), "float32")
+    assert staying.training == plain.training + plain.loaded
+    # this UNet is smaller than what reads its texts and draws its pictures
+    assert plain.training < plain.total == plain.trunk + plain.loaded < staying.total
     half = erasing_memory(small, FAST, "bfloat16")
     assert half.trunk == plain.trunk // 2
     assert half.trained == plain.trained

@@ -284,7 +284,7 @@ def test_an_adapter_is_loaded_by_diffusers(variant: str, tmp_path: Path) -> None
 def test_memory_knobs_change_little(variant: str, tmp_path: Path) -> None:
     backbone = example(variant, tmp_path).backbone
     params = replace(SMALL, num_steps=1, learning_rate=1e-3, ema_decay=0.0, batch_size=3)
-    saving = replace(params, gradient_checkpointing=True, micro_batch=2, offload=True)
+    saving = replace(params, gradient_checkpointing=True, micro_batch=2)
     gradients = []
     for chosen in (params, saving, replace(saving, trunk_dtype="bfloat16")):
         trainer = small_trainer(backbone, chosen)

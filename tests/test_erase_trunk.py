@@ -2,9 +2,10 @@
 
 import copy
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ import pytest
 import torch
 from diffusers.models.attention_processor import AttnProcessor2_0
 from erase_examples import CONCEPTS, KEEP, SMALL, frozen_backbone, small_trainer
+from tiny import tiny_v_pipeline, tiny_xl_pipeline
 from torch import Tensor, nn
 from torch.func import functional_call
+from transformer_examples import FAMILIES, example
 
 from safediff.erase import micro_batch
 from safediff.erase import trunk as trunk_module
@@ -25,7 +28,8 @@ from safediff.erase.texts import Batch, TextBank
 from safediff.erase.trunk import check_compiled, trunk
 from safediff.erase.weights import PatchedUNet, Student, trainable_names
 from safediff.errors import Inconclusive, UsageError
-from safediff.models.backbone import Backbone
+from safediff.models.backbone import Backbone, Condition
+from safediff.models.load import as_backbone
 from safediff.models.patch import unet_sha256
 
 PARAMS = replace(
@@ -41,10 +45,10 @@ SAME = [
     {},
     {"gradient_checkpointing": True},
     {"channels_last": True},
-    {"offload": True},
+    {"offload": False},
     {"micro_batch": 1},
     {"micro_batch": 2},
-    {"gradient_checkpointing": True, "channels_last": True, "offload": True, "micro_batch": 2},
+    {"gradient_checkpointing": True, "channels_last": True, "offload": False, "micro_batch": 2},
 ]
 """Knobs that do not change what is computed."""
 
@@ -61,7 +65,7 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
 
 
 def drawn(backbone: Backbone, params: DistilParams) -> tuple[TextBank, Batch, State]:
-    texts = TextBank(backbone, CONCEPTS, KEEP)
+    texts = TextBank(backbone, CONCEPTS, KEEP, params.guidance_scale)
     generator = torch.Generator().manual_seed(1)
     batch = texts.draw(0, params, generator)
     z = torch.randn(params.batch_size, *backbone.latent_shape, generator=generator)
@@ -100,17 +104,16 @@ def plain_gradients(backbone: Backbone, params: DistilParams) -> tuple[float, di
             own[name].copy_(value)
             own[name].requires_grad_(True)
 
-    def e(unet: Any, row: int, hidden: Tensor) -> Tensor:
+    def e(unet: Any, row: int, c: Condition) -> Tensor:
         z, t = state.z[row : row + 1], state.t[row : row + 1]
-        out: Tensor = unet(z, t, encoder_hidden_states=hidden[None]).sample
-        return out
+        return backbone.with_denoiser(unet).denoise(z, t, c)
 
     erase: Any = 0.0
     keep: Any = 0.0
     anchor: Any = 0.0
-    c_0 = texts.null.hidden[0]
+    c_0 = texts.null
     for row in range(len(state.z)):
-        c_s = batch.c_s.hidden[row]
+        c_s = batch.c_s.rows(slice(row, row + 1))
         with torch.no_grad():
             e_0, e_s = e(original, row, c_0), e(original, row, c_s)
         answer = e(mine, row, c_s)
@@ -145,6 +148,31 @@ def test_gradients_are_those_of_two_copies(
     assert losses.total.item() == pytest.approx(
         float(losses.erase + params.keep_weight * losses.keep + 0.3 * losses.anchor), rel=1e-5
     )
+
+
+FORMS: dict[str, Callable[[Path], Any]] = {
+    "sd-v": tiny_v_pipeline,
+    "sdxl": tiny_xl_pipeline,
+    **{name: partial(example, name) for name in FAMILIES},
+}
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation")
+@pytest.mark.parametrize("form", FORMS)
+def test_gradients_of_every_family_are_those_of_two_copies(form: str, tmp_path: Path) -> None:
+    made = FORMS[form](tmp_path)
+    other = made.backbone if form in FAMILIES else as_backbone(form, made)
+    for part in other.components().values():
+        if isinstance(part, nn.Module):
+            part.requires_grad_(False)
+    loss, expected = plain_gradients(other, PARAMS)
+    for knobs in ({}, {"gradient_checkpointing": True, "micro_batch": 2}):
+        losses, found = gradients(other, replace(PARAMS, **knobs))
+        assert losses.total.item() == pytest.approx(loss, rel=1e-5)
+        assert difference(found, expected) < 1e-5
+    # a push of a fiftieth more would have been seen
+    wrong = plain_gradients(other, replace(PARAMS, eta=0.51))[1]
+    assert difference(wrong, expected) > 1e-4
 
 
 def test_sdds_own_target_goes_part_by_part_as_well(backbone: Backbone) -> None:
@@ -309,11 +337,35 @@ def test_offloaded_parts_come_back(backbone: Backbone) -> None:
     text_encoder, vae = Travelling(), Travelling()
     text_encoder.weight = nn.Parameter(torch.zeros(1, device="meta"))
     moving: Any = replace(backbone, text_encoder=text_encoder, vae=vae)  # type: ignore[arg-type]
-    with trunk(moving, replace(PARAMS, offload=True)):
+    with trunk(moving, PARAMS):
         assert (text_encoder.seen, vae.seen) == (["cpu"], ["cpu"])
     assert (text_encoder.seen, vae.seen) == (["cpu", "meta"], ["cpu", "cpu"])
-    with trunk(moving, PARAMS):
+    with trunk(moving, replace(PARAMS, offload=False)):
         assert len(text_encoder.seen) == 2
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation")
+@pytest.mark.parametrize("form", ["sdxl", "sd3"])
+def test_whatever_is_not_trained_waits_elsewhere(
+    form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All text encoders of a family and its VAE, without being asked to."""
+    made = FORMS[form](tmp_path)
+    other = made.backbone if form in FAMILIES else as_backbone(form, made)
+    modules = [part for part in other.components().values() if isinstance(part, nn.Module)]
+    sent: list[tuple[nn.Module, str]] = []
+
+    def to(self: nn.Module, place: Any) -> nn.Module:
+        sent.append((self, str(place)))
+        return self
+
+    monkeypatch.setattr(nn.Module, "to", to)
+    with trunk(other, DistilParams()):
+        assert {id(part) for part, _ in sent} == {
+            id(part) for part in modules if part is not other.denoiser
+        }
+        assert len(sent) == {"sdxl": 3, "sd3": 4}[form]
+    assert len(sent) == 2 * len({id(part) for part, _ in sent})
 
 
 def test_denoiser_without_checkpointing_is_refused(backbone: Backbone) -> None:

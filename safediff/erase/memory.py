@@ -40,14 +40,16 @@ DRIVER = int(0.8 * GIB)
 
 @dataclass(frozen=True, kw_only=True)
 class ErasingMemory:
-    """Bytes on the device at the peak of training, without the driver's."""
+    """Bytes on the device while a concept is distilled away, without the driver's."""
 
     trunk: int
     """The frozen UNet."""
     trained: int
     """Trained tensors in float32, their average, Adam's moments, and what they start from."""
+    loaded: int
+    """Text encoders and VAE, which are there until texts are encoded."""
     encoders: int
-    """Text encoders and VAE, where they stay."""
+    """The same during training, where they stay."""
     rollout: int
     """What a rollout needs at its peak beyond those."""
     step: int
@@ -55,7 +57,12 @@ class ErasingMemory:
 
     @property
     def total(self) -> int:
-        """The peak."""
+        """The peak of loading, reading texts and training."""
+        return max(self.trunk + self.loaded, self.training)
+
+    @property
+    def training(self) -> int:
+        """The peak from the first step on."""
         return self.trunk + self.trained + self.encoders + max(self.rollout, self.step)
 
 
@@ -83,7 +90,7 @@ def erasing_memory(
     params = replace(params, trunk_dtype="model", channels_last=False, compile=False)
     with _fake() as live:
         unet = skeleton_unet(architecture, trunk_dtype)
-        encoders = 0 if params.offload else _encoder_bytes(architecture, model_dtype)
+        loaded = _encoder_bytes(architecture, model_dtype)
         frozen = live.now
         student, state_of_training = _training_state(unet, params, model_dtype)
         held = live.now
@@ -99,7 +106,12 @@ def erasing_memory(
             step = live.peak - held
         del state_of_training
     return ErasingMemory(
-        trunk=frozen, trained=held - frozen, encoders=encoders, rollout=rollout, step=step
+        trunk=frozen,
+        trained=held - frozen,
+        loaded=loaded,
+        encoders=0 if params.offload else loaded,
+        rollout=rollout,
+        step=step,
     )
 
 

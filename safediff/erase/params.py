@@ -103,8 +103,8 @@ class DistilParams:
     """Compute activations again in the backward pass instead of keeping them."""
     micro_batch: Annotated[int, Bounds(at_least=0)] = 0
     """Most rows in one UNet call; gradients of a batch are then summed part by part. 0: all."""
-    offload: bool = False
-    """Text encoder and VAE wait in main memory while a UNet on a GPU is trained."""
+    offload: bool = True
+    """Text encoders and VAE wait in main memory while a UNet on a GPU is trained."""
     channels_last: bool = False
     """Memory layout of the convolutions."""
     compile: bool = False

@@ -154,7 +154,7 @@ def _meet(rank: int, count: int) -> None:
     """Start torch.distributed; processes that torchrun started again do not read old addresses."""
     store, *_ = next(rendezvous("env://", rank, count, timeout=MEETING))
     attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    own = dist.PrefixStore(f"safediff/{attempt}", store)
+    own = dist.PrefixStore(f"safediff/{attempt}", store)  # type: ignore[attr-defined]
     dist.init_process_group("gloo", timeout=MEETING, store=own, rank=rank, world_size=count)
 
 
