@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 from small_policy import small_plan
 
+from safediff.compare.markdown import markdown
 from safediff.compare.rows import OTHER_SEED, POLICY, choose
-from safediff.compare.table import markdown, render_concepts, to_json
+from safediff.compare.table import render_concepts, to_json
 from safediff.errors import UsageError
 from safediff.gate.numbers import show
 from safediff.verify import album

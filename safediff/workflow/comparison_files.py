@@ -4,9 +4,10 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from safediff.compare.markdown import markdown
 from safediff.compare.picture import compose
 from safediff.compare.rows import POLICY
-from safediff.compare.table import Comparison, erasure_checks, markdown, to_json
+from safediff.compare.table import Comparison, erasure_checks, to_json
 from safediff.compare.tradeoff import Plot, marks, tradeoff_plots
 from safediff.errors import UsageError
 from safediff.sample.sampler import Draw

@@ -1,0 +1,41 @@
+"""What a comparison's Markdown says of the time that its rows took."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from policy_examples import plan_of
+
+from safediff.compare.entry import Entry, Setup
+from safediff.compare.markdown import markdown
+from safediff.compare.table import Comparison
+
+
+def entry(id: str, erase: float, measure: float, role: str = "teacher") -> Entry:
+    setup = Setup(method="sdd", preset="paper", seed=0, role=role, threads=2)
+    return Entry(
+        id=id,
+        title=id,
+        checks={},
+        verdict="pass",
+        hits=(False,),
+        erase_seconds=erase,
+        erase_passes=1,
+        passes_per_step=2,
+        setup=replace(setup, measure_seconds=measure),
+    )
+
+
+def said(tmp_path: Path, *entries: Entry) -> str:
+    return markdown(Comparison(plan=plan_of(tmp_path), entries=entries, facts={}))
+
+
+def test_the_time_of_all_rows_counts_a_shared_training_once(tmp_path: Path) -> None:
+    text = said(tmp_path, entry("policy", 600, 60), entry("policy-student", 600, 120, "student"))
+    assert "All rows took 13 minutes: 10 of erasing and 3 of drawing" in text
+    assert "on 2 threads" in text
+
+
+def test_rows_whose_time_nobody_took_are_not_counted(tmp_path: Path) -> None:
+    text = said(tmp_path, entry("policy", 600, 60), entry("sd", 0, 0))
+    assert "1 of 2 rows took 11 minutes" in text
+    assert "minutes" not in said(tmp_path, entry("policy", 600, 0))
