@@ -68,6 +68,7 @@ VARIANTS = {
         UNEVEN, trainable="kv", null_space=0.1, warm_start=0.5, keep_sampling="influence"
     ),
     "part by part": replace(UNEVEN, micro_batch=2),
+    "by what remains": replace(UNEVEN, order="remaining", micro_batch=2),
 }
 
 TRAIN = """
@@ -167,15 +168,18 @@ def test_parts_of_the_means_add_up(backbone: Backbone, count: int) -> None:
         states = rollout(backbone, c_0, whole.c_p, [0, 2], UNEVEN, generator, shards)
         *_, state = states
         if not len(state.z):
-            return Losses(*torch.zeros(4))
+            return Losses(*torch.zeros(4), torch.zeros(0))
         (piece,) = parts_of(state, batch, 0)
         return distil_losses(student, backbone, state, null, batch, UNEVEN, piece.shares)
 
     expected = terms(whole, Shards())
     found = [terms(part, Shards(rank, count)) for rank, part in enumerate(parts)]
-    for name in Losses._fields:
+    for name in ("total", "erase", "keep", "anchor"):
         added = sum(float(getattr(losses, name)) for losses in found)
         assert added == pytest.approx(float(getattr(expected, name)), rel=1e-5), name
+    for rank, losses in enumerate(found):
+        mine = expected.presence[Shards(rank, count).stripe]
+        torch.testing.assert_close(losses.presence, mine, rtol=1e-4, atol=1e-5)
 
 
 def test_an_average_of_averages_would_be_seen(backbone: Backbone) -> None:

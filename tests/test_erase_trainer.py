@@ -61,6 +61,7 @@ CHANGED: dict[str, Any] = {
 # What must be on for a knob to have something to act on.
 NEEDS: dict[str, dict[str, Any]] = {
     "eta": {"target": "frozen"},
+    "order": {"target": "frozen"},
     "keep_weight": {"keep_share": 0.5},
     "null_space": {"trainable": "kv"},
     "warm_start": {"trainable": "kv"},

@@ -29,6 +29,7 @@ def save_checkpoint(
     key: str,
     student: Student,
     teacher: list[Tensor],
+    left: Tensor,
     optimizer: torch.optim.Optimizer,
 ) -> None:
     """Write everything that the next step depends on. ``key`` identifies the plan.
@@ -36,7 +37,7 @@ def save_checkpoint(
     Raises:
         Inconclusive: the file cannot be written.
     """
-    tensors: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {"left.0": left}
     for index, value in enumerate(student.values):
         tensors[f"student.{index}"] = value.detach()
     for index, value in enumerate(teacher):
@@ -53,6 +54,7 @@ def load_checkpoint(
     key: str,
     student: Student,
     teacher: list[Tensor],
+    left: Tensor,
     optimizer: torch.optim.Optimizer,
 ) -> Progress:
     """Restore a run in place.
@@ -82,6 +84,8 @@ def load_checkpoint(
                 student.values[int(index)].copy_(value)
             elif kind == "teacher":
                 teacher[int(index)].copy_(value)
+            elif kind == "left":
+                left.copy_(value)
             else:
                 state.setdefault(int(index), {})[rest[0]] = value
     whole = optimizer.state_dict()

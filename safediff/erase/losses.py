@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from safediff.erase.params import DistilParams
+from safediff.erase.params import DistilParams, asks_concept
+from safediff.erase.remaining import presence
 from safediff.erase.rollout import State
 from safediff.erase.texts import Batch
 from safediff.models.backbone import Backbone, Condition
@@ -25,12 +26,14 @@ from safediff.sample.shards import ALONE, Shards
 
 
 class Losses(NamedTuple):
-    """The terms of one step, each a scalar."""
+    """The terms of one step, each a scalar, and what is left of the concepts."""
 
     total: Tensor
     erase: Tensor
     keep: Tensor
     anchor: Tensor
+    presence: Tensor
+    """Of each row to erase (``safediff.erase.remaining``), (n,); empty where it isn't asked for."""
 
 
 def distil_losses(
@@ -61,7 +64,7 @@ def distil_losses(
         asked["target"] = erased, batch.c_t
     if n and params.anchor_weight:
         asked["null"] = erased, null
-    if n and params.eta:
+    if n and asks_concept(params):
         asked["concept"] = erased, c_s.rows(erased)
     if n < len(z):
         asked["keep"] = kept, c_s.rows(kept)
@@ -74,6 +77,9 @@ def distil_losses(
         target = e_orig["target"]
     e_s = student.denoise(z, t, c_s).float()
     erase = keep = anchor = torch.zeros((), device=z.device)
+    left = torch.zeros(0, device=z.device)
+    if "concept" in e_orig:
+        left = presence(e_s[erased].detach(), e_orig["concept"], e_orig["target"])
     if n:
         erase = shares[0] * F.mse_loss(e_s[erased], target)
     if n < len(z):
@@ -82,7 +88,7 @@ def distil_losses(
         e_0 = student.denoise(z[erased], t[erased], null).float()
         anchor = shares[0] * F.mse_loss(e_0, e_orig["null"])
     total = erase + params.keep_weight * keep + params.anchor_weight * anchor
-    return Losses(total, erase.detach(), keep.detach(), anchor.detach())
+    return Losses(total, erase.detach(), keep.detach(), anchor.detach(), left)
 
 
 Questions = dict[str, tuple[slice, Condition]]

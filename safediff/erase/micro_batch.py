@@ -56,7 +56,8 @@ def backward(
     without rows adds nothing.
     """
     if not len(state.z):
-        return Losses(*torch.zeros(4, device=state.z.device))
+        nothing = torch.zeros(0, device=state.z.device)
+        return Losses(*torch.zeros(4, device=state.z.device), nothing)
     scale = loss_scale(trunk.denoiser.dtype, state.z.numel())
     found = []
     for part in parts(state, batch, params.micro_batch):
@@ -70,7 +71,8 @@ def backward(
         for value in student.parameters():
             if value.grad is not None:
                 value.grad /= scale
-    return Losses(*(torch.stack(terms).sum() for terms in zip(*found, strict=True)))
+    *terms, left = zip(*found, strict=True)
+    return Losses(*(torch.stack(parts).sum() for parts in terms), torch.cat(left))
 
 
 def loss_scale(dtype: torch.dtype, num_values: int) -> float:

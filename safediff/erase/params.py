@@ -66,8 +66,9 @@ class DistilParams:
     """c_s: all erase texts joined by ", "; one erase text; or one phrasing of it."""
     rollout_text: Literal["joined", "each", "phrasings"] = "each"
     """c_p, likewise."""
-    order: Literal["cyclic", "random"] = "cyclic"
-    """How the concept of a rollout is chosen where only one is used."""
+    order: Literal["cyclic", "random", "remaining"] = "cyclic"
+    """How the erase texts of a rollout are chosen: in turn, at random, or more often those of which
+    more is left (``safediff.erase.remaining``; needs ``target: frozen``)."""
     target: Literal["student", "frozen"] = "student"
     """Whose answer to the empty prompt is the target: the student's own, or the original's."""
     eta: Number = 0.0
@@ -117,6 +118,11 @@ class DistilParams:
 def num_kept(params: DistilParams) -> int:
     """Rows of each batch that kept texts get, where there are any."""
     return round(params.keep_share * params.batch_size)
+
+
+def asks_concept(params: DistilParams) -> bool:
+    """Whether a step asks the original about the text to erase, too."""
+    return params.eta > 0 or params.order == "remaining"
 
 
 def early_steps(num_inference_steps: int) -> int:
@@ -222,6 +228,11 @@ def check_together(params: DistilParams) -> None:
     if params.eta and params.target != "frozen":
         raise UsageError(
             "erase.options.eta: pushes away from the original's answer", "set target: frozen"
+        )
+    if params.order == "remaining" and params.target != "frozen":
+        raise UsageError(
+            "erase.options.order: what remains is measured on the original's answers",
+            "set target: frozen",
         )
     if params.null_space and params.trainable != "kv":
         raise UsageError(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from safediff.erase.params import DistilParams, num_kept
+from safediff.erase.remaining import choose
 from safediff.models.backbone import Backbone, Condition
 from safediff.policy.plan import ConceptPlan
 from safediff.sample.shards import Shards
@@ -27,6 +28,8 @@ class Batch:
     part_of_erase: float = 1.0
     """Which part the erased rows are of those of all processes."""
     part_of_keep: float = 1.0
+    units: tuple[int, ...] = ()
+    """Which erase text each row to erase has, of all processes."""
 
     def share(self, shards: Shards) -> "Batch":
         """The rows of one process; some may have none of a kind."""
@@ -42,6 +45,7 @@ class Batch:
             num_erase=len(c_t),
             part_of_erase=len(c_t) / self.num_erase,
             part_of_keep=(len(c_s) - len(c_t)) / num_keep if num_keep else 0.0,
+            units=self.units,
         )
 
 
@@ -87,12 +91,22 @@ class TextBank:
         """The kept texts and the empty prompt."""
         return self.null if self.keep is None else Condition.cat([self.keep, self.null])
 
-    def draw(self, index: int, params: DistilParams, generator: torch.Generator) -> Batch:
-        """The texts of rollout number ``index``."""
+    def draw(
+        self,
+        index: int,
+        params: DistilParams,
+        generator: torch.Generator,
+        left: Tensor | None = None,
+    ) -> Batch:
+        """The texts of rollout number ``index``; ``left``: what is left of every unit."""
         num_keep = num_kept(params) if self.keep is not None else 0
         num_erase = params.batch_size - num_keep
         if params.order == "cyclic":
             units = (torch.arange(num_erase) + index * num_erase) % len(self.units)
+        elif params.order == "remaining":
+            units = choose(
+                torch.ones(len(self.units)) if left is None else left, num_erase, generator
+            )
         else:
             units = torch.randint(len(self.units), (num_erase,), generator=generator)
         c_p, _ = self._rows(params.rollout_text, units, generator)
@@ -100,7 +114,7 @@ class TextBank:
         if num_keep and self.keep is not None:
             kept = self.keep.rows(self._draw_kept(len(self.keep), num_keep, generator))
             c_p, c_s = Condition.cat([c_p, kept]), Condition.cat([c_s, kept])
-        return Batch(c_p, c_s, c_t, num_erase)
+        return Batch(c_p, c_s, c_t, num_erase, units=tuple(units.tolist()))
 
     def _draw_kept(self, count: int, num_drawn: int, generator: torch.Generator) -> Tensor:
         if self.keep_weights is None:

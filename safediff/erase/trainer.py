@@ -17,7 +17,8 @@ from safediff.erase.hardening import harden
 from safediff.erase.losses import Losses, null_drift
 from safediff.erase.micro_batch import backward
 from safediff.erase.null_space import second_moment, soft_projector
-from safediff.erase.params import DistilParams
+from safediff.erase.params import DistilParams, asks_concept
+from safediff.erase.remaining import update
 from safediff.erase.rollout import State, draw_steps, rollout
 from safediff.erase.texts import Batch, TextBank
 from safediff.erase.trunk import check_compiled, trunk
@@ -109,6 +110,8 @@ class DistilTrainer:
         self.optimizer = self.accelerator.prepare(optimizer)
         self.teacher = [value.detach().clone() for value in self.student.values]
         self.progress = Progress(0, 0, 0)
+        self.left = torch.ones(len(self.texts.units))
+        """What is left of every erase text, on the CPU."""
         self.last_loss = math.nan
 
     def _projector(self) -> Tensor | None:
@@ -175,7 +178,7 @@ class DistilTrainer:
             Inconclusive: the file is damaged.
         """
         self.progress = load_checkpoint(
-            checkpoint, self.key, self.student, self.teacher, self.optimizer.optimizer
+            checkpoint, self.key, self.student, self.teacher, self.left, self.optimizer.optimizer
         )
 
     def run(self, on_step: OnStep, checkpoint: Path | None = None) -> Erased:
@@ -207,6 +210,7 @@ class DistilTrainer:
                     self.key,
                     self.student,
                     self.teacher,
+                    self.left,
                     self.optimizer.optimizer,
                 )
 
@@ -217,7 +221,7 @@ class DistilTrainer:
     def _one_rollout(self, on_step: OnStep) -> None:
         params, index = self.params, self.progress.num_rollouts
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + index)
-        batch = self.texts.draw(index, params, generator)
+        batch = self.texts.draw(index, params, generator, self.left)
         steps = draw_steps(params, generator)
         if params.way_back_share:
             batch = self._harden(batch, generator)
@@ -257,7 +261,7 @@ class DistilTrainer:
         params = self.params
         mine, propagate = batch.share(self.shards), self.accelerator.backward
         losses = backward(self.trunk, self.student, state, self.texts.null, mine, params, propagate)
-        losses = self._over_all(losses)
+        losses = self._over_all(losses, len(batch.units))
         norm = self.accelerator.clip_grad_norm_(self.student.parameters(), params.max_grad_norm)
         grad_norm = float(norm)
         if not (math.isfinite(losses.total.item()) and math.isfinite(grad_norm)):
@@ -271,19 +275,25 @@ class DistilTrainer:
         self.optimizer.step()
         self.optimizer.zero_grad()
         self._update_teacher(step)
+        if len(losses.presence):
+            update(self.left, batch.units, losses.presence.cpu())
         self._count(steps=1, passes=_passes(len(batch.c_s), batch.num_erase, params))
         on_step(self._info(step, losses, grad_norm, state))
 
-    def _over_all(self, losses: Losses) -> Losses:
+    def _over_all(self, losses: Losses, num_erase: int) -> Losses:
         """Gradients and terms over the rows of all processes: parts of means, so they add up."""
         if self.shards.count == 1:
             return losses
         for value in self.student.values:
             if value.grad is None:  # this process had no row
                 value.grad = torch.zeros_like(value)
-        terms = torch.stack(losses).detach()
-        self.shards.sum([terms, *(v.grad for v in self.student.values if v.grad is not None)])
-        return Losses(*terms)
+        *scalars, mine = losses
+        terms = torch.stack(scalars).detach()
+        left = terms.new_zeros(num_erase if asks_concept(self.params) else 0)
+        left[self.shards.stripe] = mine
+        grads = (v.grad for v in self.student.values if v.grad is not None)
+        self.shards.sum([terms, left, *grads])
+        return Losses(*terms, left)
 
     @torch.no_grad()
     def _update_teacher(self, step: int) -> None:
@@ -339,6 +349,6 @@ def learning_rate(step: int, params: DistilParams) -> float:
 
 def _passes(num_rows: int, num_erase: int, params: DistilParams) -> int:
     """UNet sample passes of one loss: the targets, and the student's forward and backward."""
-    push = num_erase if params.eta else 0
+    push = num_erase if asks_concept(params) else 0
     anchors = 4 * num_erase if params.anchor_weight else 0
     return 4 * num_rows + push + anchors

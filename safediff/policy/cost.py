@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from safediff.attack.params import alignment_passes, effort, find_attack
 from safediff.erase.methods import resolve
-from safediff.erase.params import DistilParams, early_steps
+from safediff.erase.params import DistilParams, asks_concept, early_steps
 from safediff.guard.params import find_preset
 from safediff.policy.plan import AttackCheck, Plan, num_branches
 
@@ -83,7 +83,7 @@ def distil_passes(params: DistilParams, distilled: bool = False) -> int:
     mean_steps = n / 2 if params.timesteps == "beta" else k * (n + 1) / (k + 1) - 1
     rollouts = -(-params.num_steps // k)
     erase_share = 1 - params.keep_share
-    per_loss = 4 + erase_share * (4 * bool(params.anchor_weight) + bool(params.eta))
+    per_loss = 4 + erase_share * (4 * bool(params.anchor_weight) + asks_concept(params))
     branches = num_branches(params.guidance_scale, distilled)
     rolling = rollouts * branches * mean_steps * params.batch_size
     return round(rolling + params.num_steps * params.batch_size * per_loss)
