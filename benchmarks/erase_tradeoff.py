@@ -58,6 +58,10 @@ ROWS: dict[str, Json] = {
     "half the steps": {FACTOR: 0.5},
     "twice the steps": {FACTOR: 2.0},
     "reuse 1": {"reuse": 1},
+    "anchor": {"anchor_weight": 1.0},
+    "student as target": {"target": "student", "eta": 0.0},
+    "no ema_warmup": {"ema_warmup": False},
+    "by what remains": {"order": "remaining"},
     "xattn": {"trainable": "xattn", "null_space": 0.0},
     "fast": {PRESET: "fast"},
     "fast, no start": {PRESET: "fast", "warm_start": 0.0, "keep_sampling": "uniform"},
@@ -67,6 +71,10 @@ ROWS: dict[str, Json] = {
     },
     "fast, kept texts all alike": {PRESET: "fast", "keep_sampling": "uniform"},
     "fast, stronger start": {PRESET: "fast", "warm_start": 1.0},
+    "fast, no start, by what remains": {
+        **{PRESET: "fast", "warm_start": 0.0, "keep_sampling": "uniform"},
+        **{"learning_rate": 0.016, "order": "remaining"},
+    },
     "fast, half the steps": {PRESET: "fast", FACTOR: 0.5},
     "fast, the start alone": {PRESET: "fast", "num_steps": 1, "learning_rate": 0.0},
     "fast, the start alone, stronger": {
