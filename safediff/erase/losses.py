@@ -32,7 +32,7 @@ class Losses(NamedTuple):
     erase: Tensor
     keep: Tensor
     anchor: Tensor
-    presence: Tensor
+    presence: Tensor = torch.zeros(0)
     """Of each row to erase (``safediff.erase.remaining``), (n,); empty where it isn't asked for."""
 
 

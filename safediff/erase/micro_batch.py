@@ -56,8 +56,7 @@ def backward(
     without rows adds nothing.
     """
     if not len(state.z):
-        nothing = torch.zeros(0, device=state.z.device)
-        return Losses(*torch.zeros(4, device=state.z.device), nothing)
+        return Losses(*torch.zeros(4, device=state.z.device))
     scale = loss_scale(trunk.denoiser.dtype, state.z.numel())
     found = []
     for part in parts(state, batch, params.micro_batch):
@@ -72,7 +71,8 @@ def backward(
             if value.grad is not None:
                 value.grad /= scale
     *terms, left = zip(*found, strict=True)
-    return Losses(*(torch.stack(parts).sum() for parts in terms), torch.cat(left))
+    sums = (torch.stack(parts).sum() for parts in terms)
+    return Losses(*sums)._replace(presence=torch.cat(left))
 
 
 def loss_scale(dtype: torch.dtype, num_values: int) -> float:

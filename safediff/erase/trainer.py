@@ -293,7 +293,7 @@ class DistilTrainer:
         left[self.shards.stripe] = mine
         grads = (v.grad for v in self.student.values if v.grad is not None)
         self.shards.sum([terms, left, *grads])
-        return Losses(*terms, left)
+        return Losses(*terms)._replace(presence=left)
 
     @torch.no_grad()
     def _update_teacher(self, step: int) -> None:
