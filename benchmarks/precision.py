@@ -1,11 +1,11 @@
 """What does a lower precision do to an erasure? The gate on one erased model in several of them.
 
 fp32 is the reference. int8 are real engines: ONNX Runtime's dynamic quantisation of the linear
-layers, of those that calibration leaves to it and of all. All others are simulated: the weights
-are rounded to the precision and computed with in fp32. Two are planted to fail: ``coarse`` (three
-levels a row of every matrix) wrecks the model, and ``edit lost`` stores it in steps so wide that
-nothing is left of it, which gives the base back: full quality, and the concepts. A gate that lets
-the second one pass is no gate: exit code 1.
+layers, of those that calibration leaves to it and of all, and weights stored in int8. All others
+are simulated: the weights are rounded to the precision and computed with in fp32. Two are planted
+to fail: ``coarse`` (three levels a row of every matrix) wrecks the model, and ``edit lost`` stores
+it in steps so wide that nothing is left of it, which gives the base back: full quality, and the
+concepts. A gate that lets the second one pass is no gate: exit code 1.
 
     python benchmarks/precision.py RUN --out benchmarks/precision.json
 
@@ -36,7 +36,12 @@ from safediff.errors import UsageError  # noqa: E402
 from safediff.export.parity import measure_margin_ratio  # noqa: E402
 from safediff.export.runtime import ExportedUNet  # noqa: E402
 from safediff.export.survival import ROUNDINGS, measure_survival  # noqa: E402
-from safediff.export.to_onnx import DATA_NAME, MODEL_NAME, read_metadata  # noqa: E402
+from safediff.export.to_onnx import (  # noqa: E402
+    DATA_NAME,
+    MODEL_NAME,
+    Precision,
+    read_metadata,
+)
 from safediff.gate.verdict import GateReport  # noqa: E402
 from safediff.models.backbone import Backbone, Condition  # noqa: E402
 from safediff.policy.load import load_plan  # noqa: E402
@@ -48,7 +53,11 @@ from safediff.workflow.export_source import ExportSource, open_source  # noqa: E
 
 SIMULATED = ("fp16", "bf16", "int4", "coarse")
 LOST = "edit lost"
-INT8: dict[str, float | None] = {"int8": MAX_ERROR, "int8, all layers": None}
+INT8: dict[str, tuple[Precision, float | None]] = {
+    "int8": ("int8", MAX_ERROR),
+    "int8, all layers": ("int8", None),
+    "int8-weights": ("int8-weights", None),
+}
 """Real engines, and what calibration allows them."""
 EDIT_STEPS = 0.5
 """Steps of the edit, in units of twice its largest value: everything rounds to nothing."""
@@ -116,7 +125,8 @@ def models(source: ExportSource, work: Path, only: list[str] | None) -> Any:
         if name == "fp32":
             yield name, source.model
         elif name in INT8:
-            write_engine(source, work / name, "int8", 18, INT8[name])
+            precision, max_error = INT8[name]
+            write_engine(source, work / name, precision, 18, max_error)
             engine = ExportedUNet(work / name, num_threads=torch.get_num_threads())
             yield name, source.model.with_denoiser(engine)
         elif name == LOST:

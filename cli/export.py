@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from safediff.export.to_tensorrt import Kind
     from safediff.workflow.deploy import Layout
 
-PRECISIONS = ("fp32", "fp16", "int8")
+PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int8-weights")
 LAYOUTS = ("triton", "single-file")
 
 
@@ -43,7 +43,14 @@ def export(
     refit: Annotated[
         bool, typer.Option("--refit", help="Of a plan: its weights can be swapped (slower).")
     ] = False,
-    precision: Annotated[str, typer.Option(help="fp32, fp16 or int8 (linear layers).")] = "fp32",
+    plan: Annotated[
+        Path | None,
+        typer.Option(metavar="PLAN", help="With --gate: measure it on this plan of the release."),
+    ] = None,
+    precision: Annotated[
+        str,
+        typer.Option(help="fp32, fp16, bf16, int8 (linear layers) or int8-weights (the file)."),
+    ] = "fp32",
     max_error: Annotated[
         float | None,
         typer.Option(
@@ -58,7 +65,7 @@ def export(
     ] = None,
     gate: Annotated[
         Path | None,
-        typer.Option(metavar="POLICY", help="With --full: measure this policy on the engine."),
+        typer.Option(metavar="POLICY", help="Measure this policy on the engine that is written."),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder to write; beside RUN_OR_RELEASE if not given.")
@@ -67,6 +74,14 @@ def export(
     """Export the erased model and prove which weights the engine holds."""
     from safediff.errors import UsageError
 
+    if plan is not None:
+        if gate is None or any((onnx, full, trt, trt_rtx, swap_weights, layout)):
+            raise UsageError(
+                "--plan: a plan that is there is gated, nothing else",
+                "safediff export RELEASE --plan engines/NAME.plan --gate POLICY",
+            )
+        _gate_plan(run, plan, gate, out)
+        return
     _require_one_target(onnx=onnx, swap=swap_weights is not None, trt=trt, trt_rtx=trt_rtx)
     if (trt or trt_rtx) and full:
         raise UsageError(
@@ -81,9 +96,10 @@ def export(
         if name not in LAYOUTS:
             raise UsageError(f"--layout {name}: expected {', '.join(LAYOUTS)}")
     with_plan = trt and layouts == ("triton",)
-    if (gate and not full) or (layouts and not (full or with_plan)):
+    built = (trt or trt_rtx) and not swap_weights
+    if (gate and not (full or built)) or (layouts and not (full or with_plan)):
         raise UsageError("--layout and --gate belong to a whole folder", "add --full")
-    if swap_weights and precision == "int8":
+    if swap_weights and precision.startswith("int8"):
         raise UsageError(
             "--swap-weights: the scales of an int8 engine belong to its weights",
             "swap in fp32 first, then export with --precision int8",
@@ -104,12 +120,19 @@ def export(
         from safediff.workflow.plans import export_plan, refit_plan
 
         kind: Kind = "tensorrt_rtx" if trt_rtx else "tensorrt"
-        folder = out or _beside(run, f"engine-{kind}-{precision}")
+        folder = out or _beside(run, f"{kind}-{precision}")
         if swap_weights:
             print(refit_plan(run, swap_weights, folder))
-        else:
-            options = {"static": static, "refittable": refit, "triton": with_plan}
-            print(export_plan(run, folder, kind, chosen, target, opset=opset, **options))
+            return
+        line = export_plan(
+            *(run, folder, kind, chosen, target),
+            opset=opset,
+            static=static,
+            refittable=refit,
+            triton=with_plan,
+            policy=gate,
+        )
+        print(line)
     elif full:
         from safediff.workflow.calibrate import MAX_ERROR
         from safediff.workflow.deploy import deploy_run
@@ -129,6 +152,15 @@ def export(
             print(f"{folder}: {swap(run, swap_weights, folder).line}")
         else:
             print(f"{folder}: {export_run(run, folder, chosen, opset, limit).line}")
+
+
+def _gate_plan(run: Path, plan: Path, policy: Path, out: Path | None) -> None:
+    from safediff.cli.quiet_libraries import quiet_libraries
+
+    quiet_libraries()
+    from safediff.workflow.plan_gate import gate_plan
+
+    print(gate_plan(run, plan, policy, out or _beside(run, "gated")))
 
 
 def _require_one_target(*, onnx: bool, swap: bool, trt: bool, trt_rtx: bool) -> None:

@@ -1,12 +1,9 @@
 """``safediff serve``: a release behind HTTP."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import Annotated
 
 import typer
-
-if TYPE_CHECKING:
-    from safediff.serve.certified import EngineChoice
 
 ENGINES = ("auto", "onnx", "torch")
 
@@ -17,7 +14,9 @@ def serve(
     ],
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
-    engine: Annotated[str, typer.Option(help="auto, onnx or torch.")] = "auto",
+    engine: Annotated[
+        str, typer.Option(help="auto, onnx, torch, or a plan: engines/NAME.plan.")
+    ] = "auto",
     provider: Annotated[
         str, typer.Option(help="ONNX Runtime's; never replaced by another.")
     ] = "CPUExecutionProvider",
@@ -47,8 +46,8 @@ def serve(
 
     from safediff.errors import UsageError
 
-    if engine not in ENGINES:
-        raise UsageError(f"--engine {engine}: expected {', '.join(ENGINES)}")
+    if engine not in ENGINES and not engine.endswith(".plan"):
+        raise UsageError(f"--engine {engine}: expected {', '.join(ENGINES)} or a plan")
     lacking = [name for name in ("fastapi", "uvicorn", "prometheus_client") if not find_spec(name)]
     if lacking:
         raise UsageError(f"{lacking[0]} is not installed", "pip install 'safediff[serve]'")
@@ -60,7 +59,7 @@ def serve(
 
     pipeline = SafePipeline.from_release(
         release,
-        engine=cast("EngineChoice", engine),
+        engine=engine,
         provider=provider,
         num_threads=threads,
         public_key=public_key,

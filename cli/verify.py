@@ -47,6 +47,10 @@ def verify(
         ),
     ] = None,
     revision: Annotated[str | None, typer.Option(help="Commit of a hub id.")] = None,
+    engine: Annotated[
+        Path | None,
+        typer.Option(metavar="PLAN", help="A plan of the release MODEL, on the GPU that runs it."),
+    ] = None,
     certificate: Annotated[
         Path | None,
         typer.Option(
@@ -95,9 +99,10 @@ def verify(
     fail_on_warn = fail_on_warn or fail_on is FailOn.WARN
     files = {path: format_of(path) for path in output or ()}
     if certificate is not None:
-        if policy or out or revision or baseline or update_baseline:
+        if policy or out or revision or engine or baseline or update_baseline:
             raise UsageError(
-                "--certificate takes no POLICY, --out, --revision or baseline: nothing is measured",
+                "--certificate takes no POLICY, --out, --revision, --engine or baseline: nothing "
+                "is measured",
                 "safediff verify --certificate FILE RELEASE",
             )
         from safediff.cli.certified import check_release
@@ -144,7 +149,7 @@ def verify(
         folder = Path(out or shards.agree("folder", lambda: str(free_folder(stem))))
         old = None if update_baseline else known
         with RichUi(quiet or no_progress or not shards.leads) as ui:
-            reports = run_verify(plan, model, revision, folder, ui, old, shards)
+            reports = run_verify(plan, model, revision, folder, ui, old, shards, engine)
     if not shards.leads:
         return  # process 0 speaks for all
     publish(reports, policy_uri(policy), folder=folder, format=format, files=files, quiet=quiet)

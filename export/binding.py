@@ -7,7 +7,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-_ELEMENTS = {torch.float32: np.float32, torch.float16: np.float16, torch.int64: np.int64}
+BFLOAT16 = 16
+"""Of ``onnx.TensorProto``, which a session takes where numpy has no such type."""
+_ELEMENTS: Mapping[torch.dtype, Any] = {
+    torch.float32: np.float32,
+    torch.float16: np.float16,
+    torch.bfloat16: BFLOAT16,
+    torch.int64: np.int64,
+}
 
 
 class Binding:

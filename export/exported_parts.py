@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
@@ -12,8 +12,7 @@ from transformers.models.clip.modeling_clip import CLIPTextModelOutput
 
 from safediff.errors import Inconclusive
 from safediff.export.parts import HIDDEN_STATES
-from safediff.export.plan_profile import Profile
-from safediff.export.providers import CPU_PROVIDER, Execution
+from safediff.export.providers import Execution, ExecutionOptions
 from safediff.export.session import Session
 from safediff.export.to_onnx import CONFIG_NAME, MODEL_NAME
 
@@ -24,28 +23,17 @@ TextStates = BaseModelOutputWithPooling | CLIPTextModelOutput
 class ExportedTextEncoder:
     """``text_encoder/`` or ``text_encoder_2/`` of an exported folder."""
 
-    def __init__(
-        self,
-        folder: Path,
-        *,
-        provider: str = CPU_PROVIDER,
-        num_threads: int | None = None,
-        profile: Profile | None = None,
-        cuda_graph: bool = False,
-    ) -> None:
-        self._session = Session(
-            folder / MODEL_NAME,
-            Execution(
-                provider=provider,
-                num_threads=num_threads,
-                profile=profile,
-                cuda_graph=cuda_graph,
-            ),
-        )
+    def __init__(self, folder: Path, **options: Unpack[ExecutionOptions]) -> None:
+        self._session = Session(folder / MODEL_NAME, Execution(**options))
         self.device = self._session.device
         self.dtype = self._session.dtype("last_hidden_state")
         self._inner = {n: v.shape[1:] for n, v in self._session.outputs.items()}
         """Shapes of the outputs without the batch."""
+
+    @property
+    def has_layers(self) -> bool:
+        """Whether it gives the states of its layers, as SDXL's do."""
+        return any(name.startswith(HIDDEN_STATES) for name in self._inner)
 
     def __call__(self, input_ids: Tensor, output_hidden_states: bool = False) -> TextStates:
         """States of ids (b, tokens), in fp32 whatever the engine's precision.
@@ -75,26 +63,10 @@ class ExportedTextEncoder:
 class ExportedDecoder:
     """``vae_decoder/`` of an exported folder; it cannot encode."""
 
-    def __init__(
-        self,
-        folder: Path,
-        *,
-        provider: str = CPU_PROVIDER,
-        num_threads: int | None = None,
-        profile: Profile | None = None,
-        cuda_graph: bool = False,
-    ) -> None:
+    def __init__(self, folder: Path, **options: Unpack[ExecutionOptions]) -> None:
         self.config = _read_config(folder / CONFIG_NAME)
         self._path = folder / MODEL_NAME
-        self._session = Session(
-            folder / MODEL_NAME,
-            Execution(
-                provider=provider,
-                num_threads=num_threads,
-                profile=profile,
-                cuda_graph=cuda_graph,
-            ),
-        )
+        self._session = Session(folder / MODEL_NAME, Execution(**options))
         self.device = self._session.device
         self.dtype = self._session.dtype("latent_sample")
         self._factor = 2 ** (len(self.config.block_out_channels) - 1)

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from diffusers.configuration_utils import FrozenDict
@@ -11,8 +11,8 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from torch import Tensor
 
 from safediff.errors import Inconclusive
-from safediff.export.plan_profile import Profile
-from safediff.export.providers import CPU_PROVIDER, Execution
+from safediff.export.plan_session import PlanSession
+from safediff.export.providers import Execution, ExecutionOptions
 from safediff.export.session import Session
 from safediff.export.signature import SIGNATURES
 from safediff.export.to_onnx import CONFIG_NAME, MODEL_NAME
@@ -28,19 +28,15 @@ class ExportedUNet:
         self,
         folder: Path,
         *,
-        provider: str = CPU_PROVIDER,
-        num_threads: int | None = None,
-        profile: Profile | None = None,
-        cuda_graph: bool = False,
+        session: Session | PlanSession | None = None,
+        **options: Unpack[ExecutionOptions],
     ) -> None:
         """Open the engine.
 
         Args:
             folder: ``model.onnx`` with its data, and ``config.json``.
-            provider: Execution provider; another one is never used in its place.
-            num_threads: Threads of one operator; None leaves the choice to ONNX Runtime.
-            profile: Sizes that come, for TensorRT.
-            cuda_graph: On a GPU: record the kernels of a size once, then replay them.
+            session: What runs it, such as an opened plan; ``folder`` gives ``config.json`` alone.
+            options: See ``Execution``; without any, ONNX Runtime's CPU provider.
 
         Raises:
             UsageError: the provider is not available here.
@@ -48,15 +44,7 @@ class ExportedUNet:
         """
         self.folder = folder
         self.config = _read_config(folder / CONFIG_NAME)
-        self._session = Session(
-            folder / MODEL_NAME,
-            Execution(
-                provider=provider,
-                num_threads=num_threads,
-                profile=profile,
-                cuda_graph=cuda_graph,
-            ),
-        )
+        self._session = session or Session(folder / MODEL_NAME, Execution(**options))
         inputs = self._session.inputs
         self.dtype = self._session.dtype("sample")
         """Type of every input but ``timestep``, and of the output before it is returned."""

@@ -37,6 +37,8 @@ class ParityLimits:
 LIMITS: Mapping[Precision, ParityLimits] = {
     "fp32": ParityLimits(max_abs=1e-3, mean_abs=1e-4, min_cosine=0.99999),
     "fp16": ParityLimits(max_abs=5e-2, mean_abs=5e-3, min_cosine=0.9995),
+    "bf16": ParityLimits(max_abs=2e-1, mean_abs=3e-2, min_cosine=0.998),
+    "int8-weights": ParityLimits(max_abs=0.5, mean_abs=0.05, min_cosine=0.999),
     "int8": ParityLimits(max_abs=5.0, mean_abs=0.5, min_cosine=0.99),
 }
 """For int8 the cosine and the margin ratio decide; its differences are reported."""

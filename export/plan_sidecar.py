@@ -12,10 +12,12 @@ from typing import Any
 from safediff.errors import UsageError
 from safediff.release.checksums import sha256_file
 
+SIDECAR_SUFFIX = ".json"
+
 
 def sidecar_path(plan: Path) -> Path:
     """Where the sidecar of a plan lies."""
-    return plan.with_name(plan.name + ".json")
+    return plan.with_name(plan.name + SIDECAR_SUFFIX)
 
 
 def write_plan(plan: Path, data: bytes, content: Mapping[str, Any]) -> dict[str, Any]:
@@ -28,9 +30,20 @@ def write_plan(plan: Path, data: bytes, content: Mapping[str, Any]) -> dict[str,
         "sha256": sha256_file(plan),
         "size_bytes": len(data),
     }
-    text = json.dumps(found, indent=2, sort_keys=True) + "\n"
-    sidecar_path(plan).write_text(text, encoding="utf-8")
+    _write(plan, found)
     return found
+
+
+def amend_sidecar(plan: Path, **more: Any) -> dict[str, Any]:
+    """Say more of a plan that is there already; returns all that is said now."""
+    found = read_sidecar(plan) | more
+    _write(plan, found)
+    return found
+
+
+def _write(plan: Path, content: Mapping[str, Any]) -> None:
+    text = json.dumps(content, indent=2, sort_keys=True) + "\n"
+    sidecar_path(plan).write_text(text, encoding="utf-8")
 
 
 def read_sidecar(plan: Path) -> dict[str, Any]:

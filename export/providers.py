@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 import onnx_ir as ir
 import torch
@@ -14,6 +15,15 @@ CPU_PROVIDER = "CPUExecutionProvider"
 CUDA_PROVIDER = "CUDAExecutionProvider"
 TENSORRT_PROVIDER = "TensorrtExecutionProvider"
 GPU_PROVIDERS = (CUDA_PROVIDER, TENSORRT_PROVIDER)
+
+
+class ExecutionOptions(TypedDict, total=False):
+    """The fields of ``Execution``, as whatever opens an engine takes them by name."""
+
+    provider: str
+    num_threads: int | None
+    profile: Profile | None
+    cuda_graph: bool
 
 
 @dataclass(frozen=True, kw_only=True)

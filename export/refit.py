@@ -50,6 +50,11 @@ def refit(plan: Path, out: Path, state: Mapping[str, Tensor]) -> dict[str, Any]:
             "compute wrongly",
             "build it with another version",
         )
+    if sidecar["precision"] == "bf16":
+        raise UsageError(
+            f"{plan}: weights in bf16 can't be handed over, numpy has no such type",
+            "build a new plan of these weights",
+        )
     trt, engine, sidecar = open_plan(plan)
     cast = {
         UNET_PREFIX + key: tensor.detach().to("cpu", DTYPES[sidecar["precision"]]).contiguous()

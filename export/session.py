@@ -14,10 +14,13 @@ from safediff.export.providers import Execution
 TORCH_DTYPES = {
     "tensor(float)": torch.float32,
     "tensor(float16)": torch.float16,
+    "tensor(bfloat16)": torch.bfloat16,
     "tensor(int64)": torch.int64,
 }
 ONLY_FATAL = 4
 """Log level of ONNX Runtime: its errors are raised as well."""
+COMPUTE_ONCE = "session.disable_quant_qdq"
+"""Weights that are stored as int8 are made float when the session is opened, not at every call."""
 GRAPH_ID = "gpu_graph_id"
 """Of a run: sizes have CUDA graphs of their own."""
 
@@ -100,6 +103,7 @@ def _open(path: Path, execution: Execution) -> ort.InferenceSession:
         raise Inconclusive(f"{path}: no such engine", "export it first")
     options = ort.SessionOptions()
     options.log_severity_level = ONLY_FATAL
+    options.add_session_config_entry(COMPUTE_ONCE, "1")
     if execution.num_threads is not None:
         options.intra_op_num_threads = execution.num_threads
     providers = [(provider, execution.options(path))]

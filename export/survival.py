@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from safediff.export.int8 import int8_weights
+from safediff.export.int8_weights import int8_channels, to_quantize
 
 MIN_COSINE = 0.5
 """Below it less than half of what is left points the way of the edit: a warning."""
@@ -109,6 +110,14 @@ def _int8(weight: Tensor) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray((q * scale).T))
 
 
+def _int8_weights(weight: Tensor) -> Tensor:
+    """Matrices and kernels, one scale an output channel, as ``int8_weights`` stores them."""
+    if not to_quantize(tuple(weight.shape)):
+        return weight
+    q, scale = int8_channels(weight.cpu().numpy())
+    return torch.from_numpy(q * scale.reshape(-1, *[1] * (weight.ndim - 1)))
+
+
 def round_int4(weight: Tensor) -> Tensor:
     """Symmetric int4 of matrices, one scale a group of 128 inputs, and back."""
     if weight.ndim != 2:
@@ -132,7 +141,8 @@ ROUNDINGS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "fp16": _half,
     "bf16": _bfloat,
     "int8": _int8,
+    "int8-weights": _int8_weights,
     "int4": round_int4,
     "coarse": round_coarse,
 }
-"""Q by precision. bf16, int4 and coarse are for measurement; no engine is written in them."""
+"""Q by precision. int4 and coarse are for measurement; no engine is written in them."""

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import onnx_ir as ir
 import torch
 from onnx_ir.tensor_adapters import TorchTensor, to_torch_dtype
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from safediff.errors import Inconclusive, UsageError
 from safediff.export.graph import build_graph
 from safediff.export.int8 import is_int8, verify_int8_identity
+from safediff.export.int8_weights import holds_int8_weights, verify_weights_identity
 from safediff.export.quiet import quiet
 from safediff.export.signature import PREFIXES
 from safediff.folders import new_folder
@@ -31,9 +31,16 @@ DATA_NAME = "model.onnx.data"
 CONFIG_NAME = "config.json"
 ENGINE_FILES = frozenset({MODEL_NAME, DATA_NAME, CONFIG_NAME})
 
-Precision = Literal["fp32", "fp16", "int8"]
-DTYPES: Mapping[Precision, torch.dtype] = {"fp32": torch.float32, "fp16": torch.float16}
-"""Types that a network is traced in; an int8 engine is made of an fp32 one (``int8``)."""
+Precision = Literal["fp32", "fp16", "bf16", "int8", "int8-weights"]
+QUANTIZED_PRECISIONS: tuple[Precision, ...] = ("int8", "int8-weights")
+DTYPES: Mapping[Precision, torch.dtype] = {
+    "fp32": torch.float32,
+    "fp16": torch.float16,
+    "bf16": torch.bfloat16,
+}
+"""Types that a network is traced in; int8 engines are made of an fp32 one."""
+BF16_OPSET = 22
+"""Convolutions have no bf16 before: ONNX Runtime refuses such a graph, TensorRT reads it."""
 
 
 def export_denoiser(
@@ -107,7 +114,7 @@ def swap_weights(
     if dst.absolute() == src.absolute():
         raise UsageError(f"{dst}: is the engine that is read", "write to another folder")
     model = _load(src / MODEL_NAME)
-    if is_int8(model):
+    if is_int8(model) or holds_int8_weights(model):
         raise UsageError(
             f"{src}: is an int8 engine, whose scales belong to its weights",
             "swap into the fp32 engine and quantise that (--precision int8)",
@@ -150,6 +157,9 @@ def verify_identity(
         Inconclusive: a weight differs or is not used, or the engine can't be read.
     """
     model = _load(model_path)
+    if holds_int8_weights(model):
+        verify_weights_identity(model_path, model, state_dict)
+        return
     if is_int8(model):
         verify_int8_identity(model_path, model, state_dict)
         return
@@ -186,9 +196,9 @@ def tensor_sha256(model_path: Path, prefix: str | None = None) -> str:
     for name, value in model.graph.initializers.items():
         if name.startswith(prefix):
             assert value.const_value is not None
-            array = np.frombuffer(_bytes(value.const_value), value.const_value.dtype.numpy())
-            tensor = torch.tensor(array).reshape(value.const_value.shape.numpy())
-            state[name.removeprefix(prefix)] = tensor
+            stored = value.const_value
+            tensor = torch.frombuffer(bytearray(_bytes(stored)), dtype=to_torch_dtype(stored.dtype))
+            state[name.removeprefix(prefix)] = tensor.reshape(stored.shape.numpy())
     return state_sha256(state)
 
 
@@ -217,6 +227,8 @@ def read_precision(model_path: Path) -> Precision:
         Inconclusive: the engine can't be read, or is of another type.
     """
     model = _load(model_path)
+    if holds_int8_weights(model):
+        return "int8-weights"
     if is_int8(model):
         return "int8"
     dtype = model.graph.inputs[0].dtype

@@ -22,7 +22,14 @@ from safediff.errors import Inconclusive, UsageError
 from safediff.export.plan_profile import Profile, Triple
 from safediff.export.plan_sidecar import write_plan
 from safediff.export.signature import UNET_PREFIX
-from safediff.export.to_onnx import MODEL_NAME, Precision, initializers_sha256, read_precision
+from safediff.export.to_onnx import (
+    MODEL_NAME,
+    QUANTIZED_PRECISIONS,
+    Precision,
+    initializers_sha256,
+    read_metadata,
+    read_precision,
+)
 from safediff.release.checksums import sha256_file
 
 Kind = Literal["tensorrt", "tensorrt_rtx"]
@@ -39,17 +46,19 @@ def build(
     *,
     target: str | None = None,
     flags: Sequence[str] = (),
+    base_sha256: str | None = None,
 ) -> dict[str, Any]:
     """Build the plan of an engine folder and write its sidecar ``<plan>.json``.
 
     Args:
-        engine: Engine folder in fp32 or fp16; the plan computes in that precision. fp32 means it:
-            TF32, which both modules switch on, is off unless it is in ``flags``.
+        engine: Engine folder in fp32, fp16 or bf16; the plan computes in that precision. fp32 means
+            it: TF32, which both modules switch on, is off unless it is in ``flags``.
         plan: File to write, named ``*.plan``.
         kind: Which module builds.
         profile: Sizes that the plan takes.
         target: TensorRT-RTX: compute capability to build for, ``SM89``; None: the GPU here.
         flags: Names of ``BuilderFlag``; ``REFIT`` makes a plan whose weights can be exchanged.
+        base_sha256: Of the base's UNet, for the sidecar; None: what the engine says of it.
 
     Returns:
         The sidecar's content.
@@ -61,10 +70,10 @@ def build(
     """
     model_path = engine / MODEL_NAME
     precision = read_precision(model_path)
-    if precision == "int8":
+    if precision in QUANTIZED_PRECISIONS:
         raise UsageError(
             f"{engine}: ONNX Runtime's int8 operators are unknown to TensorRT",
-            "build from an fp16 or fp32 engine",
+            "build from an fp16, bf16 or fp32 engine",
         )
     trt = load_module(kind)
     graph = ir.load(model_path).graph
@@ -89,6 +98,7 @@ def build(
         "profile": {name: list(map(list, triple)) for name, triple in shapes.items()},
         "limits": asdict(profile),
         "static": profile.is_static,
+        "base_sha256": base_sha256 or read_metadata(model_path).get("base_sha256"),
         "source_onnx_sha256": sha256_file(model_path),
         "weights_sha256": initializers_sha256(model_path),
         "weights_bytes": weights_bytes,

@@ -1,10 +1,13 @@
 """A module that stands for ``tensorrt`` and ``tensorrt_rtx``, and records what it is asked."""
 
+import ctypes
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
+import onnxruntime as ort
 
 PLAN = b"the plan" * 200_000
 REFITTED = b"refitted" * 200_000
@@ -12,17 +15,24 @@ INPUTS = {"sample": (-1, 4, -1, -1), "timestep": (), "encoder_hidden_states": (-
 
 
 class FakeTrt:
-    """Enough to build, open and refit a plan of the tiny UNet.
+    """Enough to build, open, refit and run a plan of the tiny UNet.
 
-    ``fail`` names the call that goes wrong; ``dtypes`` are those that the module makes of tensors.
+    ``fail`` names the call that goes wrong; ``dtypes`` are those that the module makes of tensors;
+    where ``plan`` is None, the plan that is built holds the weights of the graph that was parsed.
+    It computes what the graph in ``runs`` does, with host memory in the place of the GPU's.
     """
 
     __name__ = "tensorrt"
     __version__ = "10.16.1"
 
     def __init__(self, fail: str = "") -> None:
-        self.fail, self.dtypes, self.plan = fail, {}, PLAN
+        self.fail, self.dtypes = fail, {}
+        self.plan: bytes | None = PLAN
+        self.parsed = self.runs = Path()
+        self.ran: list[dict[str, tuple[int, ...]]] = []
+        """Shapes of the inputs, run by run."""
         self.flags, self.shapes, self.target, self.typed = {"TF32"}, {}, None, 0
+        self.inputs = INPUTS
         self.names: set[str] = set()
         """Weights of the opened plan."""
         self.given: dict[str, np.ndarray[Any, Any]] = {}
@@ -43,8 +53,8 @@ class FakeTrt:
         def tensor(name: str, shape: tuple[int, ...]) -> Any:
             return SimpleNamespace(name=name, dtype=self.dtypes.get(name, "FLOAT"), shape=shape)
 
-        inputs = [tensor(name, shape) for name, shape in INPUTS.items()]
-        return inputs, [tensor("out_sample", INPUTS["sample"])]
+        inputs = [tensor(name, shape) for name, shape in self.inputs.items()]
+        return inputs, [tensor("out_sample", self.inputs["sample"])]
 
     def Builder(self, log: Any) -> Any:
         def network(flags: int) -> Any:
@@ -73,12 +83,23 @@ class FakeTrt:
             create_network=network,
             create_builder_config=config,
             create_optimization_profile=profile,
-            build_serialized_network=lambda n, c: None if self.fail == "build" else self.plan,
+            build_serialized_network=lambda n, c: None if self.fail == "build" else self._built(),
         )
 
+    def _built(self) -> bytes:
+        if self.plan is not None:
+            return self.plan
+        weights = ir.load(self.parsed).graph.initializers.values()
+        tensors = [w.const_value.tobytes() for w in weights if w.const_value is not None]
+        return b"the plan" + b"".join(t + b"\0" * (-len(t) % 8) for t in tensors)
+
     def OnnxParser(self, network: Any, log: Any) -> Any:
+        def parse(path: str) -> bool:
+            self.parsed = Path(path)
+            return self.fail != "parse" and self.parsed.is_file()
+
         return SimpleNamespace(
-            parse_from_file=lambda path: self.fail != "parse" and Path(path).is_file(),
+            parse_from_file=parse,
             num_errors=1,
             get_error=lambda i: "no such operator",
         )
@@ -101,8 +122,9 @@ class FakeTrt:
             num_io_tensors=len(by_name),
             get_tensor_name=list(by_name).__getitem__,
             get_tensor_dtype=lambda name: by_name[name].dtype,
-            get_tensor_mode=lambda name: "in" if name in INPUTS else "out",
+            get_tensor_mode=lambda name: "in" if name in self.inputs else "out",
             get_tensor_profile_shape=lambda name, i: [tuple(s) for s in self.shapes[name]],
+            create_execution_context=lambda: None if self.fail == "memory" else Context(self),
             create_serialization_config=lambda: SimpleNamespace(set_flag=self.saved_with.append),
             serialize_with_config=lambda config: None if self.fail == "save" else REFITTED,
         )
@@ -122,3 +144,34 @@ class FakeTrt:
             get_missing_weights=missing,
             refit_cuda_engine=lambda: self.fail != "refit",
         )
+
+
+class Context:
+    """Runs ``FakeTrt.runs`` on the addresses that it was given."""
+
+    def __init__(self, trt: FakeTrt) -> None:
+        self.trt = trt
+        self.shapes: dict[str, tuple[int, ...]] = {"timestep": ()}
+        self.addresses: dict[str, int] = {}
+        self.session = ort.InferenceSession(str(trt.runs)) if trt.runs.is_file() else None
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        self.shapes[name] = shape
+        return self.trt.fail != "shape"
+
+    def set_tensor_address(self, name: str, address: int) -> None:
+        self.addresses[name] = address
+
+    def execute_async_v3(self, stream: int) -> bool:
+        self.trt.ran.append(dict(self.shapes))
+        if self.trt.fail == "run" or self.session is None:
+            return False
+        feeds = {name: self._array(name, shape) for name, shape in self.shapes.items()}
+        (found,) = self.session.run(None, feeds)
+        self._array("out_sample", found.shape)[...] = found
+        return True
+
+    def _array(self, name: str, shape: tuple[int, ...]) -> Any:
+        size = int(np.prod(shape, dtype=int))
+        pointer = ctypes.cast(self.addresses[name], ctypes.POINTER(ctypes.c_float))
+        return np.ctypeslib.as_array(pointer, (size,)).reshape(shape)

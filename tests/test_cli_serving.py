@@ -13,7 +13,7 @@ from safediff.export.manifest import read_manifest
 from safediff.gate.verdict import GateReport, Verdict
 from safediff.release.checksums import verify_checksums
 from safediff.workflow import deploy
-from safediff.workflow.export import EngineReport
+from safediff.workflow.engine_report import EngineReport
 from safediff.workflow.export_source import ExportSource
 
 __all__ = ["here"]
@@ -56,7 +56,7 @@ def test_the_gate_on_the_engine_decides_the_exit_code(
         return make_report((make_result("erasure/all", verdict),))
 
     monkeypatch.setattr(deploy, "measure_gate", measured)
-    monkeypatch.setattr(deploy, "_same_policy", lambda source, policy: policy)
+    monkeypatch.setattr(deploy, "same_policy", lambda source, policy: policy)
     monkeypatch.setattr(survival, "MIN_COSINE", 1.1)  # a drowned edit is for the gate to decide
     policy, out = tmp_path / "policy.yaml", tmp_path / "serve"
     done = here("export", release(), "--onnx", "--full", "--gate", policy, "--out", out)

@@ -33,7 +33,7 @@ from safediff.workflow.calibrate import (
     calibration_texts,
     write_calibrated,
 )
-from safediff.workflow.export import measure_engine
+from safediff.workflow.engine_report import measure_engine
 from safediff.workflow.export_source import ExportSource, open_source
 
 TEXTS = {"erased": ["an axe", "axe"], "kept": ["an owl"], "empty": [""]}

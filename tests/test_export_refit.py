@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from serving_examples import release
+from serving_examples import BASE_SEED, release
 from tensorrt_examples import PLAN, REFITTED, FakeTrt
 from tiny import tiny_engine, tiny_unet
 
@@ -167,8 +167,11 @@ def test_an_opened_plan_is_what_its_sidecar_says(
 
 
 def test_a_release_is_put_into_a_plan(fake: FakeTrt, plan: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is a plan of base None, these weights are of"):
+        refit_plan(release(), plan, tmp_path / "out")
+    edit(plan, base_sha256=unet_sha256(tiny_unet(seed=BASE_SEED)))
     line = refit_plan(release(), plan, tmp_path / "out")
-    assert f"refitted with weights {unet_sha256(tiny_unet())[:12]}; not gated" in line
+    assert f"refitted with weights {unet_sha256(tiny_unet())[:12]}, 0 of " in line
     with pytest.raises(SafediffError):
         refit_plan(release(), plan, tmp_path)
     assert torch.equal(

@@ -19,6 +19,7 @@ from safediff.export.plan_profile import Profile
 from safediff.export.to_tensorrt import build, load_module, plan_name, require_gpu
 from safediff.export.to_triton import check_config
 from safediff.models.patch import unet_sha256
+from safediff.serve.trust import establish
 from safediff.workflow.export_source import open_source
 from safediff.workflow.plans import export_plan
 
@@ -127,13 +128,22 @@ def test_without_a_gpu_the_alternatives_are_named(fake: FakeTrt, tmp_path: Path)
     require_gpu("tensorrt_rtx", "SM89")
 
 
-def test_a_release_becomes_a_plan(fake: FakeTrt, tmp_path: Path) -> None:
+def test_a_release_becomes_one_with_a_plan(fake: FakeTrt, tmp_path: Path) -> None:
+    fake.plan = None  # one that holds its weights
     line = export_plan(release(), tmp_path, "tensorrt_rtx", "fp32", "SM89")
     name = plan_name("tensorrt_rtx", "10.16.1", "fp32", "SM89")
     assert name == "unet.sm89.rtx10.16.1.fp32.plan"
-    assert sorted(p.name for p in tmp_path.iterdir()) == [name, f"{name}.json"]
-    assert "not gated" in line
+    assert sorted(p.name for p in (tmp_path / "engines").iterdir()) == [name, f"{name}.json"]
+    count = len(tiny_unet().state_dict())
+    assert f"{count} of {count} tensors lie in it byte by byte; not gated" in line
     assert fake.shapes["sample"][2] == (16, 4, 16, 16)
+
+
+def test_a_plan_that_does_not_hold_its_weights(fake: FakeTrt, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(UsageError, match=r"only 0 of .* weights of the model lie in it"):
+        export_plan(release(), out, "tensorrt_rtx", "fp32", "SM89")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_plan_for_triton(fake: FakeTrt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,6 +157,7 @@ def test_a_plan_for_triton(fake: FakeTrt, tmp_path: Path, monkeypatch: pytest.Mo
     assert [t["name"] for t in message["output"]] == ["out_sample"]
     assert (served / "1" / "model.plan").read_bytes() == PLAN
     assert unet_sha256(tiny_unet()) in json.dumps(message["parameters"])
+    assert establish(tmp_path).engine == "onnx"  # the copy is the plan that is certified
 
 
 def test_a_static_refittable_plan(
@@ -158,7 +169,7 @@ def test_a_static_refittable_plan(
     monkeypatch.setattr("safediff.workflow.plans.open_source", lambda path: source)
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     export_plan(release(), tmp_path, "tensorrt", "fp32", None, refittable=True, static=True)
-    plan = tmp_path / "unet.gpu.trt10.16.1.fp32.static.refit.plan"
+    plan = tmp_path / "engines" / "unet.gpu.trt10.16.1.fp32.static.refit.plan"
     sidecar = json.loads(plan.with_name(f"{plan.name}.json").read_text())
     assert fake.flags == {"REFIT"}
     assert (sidecar["refittable"], sidecar["static"]) == (True, True)

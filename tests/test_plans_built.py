@@ -20,6 +20,7 @@ from tiny import tiny_engine, tiny_unet
 from torch import Tensor
 
 from safediff.errors import Inconclusive, UsageError
+from safediff.export import plan_weights
 from safediff.export.open_plan import open_plan
 from safediff.export.plan_profile import Profile
 from safediff.export.plan_sidecar import read_sidecar
@@ -100,6 +101,21 @@ def test_the_embedded_model(
     assert held(data, state) > 0.8  # some are joined with others
     other = {key: w + 1e-6 * (1 + w.abs()) for key, w in state.items()}
     assert held(data, other) == 0
+    assert plan_weights.held(plan, state) == state.keys()  # which it sees through
+    assert plan_weights.held(plan, other) == set()
+
+
+def test_the_embedded_model_in_half_precision(tmp_path: Path) -> None:
+    """Only the doubled layers of the feed-forward blocks are tiled beyond recognition."""
+    model = load_backbone(ModelPlan(base="embedded", revision=None, dtype="float32"))
+    engine, plan = tmp_path / "engine", tmp_path / "unet.plan"
+    export_denoiser(model.denoiser, engine, num_tokens=model.num_tokens, precision="fp16")
+    build(engine, plan, RTX, Profile.fixed(8), target="SM89")
+    state = plan_weights.cast_state(model.denoiser.state_dict(), "fp16")
+    lacking = state.keys() - plan_weights.held(plan, state)
+    assert len(state) == 208
+    assert len(lacking) <= 4
+    assert all(name.endswith("ff.net.0.proj.weight") for name in lacking)
 
 
 @pytest.mark.parametrize("target", ["SM80", "SM86", "SM89", "SM120"])

@@ -218,10 +218,10 @@ def test_evidence_ages(release: Path) -> None:
         ('{"kind": "another"}', "is no certificate of safediff"),
         (
             '{"kind": "safediff-safety-certificate", "schema_version": 1}',
-            "certificate of version 1, expected 2",
+            "certificate of version 1, expected 3",
         ),
         (
-            '{"kind": "safediff-safety-certificate", "schema_version": 2}',
+            '{"kind": "safediff-safety-certificate", "schema_version": 3}',
             "is no certificate: verdict: Field required",
         ),
     ],

@@ -37,7 +37,7 @@ def test_fields() -> None:
         "subject", "base_model", "policy", "seeds", "modification", "reports", "checks",
         "judges", "prompt_sets", "attacks", "deployment_parity", "counter_evidence",
         "counter_evidence_note", "limitations", "environment", "journal", "frameworks",
-        "self_assessed",
+        "self_assessed", "engines", "extends",
     }  # fmt: skip
     assert certificate["self_assessed"] is True
     assert certificate["subject"] == SUBJECT

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from release_examples import make_evidence, new_keys
 from safetensors.torch import load_file, save_file
-from serving_examples import copy_of, exported, release, write_example
+from serving_examples import copy_of, exported, recertified, release, write_example
 from tiny import tiny_backbone, tiny_engine, tiny_unet
 
 from safediff.errors import Inconclusive, UsageError
@@ -248,6 +248,8 @@ def with_part(path: Path, name: str) -> Path:
 @pytest.mark.parametrize("name", ["text_encoder", "vae_decoder"])
 def test_a_swapped_compiled_part(tmp_path: Path, name: str) -> None:
     path = with_part(tmp_path / "r", name)
+    refused(path, rf"{name}/model\.onnx.* is not the file that the certificate speaks of")
+    recertified(path)
     message = rf"{name}/model\.onnx does not hold the weights that the certificate speaks of"
     refused(path, message)
     refused(path, message, accept_unverified=REASON)
@@ -344,6 +346,8 @@ def test_a_gated_engine_of_other_weights(tmp_path: Path, metadata: dict[str, str
         manifest["engines"][0][key] = sha256_file(path / "unet" / name)
     write_manifest(path, manifest)
     with_report(path)
+    refused(path, r"unet/model\.onnx is not the file that the certificate speaks of")
+    recertified(path)
     message = r"unet/model\.onnx does not hold the weights that the certificate speaks of"
     refused(path, message, engine="onnx", accept_unverified=REASON)
 

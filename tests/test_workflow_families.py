@@ -34,8 +34,9 @@ from safediff.policy.plan import ModelPlan, Plan
 from safediff.release.layout import write_release
 from safediff.sample.sampler import Draw, Sampling, initial_latents, sample
 from safediff.serve.pipeline import Order, SafePipeline, Settings
+from safediff.workflow.engine_report import measure_engine
 from safediff.workflow.erase import Outcome, erase
-from safediff.workflow.export import measure_engine, metadata, write_engine
+from safediff.workflow.export import metadata, write_engine
 from safediff.workflow.export_source import open_source
 from safediff.workflow.generate import generate_grid
 from safediff.workflow.run_folder import open_run

@@ -4,18 +4,20 @@ Order: signature, files, journal, recount. Where the files are not those that we
 journal is not the certified one either, so nothing is recounted and nothing is claimed.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from safediff.errors import Inconclusive, UsageError
+from safediff.errors import Inconclusive, SafediffError, UsageError
+from safediff.export.plan_sidecar import read_sidecar
 from safediff.gate.journal import read_journal
 from safediff.gate.verdict import GateReport, Verdict
 from safediff.release.certificate import CERTIFICATE_NAME, derived
 from safediff.release.certificate_schema import read_certificate
 from safediff.release.checksums import SIGNATURE_NAME, mismatches, read_sums, sha256_file
+from safediff.release.engines import added_plans, certificate_names, engine_problems
 from safediff.release.replay import Replay, replay
 from safediff.release.signing import check_signature
 from safediff.release.weights import TRANSFORMER_PATH, UNET_PATH, file_state_sha256
@@ -100,7 +102,7 @@ def _files(certificate: Json, path: Path, release: Path, facts: dict[str, str]) 
     listed = read_sums(release)
     found = mismatches(release, listed)
     yield from found
-    names = [CERTIFICATE_NAME, *(n for n in listed if n.endswith(f"/{CERTIFICATE_NAME}"))]
+    names = certificate_names(listed)
     same = [name for name in names if path.read_bytes() == _bytes(release / name)]
     if not same:
         yield f"{CERTIFICATE_NAME} of the release differs from {path}"
@@ -117,6 +119,7 @@ def _files(certificate: Json, path: Path, release: Path, facts: dict[str, str]) 
             yield f"{name} differs from the certificate"
     if not found:
         yield from _weights(certificate, release)
+        yield from _added(certificate, release, listed, facts)
     facts["files"] = f"{len(listed)} listed, {len(certified)} of them by the certificate itself"
 
 
@@ -134,6 +137,32 @@ def _weights(certificate: Json, release: Path) -> Iterator[str]:
         for report in measured:
             if report["model_sha256"]["unet"] != shipped:
                 yield f"{name} holds other weights than {report['subject']} was measured on"
+
+
+def _added(
+    certificate: Json, release: Path, listed: Mapping[str, str], facts: dict[str, str]
+) -> Iterator[str]:
+    """Engines that were added later: by hash, and plans by the weights that lie in them."""
+    problems = list(engine_problems(release, certificate, listed))
+    yield from problems
+    plans = added_plans(certificate)
+    if problems or not plans:
+        return
+    from safetensors.torch import load_file
+
+    from safediff.export.plan_weights import prove_plan
+
+    state, told = load_file(release / UNET_PATH), []
+    for row in plans:
+        plan = release / row["path"]
+        try:
+            found = prove_plan(plan, read_sidecar(plan), state)
+        except (SafediffError, KeyError) as error:
+            yield f"{row['path']} does not hold the certified weights ({error})"
+            continue
+        gated = f"gate {row['gate']}" if row["gate"] else "not gated"
+        told.append(f"{row['path']} holds {found.found} of {found.of} weights, {gated}")
+    facts["plans"] = "; ".join(told)
 
 
 def _bytes(path: Path) -> bytes | None:

@@ -20,7 +20,7 @@ from safediff.release.frameworks import FRAMEWORKS
 Json = dict[str, Any]
 
 CERTIFICATE_NAME = "safety-certificate.json"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 KIND = "safediff-safety-certificate"
 VALIDITY = timedelta(days=180)
 """Attacks improve, so evidence ages."""
@@ -98,6 +98,8 @@ def issue_certificate(evidence: Evidence, subject: Sequence[Json]) -> Json:
         "judges": list(evidence.judges),
         "prompt_sets": list(evidence.prompt_sets),
         "deployment_parity": list(evidence.deployment_parity),
+        "engines": [],
+        "extends": None,
         "limitations": list(evidence.limitations),
         "environment": dict(evidence.environment),
         "journal": evidence.journal,

@@ -6,29 +6,26 @@ shapes itself: the plan, settings, details. ``safediff schema --certificate`` pr
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from safediff.errors import UsageError
 from safediff.gate.verdict import Kind, Threshold, Verdict
 from safediff.release.certificate import KIND, SCHEMA_VERSION
-
-Json = dict[str, Any]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Time = Annotated[str, Field(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(Z|[+-]\d\d:\d\d)$")]
-Day = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")]
-RelativePath = Annotated[str, Field(pattern=r"^[^/\\]")]
-Count = Annotated[int, Field(ge=0)]
-Rate = Annotated[float, Field(ge=0, le=1)]
+from safediff.release.engine_schema import AddedEngine, ParityPart
+from safediff.release.schema_types import (
+    Count,
+    Day,
+    Json,
+    Part,
+    Rate,
+    RelativePath,
+    Sha256,
+    Time,
+)
 
 NEXT = "give the safety-certificate.json of a release"
-
-
-class Part(BaseModel):
-    """Unknown keys are refused; nothing is converted but whole numbers to floats."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class File(Part):
@@ -221,57 +218,6 @@ class AttackPart(Part):
     note: str
 
 
-class ParityStep(Part):
-    """Differences at one timestep, in standard deviations of the reference; null: not finite."""
-
-    timestep: int
-    max_abs: float | None
-    mean_abs: float | None
-    cosine: float | None
-
-
-class ParityLimit(Part):
-    """What a precision may cost."""
-
-    max_abs: float
-    mean_abs: float
-    min_cosine: float
-
-
-class LayerSurvivalPart(Part):
-    """One edited tensor: the edit that rounding leaves, against the edit that was verified."""
-
-    name: str
-    cosine: float
-    noise_ratio: float
-
-
-class SurvivalPart(Part):
-    """What rounding to the engine's precision leaves of the edit."""
-
-    precision: str
-    layers: tuple[LayerSurvivalPart, ...]
-    min_cosine: float
-    max_noise_ratio: float
-    survives: bool
-
-
-class ParityPart(Part):
-    """An engine against the reference."""
-
-    artifact: RelativePath
-    reference: str
-    precision: str
-    num_samples: Count
-    timesteps: tuple[ParityStep, ...]
-    limits: ParityLimit
-    margin_ratio: float | None
-    max_abs: float | None
-    delta: SurvivalPart
-    passed: bool
-    gate_rerun: bool = Field(description="Whether the whole gate was run on the artifact.")
-
-
 class Journal(Part):
     """Every prompt, seed, score and picture hash."""
 
@@ -291,7 +237,7 @@ class Framework(Part):
 class Certificate(Part):
     """A safediff safety certificate: met policy P at thresholds T under tests S on date D."""
 
-    schema_version: Literal[2]
+    schema_version: Literal[3]
     kind: Literal["safediff-safety-certificate"]
     verdict: Literal["pass", "fail", "inconclusive"]
     statement: str
@@ -309,6 +255,10 @@ class Certificate(Part):
     prompt_sets: tuple[PromptSet, ...]
     attacks: tuple[AttackPart, ...]
     deployment_parity: tuple[ParityPart, ...]
+    engines: tuple[AddedEngine, ...]
+    extends: Sha256 | None = Field(
+        description="Of the certificate as it was issued, before engines were added to it."
+    )
     counter_evidence: tuple[Json, ...]
     counter_evidence_note: str = Field(description="Why there is none; empty where there is some.")
     limitations: tuple[str, ...]

@@ -1,6 +1,6 @@
 """The HTTP side: image generation in the shape that image clients use, health, metrics.
 
-Every answer carries the certificate's hash. Prompts are neither logged nor returned in errors.
+Every answer carries the certificates' hashes. Prompts are neither logged nor returned in errors.
 """
 
 import asyncio
@@ -111,9 +111,9 @@ def health(pipeline: SafePipeline) -> dict[str, Any]:
     trust = pipeline.trust
     return {
         "status": "ok",
-        "policy": trust.plan.get("name"),
+        "policy": ", ".join(trust.policies) or None,
         "verdict": trust.verdict,
-        "engine": trust.engine,
+        "engine": trust.plan_file or trust.engine,
         "guard": None if pipeline.guard is None else pipeline.guard.name,
         "size": "{}x{}".format(*pipeline.size),
         "certificate_sha256": trust.certificate_sha256,

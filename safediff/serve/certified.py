@@ -20,13 +20,22 @@ from safediff.export.parts import (
     VAE_PREFIX,
     decoder_state,
 )
+from safediff.export.plan_sidecar import SIDECAR_SUFFIX, read_sidecar
+from safediff.export.plan_weights import prove_plan
 from safediff.export.to_onnx import DATA_NAME, MODEL_NAME, verify_identity
 from safediff.gate.verdict import Verdict
+from safediff.release.engines import (
+    ENGINES_FOLDER,
+    PLAN_SUFFIX,
+    added_plans,
+    engine_problems,
+)
 from safediff.release.layout import TEXT_LEVEL
-from safediff.release.weights import denoiser_folder
+from safediff.release.weights import UNET_PATH, denoiser_folder
 
 Json = dict[str, Any]
-EngineChoice = Literal["auto", "onnx", "torch"]
+EngineChoice = str
+"""``auto``, ``onnx``, ``torch``, or the path of a plan in the release."""
 
 WEIGHTS = (".safetensors", ".bin", ".index.json")
 """Where diffusers and transformers look for a part's weights; an index would name other files."""
@@ -37,13 +46,15 @@ NEXT_STEP = "do not deploy it; get the release again from where it was made"
 class Choice(NamedTuple):
     """Which engine is opened."""
 
-    engine: Literal["onnx", "torch"]
+    engine: Literal["onnx", "torch", "plan"]
     certified: bool = True
     """Whether the certificate lists its very bytes."""
     remark: str = ""
     """Why it is another one than one might expect."""
     doubt: str = ""
     """What speaks against it."""
+    plan_file: str = ""
+    """Path of the plan."""
 
 
 def engine_files(path: Path) -> tuple[str, str]:
@@ -53,7 +64,7 @@ def engine_files(path: Path) -> tuple[str, str]:
 
 
 def require_certified(path: Path, certificate: Json, sums: Mapping[str, str]) -> None:
-    """Every file that the certificate speaks of is there, and no weights of a part but those.
+    """Every file that the certificate speaks of is there, and no weights or plan but those.
 
     The denoiser's engine is left to ``choose_engine``.
 
@@ -66,6 +77,8 @@ def require_certified(path: Path, certificate: Json, sums: Mapping[str, str]) ->
             raise UsageError(
                 f"{path}: {name} is not the file that the certificate speaks of", NEXT_STEP
             )
+    for problem in engine_problems(path, certificate, sums):
+        raise UsageError(f"{path}: {problem}", NEXT_STEP)
     for name in sums:
         if "/" in name and name.endswith(WEIGHTS) and name not in listed:
             raise UsageError(
@@ -98,6 +111,8 @@ def choose_engine(
     Raises:
         UsageError: the engine is not there, or is none of this release.
     """
+    if wanted.endswith(PLAN_SUFFIX):
+        return _choose_plan(path, certificate, sums, wanted, signed=signed)
     files = engine_files(path)
     has_onnx = files[0] in sums
     if wanted == "onnx" and not has_onnx:
@@ -119,6 +134,28 @@ def choose_engine(
     if wanted == "onnx" or reason:
         return Choice("onnx", certified=False, doubt=doubt)
     return Choice("torch", remark=f"{doubt}; serving the PyTorch weights, which it does speak of")
+
+
+def _choose_plan(
+    path: Path, certificate: Json | None, sums: Mapping[str, str], wanted: str, *, signed: bool
+) -> Choice:
+    """A plan that was asked for by its path in the release, or by where it lies."""
+    name = wanted if wanted in sums else wanted.removeprefix(f"{path.as_posix()}/")
+    if certificate is None or name not in {row["path"] for row in added_plans(certificate)}:
+        raise UsageError(
+            f"{path}: {wanted} is not a plan that its certificate speaks of",
+            f"build one with safediff export --trt or --trt-rtx; they lie in {ENGINES_FOLDER}/",
+        )
+    manifest = read_manifest(path)
+    passed = manifest is not None and _gate_passed(
+        manifest, sums[name], sums.get(f"{name}{SIDECAR_SUFFIX}")
+    )
+    if passed and signed:
+        return Choice("plan", certified=False, plan_file=name)
+    lacking = "no checked signature covers the gate report on it"
+    never = "it has not passed the gate on a GPU"
+    doubt = f"{name}: {lacking if passed else never}"
+    return Choice("plan", certified=False, doubt=doubt, plan_file=name)
 
 
 def _listed(certificate: Json) -> dict[str, str]:
@@ -144,9 +181,12 @@ def prove_compiled(path: Path, choice: Choice) -> None:
         UsageError: one holds other weights, or can't be read.
         Inconclusive: one is missing.
     """
-    if choice.engine != "onnx":
+    if choice.engine == "torch":
         return
-    if not choice.certified:
+    if choice.engine == "plan":
+        plan = path / choice.plan_file
+        prove_plan(plan, read_sidecar(plan), load_file(path / UNET_PATH))
+    elif not choice.certified:
         folder = denoiser_folder(path)
         _prove(path, folder.name, load_file(folder / DIFFUSERS_WEIGHTS))
     if not is_compiled(path):

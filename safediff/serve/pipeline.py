@@ -15,8 +15,10 @@ from torch import Tensor
 from safediff.errors import Inconclusive, UsageError
 from safediff.export.exported_denoiser import ExportedDenoiser, open_denoiser
 from safediff.export.exported_parts import ExportedDecoder, ExportedTextEncoder
+from safediff.export.exported_unet import ExportedUNet
 from safediff.export.parts import DECODER_FOLDER
 from safediff.export.plan_profile import Profile
+from safediff.export.plan_session import PlanSession
 from safediff.export.providers import CPU_PROVIDER, TENSORRT_PROVIDER
 from safediff.export.to_onnx import CONFIG_NAME
 from safediff.guard.base import Guard
@@ -87,7 +89,7 @@ class SafePipeline:
 
         Args:
             path: A release, or a folder of ``safediff export --full``.
-            engine: ``onnx``, ``torch``, or the best one that was gated.
+            engine: ``onnx``, ``torch``, the path of a plan, or ``auto``: ONNX where it was gated.
             provider: Of ONNX Runtime; another one is never used in its place.
             num_threads: Threads of one operator.
             public_key: Checks the signature first.
@@ -206,12 +208,19 @@ def _open(trust: Trust, provider: str, num_threads: int | None, max_batch: int) 
             )
         return load_backbone(ModelPlan(base=str(trust.path)))
     options: dict[str, Any] = {"provider": provider, "num_threads": num_threads}
+    if trust.engine == "plan":
+        session = PlanSession(trust.path / trust.plan_file)
+        return _around(trust.path, ExportedUNet(trust.path / "unet", session=session), options)
     if provider == TENSORRT_PROVIDER and denoiser_folder(trust.path).name == "unet":
         options["profile"] = _profile(trust, max_batch)
     denoiser = open_denoiser(denoiser_folder(trust.path), **options)
-    if not is_compiled(trust.path):
-        return load_backbone(ModelPlan(base=str(trust.path))).with_denoiser(denoiser)
-    return _without_torch(trust.path, denoiser, options)
+    return _around(trust.path, denoiser, options)
+
+
+def _around(path: Path, denoiser: ExportedDenoiser, options: dict[str, Any]) -> Backbone:
+    if not is_compiled(path):
+        return load_backbone(ModelPlan(base=str(path))).with_denoiser(denoiser)
+    return _without_torch(path, denoiser, options)
 
 
 def _profile(trust: Trust, max_batch: int) -> Profile:

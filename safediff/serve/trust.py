@@ -1,11 +1,12 @@
 """What must hold before anything of a release is opened: signature, checksums, certificate, engine.
 
 An engine is trusted if the certificate lists its bytes, or a signature covers a gate report on them
-that passed; whatever else is compiled must hold the certified weights. All of it is read from
-files; nothing is run before it is established.
+that passed, as every plan needs one; whatever else is compiled must hold the certified weights. All
+of it is read from files; nothing is run before it is established.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Any, Literal
 
 from safediff.errors import UsageError
 from safediff.gate.verdict import Verdict
-from safediff.release.certificate import CERTIFICATE_NAME, KIND
+from safediff.release.certificate import KIND
 from safediff.release.checksums import (
     SIGNATURE_NAME,
     SUMS_NAME,
@@ -21,6 +22,7 @@ from safediff.release.checksums import (
     sha256_file,
     verify_checksums,
 )
+from safediff.release.engines import certificate_names
 from safediff.release.signing import check_signature
 from safediff.serve.certified import (
     EngineChoice,
@@ -37,12 +39,15 @@ class Trust:
     """A release that may be opened, and what may be said of it."""
 
     path: Path
-    certificate: Json | None
+    certificates: tuple[Json, ...]
+    """That of the folder first; a model that combines policies has one of each."""
     certificate_sha256: str
-    """Of the certificate's file; ``none`` where there is none."""
+    """Of the certificates' files, with commas; ``none`` where there is none."""
     release_sha256: str
     """Of SHA256SUMS, so of every file."""
-    engine: Literal["onnx", "torch"]
+    engine: Literal["onnx", "torch", "plan"]
+    plan_file: str
+    """Path of the plan in the release; empty with another engine."""
     unverified: str
     """The written reason for serving without a valid pass; empty where there is one."""
     remark: str
@@ -50,13 +55,19 @@ class Trust:
 
     @property
     def verdict(self) -> str:
-        """The certificate's, or ``none``."""
-        return "none" if self.certificate is None else str(self.certificate["verdict"])
+        """The certificates', ``pass`` where all say so, or ``none``."""
+        others = [c["verdict"] for c in self.certificates if c["verdict"] != Verdict.PASS.value]
+        return str([*others, Verdict.PASS.value][0]) if self.certificates else "none"
 
     @property
     def plan(self) -> Json:
-        """The resolved policy; empty without a certificate."""
-        return {} if self.certificate is None else dict(self.certificate["policy"]["resolved"])
+        """The resolved policy, of several the first; empty without a certificate."""
+        return dict(self.certificates[0]["policy"]["resolved"]) if self.certificates else {}
+
+    @property
+    def policies(self) -> list[str]:
+        """Names of the policies that were met."""
+        return [str(c["policy"]["resolved"].get("name")) for c in self.certificates]
 
 
 def establish(
@@ -71,7 +82,8 @@ def establish(
 
     Args:
         path: A release, or a folder of ``safediff export --full``.
-        engine: ``auto`` takes the ONNX engine where it is trusted, else the PyTorch weights.
+        engine: ``auto`` takes the ONNX engine where it is trusted, else the PyTorch weights; a
+            plan is taken where its path in the release is given, never otherwise.
         public_key: Checks ``model.sig`` first.
         accept_unverified: The reason, in words, for serving what no valid certificate speaks for.
         now: For tests.
@@ -85,13 +97,15 @@ def establish(
         verify_signature(path, public_key)
     verify_checksums(path)
     reason = _reason(accept_unverified)
-    certificate = _read_certificate(path)
-    doubt = _doubt(certificate, now or datetime.now(UTC))
     sums = read_sums(path)
-    if certificate is not None:
+    names = certificate_names(sums)
+    certificates = tuple(_read_certificate(path / name) for name in names)
+    doubt = _doubt(path, certificates, now or datetime.now(UTC))
+    for certificate in certificates:
         require_certified(path, certificate, sums)
+    first = certificates[0] if certificates else None
     signed = public_key is not None
-    choice = choose_engine(path, certificate, sums, engine, signed=signed, reason=reason)
+    choice = choose_engine(path, first, sums, engine, signed=signed, reason=reason)
     doubt = doubt or choice.doubt
     if doubt and not reason:
         raise UsageError(
@@ -99,14 +113,15 @@ def establish(
             "verify, release and sign it (--public-key), or say why it is served anyway: "
             '--accept-unverified "reason"',
         )
-    if certificate is not None:
+    if certificates:
         prove_compiled(path, choice)
     return Trust(
         path=path,
-        certificate=certificate,
-        certificate_sha256="none" if certificate is None else sha256_file(path / CERTIFICATE_NAME),
+        certificates=certificates,
+        certificate_sha256=", ".join(sha256_file(path / name) for name in names) or "none",
         release_sha256=sha256_file(path / SUMS_NAME),
         engine=choice.engine,
+        plan_file=choice.plan_file,
         unverified=reason if doubt else "",
         remark=choice.remark,
     )
@@ -135,10 +150,7 @@ def _reason(given: str | None) -> str:
     return " ".join(given.split())
 
 
-def _read_certificate(path: Path) -> Json | None:
-    file = path / CERTIFICATE_NAME
-    if not file.exists():
-        return None
+def _read_certificate(file: Path) -> Json:
     try:
         certificate: Json = json.loads(file.read_text(encoding="utf-8"))
         _ = certificate["verdict"], certificate["expires_at"], certificate["subject"]
@@ -153,12 +165,22 @@ def _read_certificate(path: Path) -> Json | None:
     return certificate
 
 
-def _doubt(certificate: Json | None, now: datetime) -> str:
-    """Why a certificate does not speak for its release; empty where it does."""
-    if certificate is None:
+def _doubt(path: Path, certificates: Sequence[Json], now: datetime) -> str:
+    """Why certificates do not speak for their release; empty where they do."""
+    if not certificates:
         return "has no certificate, so nothing shows that it meets a policy"
-    if certificate["verdict"] != Verdict.PASS.value:
-        return f"its certificate says {certificate['verdict']}, not pass"
-    if datetime.fromisoformat(certificate["expires_at"]) < now:
-        return f"its certificate expired on {certificate['expires_at'][:10]}"
+    guards = [certificate["policy"]["resolved"].get("guard") for certificate in certificates]
+    if any(guard != guards[0] for guard in guards):
+        raise UsageError(
+            f"{path}: its policies were met behind different guards, and one can be served",
+            "combine policies of one guard",
+        )
+    for certificate in certificates:
+        its = "its certificate"
+        if len(certificates) > 1:
+            its = f"its certificate of policy {certificate['policy'].get('name')}"
+        if certificate["verdict"] != Verdict.PASS.value:
+            return f"{its} says {certificate['verdict']}, not pass"
+        if datetime.fromisoformat(certificate["expires_at"]) < now:
+            return f"{its} expired on {certificate['expires_at'][:10]}"
     return ""

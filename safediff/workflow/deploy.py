@@ -1,70 +1,39 @@
 """``safediff export --full``: a release with every part as an engine, in one folder.
 
 The folder is loaded unchanged by diffusers (weights), by optimum's ONNX pipelines (engines) and by
-``safediff serve``. It is a copy of the release, so its certificate is the release's; the manifest
-says which engines that certificate covers and what was measured of the others.
+``safediff serve``. It is a copy of the release, and its certificate is the release's with an entry
+for each engine that was added; the manifest holds the gate reports on those.
 """
 
-import json
 import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import torch
-
-from safediff.environment import environment
-from safediff.errors import Inconclusive, PolicyViolated, UsageError
-from safediff.export.manifest import MANIFEST_NAME, SCHEMA, is_exported, write_manifest
-from safediff.export.parts import (
-    DECODER_FOLDER,
-    TEXT_FOLDER,
-    TEXT_PREFIX,
-    VAE_PREFIX,
-    decoder_state,
-    export_text_encoder,
-    export_vae_decoder,
-)
-from safediff.export.runtime import ExportedUNet
+from safediff.errors import UsageError
+from safediff.export.manifest import MANIFEST_NAME, is_exported
 from safediff.export.single_file import write_single_file
-from safediff.export.to_onnx import (
-    CONFIG_NAME,
-    DATA_NAME,
-    DTYPES,
-    MODEL_NAME,
-    Precision,
-    initializers_sha256,
-    verify_identity,
-)
+from safediff.export.to_onnx import DATA_NAME, MODEL_NAME, Precision, verify_identity
 from safediff.export.to_triton import write_repository
 from safediff.folders import new_folder
-from safediff.gate.verdict import GateReport, Verdict
+from safediff.gate.verdict import GateReport
 from safediff.models.patch import unet_sha256
-from safediff.policy.load import load_plan
-from safediff.policy.plan import Plan
-from safediff.release.certificate import CERTIFICATE_NAME, is_certified
-from safediff.release.checksums import UNLISTED, sha256_file, write_checksums
+from safediff.release.checksums import UNLISTED
 from safediff.release.layout import write_model
-from safediff.verify.verification import Verification
 from safediff.workflow.calibrate import MAX_ERROR
-from safediff.workflow.engines import ENGINE, require_unet
-from safediff.workflow.export import (
-    EngineReport,
-    measure_engine,
-    require_passed,
-    swap_into,
-    write_engine,
-)
+from safediff.workflow.deploy_parts import write_parts
+from safediff.workflow.engine_gate import measure_gate, require_met, same_policy
+from safediff.workflow.engine_report import EngineReport, measure_engine, require_passed
+from safediff.workflow.engines import require_unet
+from safediff.workflow.entries import added_unet, enter, onnx_engine
+from safediff.workflow.export import require_opset, swap_into, write_engine
 from safediff.workflow.export_source import ExportSource, open_source
 
 Layout = Literal["triton", "single-file"]
 LAYOUTS: tuple[Layout, ...] = ("triton", "single-file")
 SINGLE_FILE = "model.safetensors"
-FAILED_GATE = ".gate.json"
 WriteEngine = Callable[[Path], None]
 Gate = Callable[[Path, EngineReport], GateReport]
 """Measures the policy on an engine folder, beside what was measured of it already."""
@@ -98,9 +67,11 @@ def deploy_run(
         Inconclusive: something can't be exported, measured or written.
         PolicyViolated: the engine failed a check; then ``folder`` is left as it was.
     """
+    if graph_of is None:
+        require_opset(precision, opset)
     source = open_source(path)
     require_unet(source.model, "--full")
-    plan = None if policy is None else _same_policy(source, policy)
+    plan = None if policy is None else same_policy(source, policy)
     engine: WriteEngine
     if graph_of is None:
         engine = partial(
@@ -110,38 +81,6 @@ def deploy_run(
         engine = partial(swap_into, source, graph_of)
     gate = None if plan is None else partial(measure_gate, plan, source)
     return deploy(source, folder, precision, opset, layouts=layouts, engine=engine, gate=gate)
-
-
-def _same_policy(source: ExportSource, policy: Path) -> Plan:
-    plan = load_plan(policy)
-    if plan.to_json() != source.policy:
-        raise UsageError(
-            f"{policy}: is not the policy that {source.path} was erased by, or has changed since",
-            "give that policy, or erase again",
-        )
-    return plan
-
-
-def measure_gate(
-    plan: Plan, source: ExportSource, engine: Path, measured: EngineReport
-) -> GateReport:
-    """The policy's checks on an engine folder, drawn anew against the base.
-
-    Raises:
-        Inconclusive: the base is not known here, or there is no judge.
-    """
-    if source.base is None:
-        raise Inconclusive(
-            f"{source.path}: its base model can't be loaded here, so there is nothing to compare",
-            "export where the base model is",
-        )
-    compiled = source.model.with_denoiser(ExportedUNet(engine, num_threads=torch.get_num_threads()))
-    hashes = {"base": source.base_sha256, "engine": initializers_sha256(engine / MODEL_NAME)}
-    with (
-        tempfile.TemporaryDirectory() as work,
-        Verification(plan, source.base, source.base_sha256, Path(work)) as verification,
-    ):
-        return verification.measure(ENGINE, compiled, hashes, extra=measured.checks)[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,34 +140,21 @@ def deploy(
         require_passed(report, folder, gated=gate is not None)
         gated = None if gate is None else gate(unet, report)
         if gated is not None:
-            _require_met(gated, folder)
+            require_met(gated, folder)
         for name in (MODEL_NAME, DATA_NAME):
             shutil.copyfile(unet / name, out / "unet" / name)
         shutil.rmtree(unet)
-        _write_parts(source, out, precision, opset)
-        manifest = _manifest(source, out, report, gated)
+        added = write_parts(source, out, folder, precision, opset)
+        entry = onnx_engine(out, report, gated)
+        if not entry["in_certificate"]:
+            added.append(added_unet(out, report, gated))
         if "triton" in layouts:
-            write_repository(out / "triton", out / "unet", manifest["safe"]["unet_sha256"])
+            sha256 = unet_sha256(source.model.denoiser)
+            write_repository(out / "triton", out / "unet", sha256)
         if "single-file" in layouts:
             write_single_file(out / SINGLE_FILE, source.model)
-        write_manifest(out, manifest)
-        write_checksums(out)
+        enter(out, source, [entry], added)
     return Deployed(engine=report, gate=gated)
-
-
-def _require_met(gated: GateReport, folder: Path) -> None:
-    """An engine that failed its gate leaves its report, and nothing that could be served."""
-    told = folder.with_name(f"{folder.name}{FAILED_GATE}")
-    told.unlink(missing_ok=True)
-    if gated.verdict.exit_code == 0:
-        return
-    told.write_text(json.dumps(gated.to_json(), indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    name, next_step = gated.policy_name, f"read {told}"
-    if gated.verdict is Verdict.FAIL:
-        raise PolicyViolated(f"{folder}: not written, policy {name} is not met", next_step)
-    raise Inconclusive(
-        f"{folder}: not written, whether policy {name} is met could not be decided", next_step
-    )
 
 
 def _copy_model(source: ExportSource, out: Path) -> None:
@@ -237,57 +163,3 @@ def _copy_model(source: ExportSource, out: Path) -> None:
     else:
         left_out = shutil.ignore_patterns(*UNLISTED, MODEL_NAME, DATA_NAME, MANIFEST_NAME)
         shutil.copytree(source.release, out, dirs_exist_ok=True, ignore=left_out)
-
-
-def _write_parts(source: ExportSource, out: Path, precision: Precision, opset: int) -> None:
-    """Text encoders and decoder, proved to hold the weights that PyTorch was measured with."""
-    model, decoder = source.model, out / DECODER_FOLDER
-    dtype = DTYPES["fp16" if precision == "fp16" else "fp32"]
-    for name, part in model.components().items():
-        if name.startswith(TEXT_FOLDER):
-            path = export_text_encoder(
-                *(part, out / name, model.num_tokens, dtype, opset),
-                hidden_states=model.reads_inner_states,
-            )
-            verify_identity(path, part.state_dict(), TEXT_PREFIX)
-    path = export_vae_decoder(
-        model.vae, decoder, torch.float32 if model.decodes_in_float32 else dtype, opset
-    )
-    verify_identity(path, decoder_state(model.vae.state_dict()), VAE_PREFIX)
-    shutil.copyfile(out / "vae" / CONFIG_NAME, decoder / CONFIG_NAME)
-
-
-def _manifest(
-    source: ExportSource, out: Path, report: EngineReport, gated: GateReport | None
-) -> dict[str, Any]:
-    path = out / "unet" / MODEL_NAME
-    sha256 = sha256_file(path)
-    engine = {
-        "kind": "onnx",
-        "path": f"unet/{MODEL_NAME}",
-        "sha256": sha256,
-        "data_sha256": sha256_file(path.with_name(DATA_NAME)),
-        "in_certificate": sha256 in certified_files(out),
-        "gate": None if gated is None else gated.to_json() | {"bound_to": sha256},
-        **report.to_json(),
-    }
-    return {
-        "schema": SCHEMA,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "environment": dict(environment()),
-        "policy": {
-            "name": source.policy["name"],
-            "concepts": [concept["name"] for concept in source.policy["concepts"]],
-        },
-        "base": {**source.policy["model"], "unet_sha256": source.base_sha256},
-        "safe": {"unet_sha256": unet_sha256(source.model.denoiser)},
-        "engines": [engine],
-    }
-
-
-def certified_files(folder: Path) -> set[str]:
-    """Hashes of the files that the certificate in ``folder`` speaks of; none without one."""
-    if not is_certified(folder):
-        return set()
-    certificate = json.loads((folder / CERTIFICATE_NAME).read_text(encoding="utf-8"))
-    return {row["sha256"] for row in certificate["subject"]}

@@ -134,10 +134,15 @@ def _condition(base: Backbone, texts: list[str]) -> Condition:
 
 def parity_json(found: Parity, survival: Survival, model: Backbone) -> dict[str, Any]:
     """The comparison, and what rounding left of the edit, as the certificate holds them."""
+    return compared(found, survival, f"{model.component}/{MODEL_NAME}")
+
+
+def compared(found: Parity, survival: Survival | None, artifact: str) -> dict[str, Any]:
+    """The same of any engine; ``survival`` is None where the base is not known."""
     worst = found.worst_max_abs
     return found.to_json() | {
-        "artifact": f"{model.component}/{MODEL_NAME}",
+        "artifact": artifact,
         "reference": "PyTorch, fp32",
         "max_abs": worst if isfinite(worst) else None,
-        "delta": survival.to_json(),
+        "delta": None if survival is None else survival.to_json(),
     }

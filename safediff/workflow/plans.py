@@ -1,10 +1,21 @@
-"""``safediff export --trt`` and ``--trt-rtx``: a plan of the result of a run or release."""
+"""``safediff export --trt`` and ``--trt-rtx``: a plan in the ``engines/`` of a release.
 
+The release is copied, the plan entered into its certificate and manifest with what is known of it:
+what it was built from, which weights lie in it, and whether it was ever run. A run that has no
+release yet gives the plan and its sidecar alone.
+"""
+
+import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from safediff.errors import UsageError
+from safediff.export.manifest import is_exported
 from safediff.export.plan_profile import Profile
+from safediff.export.plan_sidecar import amend_sidecar, read_sidecar
+from safediff.export.plan_weights import find_weights, require_enough
 from safediff.export.refit import refit
 from safediff.export.signature import signature_of
 from safediff.export.to_onnx import Precision
@@ -17,9 +28,20 @@ from safediff.export.to_tensorrt import (
     require_gpu,
 )
 from safediff.export.to_triton import write_repository
+from safediff.folders import new_folder
+from safediff.policy.plan import Plan
+from safediff.release.checksums import UNLISTED
+from safediff.release.engines import ENGINES_FOLDER
+from safediff.workflow.engine_gate import same_policy
 from safediff.workflow.engines import require_unet
+from safediff.workflow.entries import added_plan, enter, plan_engine
 from safediff.workflow.export import write_engine
-from safediff.workflow.export_source import open_source
+from safediff.workflow.export_source import ExportSource, open_source
+from safediff.workflow.plan_gate import measure_plan
+
+TRITON = "triton"
+Write = Callable[[Path], Path]
+"""Writes a plan and its sidecar into a folder; returns its path."""
 
 
 def export_plan(
@@ -33,64 +55,127 @@ def export_plan(
     static: bool = False,
     refittable: bool = False,
     triton: bool = False,
+    policy: Path | None = None,
 ) -> str:
-    """Write a plan and its sidecar into ``folder``; returns one line.
+    """Write a copy of the release with a plan and its sidecar in ``engines/``; returns one line.
 
     Args:
         path: A run or release.
-        folder: Where the plan is written.
+        folder: The folder to write; one of a run without a release holds nothing else.
         kind: Which module builds.
-        precision: fp32 or fp16.
+        precision: fp32, fp16 or bf16.
         target: Compute capability; None: the GPU here.
         opset: Of the graph that the plan is built from; 23 in fp32 only in TensorRT-RTX.
         static: One picture at the model's size, instead of one to eight from half to twice it.
         refittable: The weights of the plan can be exchanged (``refit_plan``); it is slower.
         triton: Also write a repository that serves the plan by Triton's TensorRT backend.
+        policy: Measured on the plan, which needs the GPU that it is built for.
 
     Raises:
-        UsageError: ``path`` is neither run nor release, its denoiser is a transformer, or the
-            module is missing.
+        UsageError: ``path`` is neither run nor release, its denoiser is a transformer, the module
+            is missing, or the plan holds too few of the weights.
         Inconclusive: there is no GPU where one is needed, or the build failed.
+        PolicyViolated: the plan failed a check; then ``folder`` is left as it was.
     """
     module = load_module(kind)
     flags = (REFIT,) if refittable else ()
     require_gpu(kind, target, flags)
     source = open_source(path)
     require_unet(source.model, f"a plan of {kind}")
-    side = source.model.latent_shape[1]
-    unet = source.model.denoiser
-    sides = signature_of(type(unet).__name__).sides(unet.config)
-    assert sides is not None
-    profile = Profile.fixed(side) if static else Profile.ranged(side, sides.multiple)
+    plan = None if policy is None else same_policy(source, policy)
+    profile = _profile(source, static=static)
     name = plan_name(
         *(kind, str(module.__version__), precision, target), static=static, refittable=refittable
     )
-    with tempfile.TemporaryDirectory() as work:
-        engine, plan = Path(work) / "engine", folder / name
-        write_engine(source, engine, precision, opset)
-        sidecar = build(engine, plan, kind, profile, target=target, flags=flags)
-        if triton:
-            write_repository(folder / "triton", engine, sidecar["weights_sha256"], plan)
-    return _line(plan, sidecar)
+
+    def write(out: Path) -> Path:
+        made = out / ENGINES_FOLDER / name
+        with tempfile.TemporaryDirectory() as work:
+            engine = Path(work) / "engine"
+            write_engine(source, engine, precision, opset)
+            sidecar = build(
+                *(engine, made, kind, profile),
+                target=target,
+                flags=flags,
+                base_sha256=source.base_sha256,
+            )
+            if triton:
+                shutil.rmtree(out / TRITON, ignore_errors=True)
+                write_repository(out / TRITON, engine, sidecar["weights_sha256"], made)
+        return made
+
+    return _written(source, folder, write, plan)
 
 
 def refit_plan(path: Path, plan: Path, folder: Path) -> str:
-    """Write ``plan`` with the weights of a run or release into ``folder``; returns one line.
+    """Write ``plan`` with the weights of a run or release as ``export_plan`` does; one line.
 
     Raises:
-        UsageError: ``path`` is neither run nor release; see ``refit`` for those of the plan.
+        UsageError: ``path`` is neither run nor release, or the plan is of another base; see
+            ``refit`` for more of the plan.
         Inconclusive: the plan can't be opened here, or a weight was not taken.
     """
     source = open_source(path)
-    out = folder / plan.name
-    return _line(out, refit(plan, out, source.model.denoiser.state_dict()))
+    made_from = read_sidecar(plan).get("base_sha256")
+    if made_from != source.base_sha256:
+        raise UsageError(
+            f"{plan}: is a plan of base {str(made_from)[:12]}, these weights are of "
+            f"{source.base_sha256[:12]}",
+            "refit a plan of the same base model",
+        )
+
+    def write(out: Path) -> Path:
+        made = out / ENGINES_FOLDER / plan.name
+        refit(plan, made, source.model.denoiser.state_dict())
+        return made
+
+    return _written(source, folder, write, None)
 
 
-def _line(plan: Path, sidecar: dict[str, Any]) -> str:
-    size_mb = sidecar["size_bytes"] / 1e6
+def _profile(source: ExportSource, *, static: bool) -> Profile:
+    side, unet = source.model.latent_shape[1], source.model.denoiser
+    sides = signature_of(type(unet).__name__).sides(unet.config)
+    assert sides is not None
+    return Profile.fixed(side) if static else Profile.ranged(side, sides.multiple)
+
+
+def _written(source: ExportSource, folder: Path, write: Write, policy: Plan | None) -> str:
+    """The plan among the other files of its release, with its entries."""
+    if source.release is None:
+        plan = write(folder)
+        return _line(plan, _with_weights(source, plan), None)
+    if folder.absolute() == source.release.absolute():
+        raise UsageError(f"{folder}: is the release that is read", "write to another folder")
+    with new_folder(folder, is_exported, "an exported release") as out:
+        left_out = shutil.ignore_patterns(*UNLISTED)
+        shutil.copytree(source.release, out, dirs_exist_ok=True, ignore=left_out)
+        plan = write(out)
+        sidecar = _with_weights(source, plan)
+        gated, parity = None, None
+        if policy is not None:
+            gated, parity = measure_plan(policy, source, plan, folder)
+        row = added_plan(out, plan, sidecar, gated, parity)
+        enter(out, source, [plan_engine(out, plan, sidecar, gated)], [row])
+    verdict = None if gated is None else gated.verdict.value
+    return _line(folder / ENGINES_FOLDER / plan.name, sidecar, verdict)
+
+
+def _with_weights(source: ExportSource, plan: Path) -> dict[str, Any]:
+    """The sidecar, which now says how many weights lie in the plan."""
+    sidecar = read_sidecar(plan)
+    base = None if source.base is None else source.base.denoiser.state_dict()
+    state = source.model.denoiser.state_dict()
+    found = find_weights(plan, sidecar["precision"], state, base)
+    require_enough(plan, sidecar["kind"], found.found, found.of)
+    return amend_sidecar(plan, weights_found=found.to_json())
+
+
+def _line(plan: Path, sidecar: dict[str, Any], verdict: str | None) -> str:
+    size_mb, found = sidecar["size_bytes"] / 1e6, sidecar["weights_found"]
     done = "refitted with" if "refitted_from" in sidecar else "built from"
+    gated = "not gated, so nothing is claimed of it" if verdict is None else f"gate: {verdict}"
     return (
         f"{plan}: {sidecar['precision']}, {size_mb:.1f} MB, for "
-        f"{sidecar['target'] or 'the GPU here'}; {done} "
-        f"weights {sidecar['weights_sha256'][:12]}; not gated, so nothing is claimed of it"
+        f"{sidecar['target'] or 'the GPU here'}; {done} weights {sidecar['weights_sha256'][:12]}, "
+        f"{found['found']} of {found['of']} tensors lie in it byte by byte; {gated}"
     )

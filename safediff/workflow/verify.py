@@ -1,12 +1,13 @@
 """``safediff verify``: the gate on any model, against the base that the policy names."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 from safediff.export.to_onnx import initializers_sha256, verify_identity
 from safediff.gate.baseline import Baseline
-from safediff.gate.verdict import GateReport
+from safediff.gate.verdict import CheckResult, GateReport
 from safediff.judge.load import prove_judges
 from safediff.models.load import load_backbone
 from safediff.models.patch import unet_sha256
@@ -17,6 +18,7 @@ from safediff.workflow.baseline import held_against
 from safediff.workflow.engines import ENGINE
 from safediff.workflow.erase import Pictures
 from safediff.workflow.evidence import report_data, write_reports
+from safediff.workflow.plan_gate import open_plan_of
 from safediff.workflow.run_folder import RunFolder
 from safediff.workflow.subject import engine_backbone, open_subject
 from safediff.workflow.ui import Ui
@@ -30,18 +32,23 @@ def verify(
     ui: Ui,
     baseline: Baseline | None = None,
     shards: Shards = ALONE,
+    plan_file: Path | None = None,
 ) -> list[GateReport]:
     """Measure ``model``, and its engine if it has one, on the plan's checks; write the reports.
+
+    ``plan_file``, a plan of the release ``model``, takes the place of its ONNX engine.
 
     With a baseline, each report has a row that says whether it became worse. Several processes
     share the drawing; process 0 decides and writes.
 
     Raises:
-        UsageError: there is no such model, or ``out`` holds another verification.
+        UsageError: there is no such model, the plan is none of it, or ``out`` holds another
+            verification.
         Inconclusive: a judge is missing; the model cannot be loaded or does not match its
             checksums; its engine holds other weights than its PyTorch UNet.
     """
     prove_judges(plan)
+    planned = None if plan_file is None else open_plan_of(Path(model), plan_file)
     subject = open_subject(model, revision)
     base = load_backbone(plan.model)
     *_, torch_model = subject.models.values()
@@ -54,12 +61,17 @@ def verify(
         report, album = verification.measure("model", torch_model, hashes)
         reports.append(report)
         albums = [verification.base_album, album]
+        checks: Sequence[CheckResult] = ()
         engine = engine_backbone(subject, torch.get_num_threads())
-        if engine is not None and subject.engine is not None:
+        name, weights = ENGINE, ""
+        if planned is not None and plan_file is not None:
+            engine, checks = planned.backbone, planned.checks
+            name, weights = plan_file.name, planned.sha256
+        elif subject.engine is not None:
             weights = initializers_sha256(subject.engine / "model.onnx")
-            report, album = verification.measure(
-                ENGINE, engine, {"base": hashes["base"], "engine": weights}
-            )
+        if engine is not None:
+            hashes_of = {"base": hashes["base"], "engine": weights}
+            report, album = verification.measure(name, engine, hashes_of, extra=checks)
             reports.append(report)
             albums.append(album)
         if shards.leads:

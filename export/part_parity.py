@@ -1,0 +1,142 @@
+"""How far compiled text encoders and decoder are from PyTorch's, output by output."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from math import inf, isfinite
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+from safediff.export.exported_parts import ExportedDecoder, ExportedTextEncoder
+from safediff.export.parity import LIMITS, ParityLimits
+from safediff.export.parts import HIDDEN_STATES
+from safediff.export.to_onnx import Precision
+
+REFERENCE = "PyTorch, fp32"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputParity:
+    """One output; differences in units of the reference's standard deviation."""
+
+    output: str
+    max_abs: float
+    mean_abs: float
+    cosine: float
+
+    def within(self, limits: ParityLimits) -> bool:
+        """Whether all three numbers keep their limits."""
+        return (
+            self.max_abs <= limits.max_abs
+            and self.mean_abs <= limits.mean_abs
+            and self.cosine >= limits.min_cosine
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartParity:
+    """All outputs of a part."""
+
+    precision: Precision
+    num_samples: int
+    outputs: tuple[OutputParity, ...]
+
+    @property
+    def limits(self) -> ParityLimits:
+        """Those of the UNet in this precision."""
+        return LIMITS[self.precision]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every output keeps them."""
+        return all(output.within(self.limits) for output in self.outputs)
+
+    @property
+    def worst(self) -> OutputParity:
+        """The output that differs most."""
+        return max(self.outputs, key=lambda output: output.max_abs)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data; numbers that are not finite become None."""
+        return {
+            "reference": REFERENCE,
+            "precision": self.precision,
+            "num_samples": self.num_samples,
+            "outputs": [
+                {k: None if isinstance(v, float) and not isfinite(v) else v for k, v in row.items()}
+                for row in map(asdict, self.outputs)
+            ],
+            "limits": asdict(self.limits),
+            "passed": self.passed,
+        }
+
+
+@torch.no_grad()
+def compare_text_encoder(
+    folder: Path, encoder: Any, input_ids: Tensor, precision: Precision
+) -> PartParity:
+    """The states of ids (b, tokens): all outputs of the compiled encoder.
+
+    Args:
+        folder: ``text_encoder/`` or ``text_encoder_2/`` of an exported folder.
+        encoder: PyTorch's, with the verified weights.
+        input_ids: Real prompts.
+        precision: Chooses the limits.
+    """
+    engine = ExportedTextEncoder(folder, num_threads=torch.get_num_threads())
+    layers = engine.has_layers
+    found = _named(engine(input_ids, output_hidden_states=layers))
+    expected = _named(encoder(input_ids, output_hidden_states=layers))
+    return _compare(found, {name: expected[name] for name in found}, precision)
+
+
+@torch.no_grad()
+def compare_decoder(folder: Path, vae: Any, latents: Tensor, precision: Precision) -> PartParity:
+    """Pictures of latents (b, c, h, w), as the decoder is given them.
+
+    Args:
+        folder: ``vae_decoder/`` of an exported folder.
+        vae: PyTorch's autoencoder, with the verified weights.
+        latents: Divided by the scaling factor.
+        precision: Chooses the limits.
+    """
+    engine = ExportedDecoder(folder, num_threads=torch.get_num_threads())
+    (found,) = engine.decode(latents)
+    expected = vae.decode(latents.to(vae.dtype), return_dict=False)[0]
+    return _compare({"sample": found}, {"sample": expected}, precision)
+
+
+def _named(states: Any) -> dict[str, Tensor]:
+    """Outputs of a text encoder by the names that a graph gives them."""
+    found = {}
+    for name, value in states.items():
+        layers = value if name == "hidden_states" else None
+        if layers is None:
+            found[name] = value
+        else:
+            found |= {f"{HIDDEN_STATES}{i}": layer for i, layer in enumerate(layers)}
+    return found
+
+
+def _compare(
+    found: Mapping[str, Tensor], expected: Mapping[str, Tensor], precision: Precision
+) -> PartParity:
+    rows = tuple(_output(name, found[name].double(), expected[name].double()) for name in found)
+    return PartParity(
+        precision=precision, num_samples=len(next(iter(found.values()))), outputs=rows
+    )
+
+
+def _output(name: str, found: Tensor, expected: Tensor) -> OutputParity:
+    if not (found.isfinite().all() and expected.isfinite().all()):
+        return OutputParity(output=name, max_abs=inf, mean_abs=inf, cosine=-1.0)
+    difference = (found - expected).abs() / expected.std()
+    return OutputParity(
+        output=name,
+        max_abs=float(difference.max()),
+        mean_abs=float(difference.mean()),
+        cosine=float(cosine_similarity(found.reshape(-1), expected.reshape(-1), dim=0)),
+    )

@@ -1,0 +1,190 @@
+"""What is measured of an engine, and when it may be written at all."""
+
+import json
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnxruntime as ort
+import torch
+
+from safediff.errors import Inconclusive, PolicyViolated
+from safediff.export.parity import Parity, measure_margin_ratio, measure_parity
+from safediff.export.providers import CPU_PROVIDER, CUDA_PROVIDER
+from safediff.export.runtime import open_denoiser
+from safediff.export.survival import Survival, measure_survival
+from safediff.export.to_onnx import (
+    MODEL_NAME,
+    Precision,
+    initializers_sha256,
+    read_metadata,
+    read_opset,
+    read_precision,
+)
+from safediff.gate.verdict import CheckResult
+from safediff.models.backbone import Backbone, Condition
+from safediff.workflow.calibrate import CALIBRATION
+from safediff.workflow.engines import closeness, edit_left
+from safediff.workflow.export_source import ExportSource
+
+NUM_LATENTS = 4
+NOT_RUN = (
+    "NOT RUN, no provider of ONNX Runtime here computes {precision}: its predictions were not "
+    "compared, it is not gated, and nothing is claimed of what it draws"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineReport:
+    """What was measured of a written engine."""
+
+    precision: Precision
+    opset: int
+    weights_sha256: str
+    """Of the initializers; that of the UNet's state for fp32."""
+    parity: Parity | None
+    """None where nothing here computes in this precision; then nothing is claimed of it."""
+    survival: Survival | None
+    """None where the base is not known here."""
+    calibration: dict[str, Any] | None = None
+    """Of an int8 engine: what was calibrated on, and which layers stay fp32."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the engine is close enough to the UNet, and the edit is still in it."""
+        return self.close and (self.survival is None or self.survival.survives)
+
+    @property
+    def close(self) -> bool:
+        """Whether it was found not to compute something else."""
+        return self.parity is None or self.parity.passed
+
+    @property
+    def checks(self) -> list[CheckResult]:
+        """The same, as rows of a gate that is run on the engine."""
+        left = [] if self.survival is None else [edit_left(self.survival)]
+        compared = [] if self.parity is None else [closeness(self.parity)]
+        return [*compared, *left]
+
+    @property
+    def line(self) -> str:
+        """For the user."""
+        margin = None if self.parity is None else self.parity.margin_ratio
+        parts = [
+            f"{self.precision}, opset {self.opset}, weights identical "
+            f"(initializers {self.weights_sha256[:12]})",
+            NOT_RUN.format(precision=self.precision)
+            if self.parity is None
+            else f"differs from PyTorch by at most {self.parity.worst_max_abs:.1e} standard "
+            f"deviations, {'within' if self.parity.passed else 'OUTSIDE'} its limits",
+        ]
+        if self.calibration is not None:
+            parts.append(self.calibration["line"])
+        if margin is not None:
+            parts.append(f"{margin:.1e} of the way back to the base")
+        if self.survival is not None:
+            state = "survives" if self.survival.survives else "DROWNS IN ROUNDING"
+            parts.append(f"edit {state} (lowest cosine {self.survival.min_cosine:.2f})")
+        return "; ".join(parts)
+
+    def to_json(self) -> dict[str, Any]:
+        """As the manifest holds it."""
+        return {
+            "precision": self.precision,
+            "opset": self.opset,
+            "weights_sha256": self.weights_sha256,
+            "parity": None if self.parity is None else self.parity.to_json(),
+            "delta": None if self.survival is None else self.survival.to_json(),
+            "margin_ratio": None if self.parity is None else self.parity.margin_ratio,
+            "calibration": self.calibration,
+            "passed": None if self.parity is None else self.passed,
+        }
+
+
+def require_passed(report: EngineReport, folder: Path, *, gated: bool = False) -> None:
+    """Refuse an engine that computes something else, or has lost the edit in rounding.
+
+    The first is a failed check of every policy. The second is one where nothing else is measured;
+    a gate that draws with the engine tells more, and takes it as a warning.
+
+    Raises:
+        PolicyViolated: nothing is to be written to ``folder``.
+        Inconclusive: it can't be run here, and was to be gated.
+    """
+    if gated and report.parity is None:
+        raise Inconclusive(
+            f"{folder}: not written, no provider of ONNX Runtime here computes {report.precision}, "
+            "so nothing can be drawn with it",
+            "gate it where CUDAExecutionProvider is, or export without --gate",
+        )
+    if report.passed or (gated and report.close):
+        return
+    raise PolicyViolated(
+        f"{folder}: not written, the engine failed its checks: {report.line}",
+        "choose another --precision"
+        + ("" if gated else "; with --full --gate POLICY the gate decides on a drowned edit"),
+    )
+
+
+def measure_engine(source: ExportSource, folder: Path) -> EngineReport:
+    """Compare an engine with PyTorch, on erased and kept prompts; what is left of the edit."""
+    path = folder / MODEL_NAME
+    precision = read_precision(path)
+    record = read_metadata(path).get(CALIBRATION)
+    calibration = None if record is None else json.loads(record)
+    exact = [] if calibration is None else calibration["kept_fp32"]
+    return EngineReport(
+        precision=precision,
+        opset=read_opset(path),
+        weights_sha256=initializers_sha256(path),
+        parity=_compared(source, folder, precision),
+        survival=left_of_edit(source, precision, exact),
+        calibration=calibration,
+    )
+
+
+def _compared(source: ExportSource, folder: Path, precision: Precision) -> Parity | None:
+    """None in bf16 where there is no GPU's provider: that of the CPU has no such operators."""
+    provider = CPU_PROVIDER
+    if precision == "bf16":
+        if CUDA_PROVIDER not in ort.get_available_providers():
+            return None
+        provider = CUDA_PROVIDER
+    opened = open_denoiser(folder, provider=provider, num_threads=torch.get_num_threads())
+    return compare(source, source.model.with_denoiser(opened), precision)
+
+
+def compare(source: ExportSource, engine: Backbone, precision: Precision) -> Parity:
+    """Noise predictions of an engine against PyTorch's."""
+    model, base = source.model, source.base
+    generator = torch.Generator().manual_seed(0)
+    latents = torch.randn(NUM_LATENTS, *model.latent_shape, generator=generator)
+    erased = model.encode(_spread(source.erased_prompts, NUM_LATENTS))
+    margin = None
+    if base is not None:
+        margin = measure_margin_ratio(engine.denoise, model.denoise, base.denoise, latents, erased)
+    half = NUM_LATENTS // 2
+    kept = model.encode(_spread(source.kept_prompts, half))
+    return measure_parity(
+        engine.denoise,
+        model.denoise,
+        latents,
+        Condition.cat([erased.rows(slice(half)), kept]),
+        precision=precision,
+        margin_ratio=margin,
+    )
+
+
+def left_of_edit(
+    source: ExportSource, precision: Precision, exact: Collection[str] = ()
+) -> Survival | None:
+    """What rounding leaves of the edit; None where the base is not known here."""
+    if source.base is None:
+        return None
+    states = source.base.denoiser.state_dict(), source.model.denoiser.state_dict()
+    return measure_survival(*states, precision, exact)
+
+
+def _spread(texts: list[str], count: int) -> list[str]:
+    return [texts[i * len(texts) // count] for i in range(count)]

@@ -1,0 +1,189 @@
+"""Enters engines into an exported folder: manifest, certificates, checksums."""
+
+import json
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from safediff.environment import environment
+from safediff.export.manifest import SCHEMA, read_manifest, write_manifest
+from safediff.export.part_parity import PartParity
+from safediff.export.plan_sidecar import sidecar_path
+from safediff.export.to_onnx import DATA_NAME, MODEL_NAME, tensor_sha256
+from safediff.gate.verdict import GateReport
+from safediff.models.patch import unet_sha256
+from safediff.release.certificate import CERTIFICATE_NAME, is_certified
+from safediff.release.checksums import sha256_file, write_checksums
+from safediff.release.engines import add_engines
+from safediff.workflow.engine_report import EngineReport
+from safediff.workflow.engines import compared
+from safediff.workflow.export_source import ExportSource
+
+Json = dict[str, Any]
+
+BYTE_BY_BYTE = "every initializer compared byte by byte with the certified weights, cast"
+QUANTISED_ANEW = "every initializer compared with what quantising the certified weights gives"
+IN_PLAN = "source graph proved; {found} of {of} tensors found in the plan byte by byte"
+REFITTED = "all set by name; {found} of {of} tensors found in the plan byte by byte"
+
+
+def enter(
+    folder: Path, source: ExportSource, engines: Sequence[Json], added: Sequence[Json]
+) -> None:
+    """Write manifest, certificates and checksums of a folder whose other files are there.
+
+    Args:
+        folder: A copy of the release.
+        source: What was exported.
+        engines: Entries of the manifest; one of the same path takes the place of an earlier one.
+        added: Entries of the certificates; without a certificate they are kept nowhere else than
+            in the manifest's ``parts``.
+    """
+    manifest = {**_header(source), "engines": [], "parts": []} | _earlier(source, folder)
+    paths = {row["path"] for row in (*engines, *added)}
+    kept = [row for row in manifest["engines"] if row["path"] not in paths]
+    parts = [row for row in manifest.get("parts", []) if row["path"] not in paths]
+    manifest["engines"] = [*engines, *kept]
+    manifest["parts"] = [*parts, *(row for row in added if row["part"] != "unet")]
+    write_manifest(folder, manifest)
+    if is_certified(folder):
+        add_engines(folder, added, paths)
+    write_checksums(folder)
+
+
+def _header(source: ExportSource) -> Json:
+    return {
+        "schema": SCHEMA,
+        "created": _now(),
+        "environment": dict(environment()),
+        "policy": {
+            "name": source.policy["name"],
+            "concepts": [concept["name"] for concept in source.policy["concepts"]],
+        },
+        "base": {**source.policy["model"], "unet_sha256": source.base_sha256},
+        "safe": {"unet_sha256": unet_sha256(source.model.denoiser)},
+    }
+
+
+def _earlier(source: ExportSource, folder: Path) -> Json:
+    """What an earlier export wrote of engines that are still there."""
+    manifest = None if source.release is None else read_manifest(source.release)
+    if manifest is None:
+        return {}
+    parts = [row for row in manifest.get("parts", []) if (folder / row["path"]).exists()]
+    engines = [row for row in manifest["engines"] if (folder / row["path"]).exists()]
+    return {"engines": engines, "parts": parts}
+
+
+def certified_files(folder: Path) -> set[str]:
+    """Hashes of the files that the certificate in ``folder`` speaks of; none without one."""
+    if not is_certified(folder):
+        return set()
+    certificate = json.loads((folder / CERTIFICATE_NAME).read_text(encoding="utf-8"))
+    return {row["sha256"] for row in certificate["subject"]}
+
+
+def onnx_engine(folder: Path, report: EngineReport, gated: GateReport | None) -> Json:
+    """The manifest's entry of ``unet/model.onnx``."""
+    path = folder / "unet" / MODEL_NAME
+    sha256 = sha256_file(path)
+    return {
+        "kind": "onnx",
+        "path": f"unet/{MODEL_NAME}",
+        "sha256": sha256,
+        "data_sha256": sha256_file(path.with_name(DATA_NAME)),
+        "in_certificate": sha256 in certified_files(folder),
+        "gate": None if gated is None else gated.to_json() | {"bound_to": sha256},
+        **report.to_json(),
+    }
+
+
+def added_unet(folder: Path, report: EngineReport, gated: GateReport | None) -> Json:
+    """The certificate's entry of a UNet engine that it did not speak of."""
+    unet = _onnx(folder, "unet", report.precision)
+    parity = None
+    if report.parity is not None:
+        parity = compared(report.parity, report.survival, unet["path"])
+        parity["gate_rerun"] = gated is not None
+    return {
+        **unet,
+        "weights_sha256": report.weights_sha256,
+        "weights": QUANTISED_ANEW if report.precision.startswith("int8") else BYTE_BY_BYTE,
+        "parity": parity,
+        "gate": None if gated is None else gated.verdict.value,
+    }
+
+
+def added_part(folder: Path, part: str, prefix: str, found: PartParity) -> Json:
+    """The certificate's entry of a text encoder or decoder."""
+    return {
+        **_onnx(folder, part, found.precision),
+        "weights_sha256": tensor_sha256(folder / part / MODEL_NAME, prefix),
+        "weights": BYTE_BY_BYTE,
+        "parity": found.to_json(),
+        "gate": None,
+    }
+
+
+def _onnx(folder: Path, part: str, precision: str) -> Json:
+    path, data = folder / part / MODEL_NAME, folder / part / DATA_NAME
+    return {
+        "path": f"{part}/{MODEL_NAME}",
+        "sha256": sha256_file(path),
+        "files": {f"{part}/{DATA_NAME}": sha256_file(data)} if data.exists() else {},
+        "size_bytes": path.stat().st_size,
+        "kind": "onnx",
+        "part": part,
+        "precision": precision,
+        "added_at": _now(),
+        "plan": None,
+    }
+
+
+def plan_engine(folder: Path, plan: Path, sidecar: Json, gated: GateReport | None) -> Json:
+    """The manifest's entry of a plan."""
+    told = ("kind", "sha256", "precision", "target", "module_version", "weights_sha256", "static")
+    return {
+        **{name: sidecar[name] for name in told},
+        "path": plan.relative_to(folder).as_posix(),
+        "data_sha256": sha256_file(sidecar_path(plan)),
+        "in_certificate": is_certified(folder),
+        "gate": None if gated is None else gated.to_json() | {"bound_to": sidecar["sha256"]},
+    }
+
+
+def added_plan(
+    folder: Path, plan: Path, sidecar: Json, gated: GateReport | None, parity: Json | None
+) -> Json:
+    """The certificate's entry of a plan: what it was built from; that it was run, if it was."""
+    name, found = plan.relative_to(folder).as_posix(), sidecar["weights_found"]
+    onnx = sidecar["source_onnx_sha256"]
+    proof = REFITTED if "refitted_from" in sidecar else IN_PLAN
+    return {
+        "path": name,
+        "sha256": sidecar["sha256"],
+        "files": {f"{name}.json": sha256_file(sidecar_path(plan))},
+        "size_bytes": sidecar["size_bytes"],
+        "kind": sidecar["kind"],
+        "part": "unet",
+        "precision": sidecar["precision"],
+        "added_at": _now(),
+        "weights_sha256": sidecar["weights_sha256"],
+        "weights": proof.format(**found),
+        "parity": parity,
+        "plan": {
+            "module_version": sidecar["module_version"],
+            "target": sidecar["target"],
+            "refittable": sidecar["refittable"],
+            "base_sha256": sidecar["base_sha256"],
+            "source_onnx_sha256": onnx,
+            "source_certified": onnx in certified_files(folder) and "refitted_from" not in sidecar,
+            "weights_found": found,
+        },
+        "gate": None if gated is None else gated.verdict.value,
+    }
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

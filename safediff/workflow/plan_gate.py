@@ -1,0 +1,149 @@
+"""Measures a policy on a plan, on the GPU that it was built for."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safediff.errors import UsageError
+from safediff.export.exported_unet import ExportedUNet
+from safediff.export.manifest import is_exported
+from safediff.export.plan_session import PlanSession
+from safediff.export.plan_sidecar import read_sidecar
+from safediff.export.plan_weights import prove_plan
+from safediff.folders import new_folder
+from safediff.gate.verdict import CheckResult, GateReport
+from safediff.models.backbone import Backbone
+from safediff.policy.plan import Plan
+from safediff.release.certificate import CERTIFICATE_NAME
+from safediff.release.certificate_schema import read_certificate
+from safediff.release.checksums import UNLISTED, read_sums
+from safediff.release.engines import added_plans, engine_problems
+from safediff.workflow.engine_gate import gate, require_met, same_policy
+from safediff.workflow.engine_report import compare, left_of_edit
+from safediff.workflow.engines import closeness, compared, edit_left
+from safediff.workflow.entries import added_plan, enter, plan_engine
+from safediff.workflow.export_source import ExportSource, open_source
+
+Json = dict[str, Any]
+NEXT = "build it again from the release"
+
+
+def gate_plan(path: Path, plan: Path, policy: Path, folder: Path) -> str:
+    """Measure the policy on a plan of a release; write a copy of the release that says so.
+
+    Args:
+        path: The release.
+        plan: One of its plans.
+        policy: That of the release.
+        folder: The folder to write.
+
+    Returns:
+        One line.
+
+    Raises:
+        UsageError: the plan is none of the release's, or the policy is another one.
+        Inconclusive: the plan can't be opened on this machine, or nothing could be decided.
+        PolicyViolated: the plan failed a check; then ``folder`` is left as it was.
+    """
+    source = open_source(path)
+    if source.release is None:
+        raise UsageError(f"{path}: has no release, so no plan of it can be gated", NEXT)
+    name = require_plan(source.release, plan, source)
+    if folder.absolute() == source.release.absolute():
+        raise UsageError(f"{folder}: is the release that is read", "write to another folder")
+    there = source.release / name
+    gated, parity = measure_plan(same_policy(source, policy), source, there, folder)
+    with new_folder(folder, is_exported, "an exported release") as out:
+        left_out = shutil.ignore_patterns(*UNLISTED)
+        shutil.copytree(source.release, out, dirs_exist_ok=True, ignore=left_out)
+        sidecar = read_sidecar(out / name)
+        row = added_plan(out, out / name, sidecar, gated, parity)
+        enter(out, source, [plan_engine(out, out / name, sidecar, gated)], [row])
+    return f"{folder / name}: gate: {gated.verdict.value}; sign {folder} so that it is served"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanSubject:
+    """A plan of a release, opened."""
+
+    backbone: Backbone
+    sha256: str
+    checks: tuple[CheckResult, ...]
+    """Measured already."""
+
+
+def open_plan_of(release: Path, plan: Path) -> PlanSubject:
+    """Open a plan of a release and compare it with PyTorch.
+
+    Raises:
+        UsageError: it is none of the release's.
+        Inconclusive: it can't be opened on this machine.
+    """
+    source = open_source(release)
+    if source.release is None:
+        raise UsageError(f"{release}: has no release, so no plan of it can be measured", NEXT)
+    plan = source.release / require_plan(source.release, plan, source)
+    compiled = plan_backbone(source, plan)
+    checks, _ = plan_checks(source, compiled, plan)
+    sha256 = read_sidecar(plan)["sha256"]
+    return PlanSubject(backbone=compiled, sha256=sha256, checks=tuple(checks))
+
+
+def require_plan(release: Path, plan: Path, source: ExportSource) -> str:
+    """A plan's path in the release that it belongs to, after everything that files can show.
+
+    ``plan`` may be given by that path.
+
+    Raises:
+        UsageError: it is none of the release's, or not what its certificate says.
+    """
+    certificate = read_certificate(release / CERTIFICATE_NAME)
+    if problems := list(engine_problems(release, certificate, read_sums(release))):
+        raise UsageError(f"{release}: {problems[0]}", NEXT)
+    names = {(release / row["path"]).resolve(): row["path"] for row in added_plans(certificate)}
+    if (name := names.get(plan.resolve()) or names.get((release / plan).resolve())) is None:
+        raise UsageError(
+            f"{plan}: is no plan of {release}",
+            f"name one of {', '.join(sorted(names.values())) or 'its plans, after building one'}",
+        )
+    there = release / name
+    prove_plan(there, read_sidecar(there), source.model.denoiser.state_dict())
+    return str(name)
+
+
+def measure_plan(
+    policy: Plan, source: ExportSource, plan: Path, folder: Path
+) -> tuple[GateReport, Json]:
+    """The policy's checks on a plan, and its parity with PyTorch as the certificate holds it.
+
+    Raises:
+        Inconclusive: it can't be opened on this machine, or nothing could be decided.
+        PolicyViolated: it failed; the report lies beside ``folder``, where nothing is written.
+    """
+    compiled = plan_backbone(source, plan)
+    checks, parity = plan_checks(source, compiled, plan)
+    gated = gate(policy, source, compiled, read_sidecar(plan)["sha256"], checks)
+    require_met(gated, folder)
+    return gated, parity
+
+
+def plan_backbone(source: ExportSource, plan: Path) -> Backbone:
+    """The model around a plan.
+
+    Raises:
+        Inconclusive: it can't be opened on this machine.
+    """
+    assert source.release is not None
+    session = PlanSession(plan)
+    return source.model.with_denoiser(ExportedUNet(source.release / "unet", session=session))
+
+
+def plan_checks(
+    source: ExportSource, compiled: Backbone, plan: Path
+) -> tuple[list[CheckResult], Json]:
+    """How near a plan is to PyTorch and what rounding left of the edit: as checks, and as data."""
+    precision = read_sidecar(plan)["precision"]
+    parity, survival = compare(source, compiled, precision), left_of_edit(source, precision)
+    checks = [closeness(parity), *([] if survival is None else [edit_left(survival)])]
+    return checks, {**compared(parity, survival, plan.name), "gate_rerun": True}

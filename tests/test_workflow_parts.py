@@ -1,0 +1,97 @@
+"""Text encoders and decoder of an export: compared with PyTorch and certified, or not written."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+from onnx import helper
+from serving_examples import exported, release
+
+from safediff.errors import PolicyViolated
+from safediff.export.manifest import read_manifest
+from safediff.export.to_onnx import MODEL_NAME, tensor_sha256
+from safediff.release.certificate_schema import read_certificate
+from safediff.release.checksums import sha256_file
+from safediff.workflow import deploy_parts
+from safediff.workflow.deploy import deploy_run
+
+CERTIFICATE = "safety-certificate.json"
+
+
+@pytest.mark.parametrize(
+    ("xl", "parts"),
+    [
+        (False, ["text_encoder", "vae_decoder"]),
+        (True, ["text_encoder", "text_encoder_2", "vae_decoder"]),
+    ],
+)
+def test_every_part_is_compared(xl: bool, parts: list[str]) -> None:
+    folder = exported(xl=xl)
+    certificate = read_certificate(folder / CERTIFICATE)
+    rows = {row["part"]: row for row in certificate["engines"]}
+    assert sorted(rows) == parts  # the UNet's engine is the release's own
+    for name, row in rows.items():
+        path = folder / name / MODEL_NAME
+        prefix = "vae." if name == "vae_decoder" else "text_encoder."
+        assert (row["path"], row["sha256"]) == (f"{name}/{MODEL_NAME}", sha256_file(path))
+        assert row["weights_sha256"] == tensor_sha256(path, prefix)
+        assert (row["precision"], row["gate"], row["plan"]) == ("fp32", None, None)
+        parity = row["parity"]
+        assert parity["passed"]
+        outputs = [value.name for value in onnx.load(path, load_external_data=False).graph.output]
+        assert [output["output"] for output in parity["outputs"]] == outputs
+        for output in parity["outputs"]:
+            assert output["max_abs"] < parity["limits"]["max_abs"]
+            assert output["cosine"] > 0.99999
+    assert certificate["extends"] == sha256_file(release(xl) / CERTIFICATE)
+    manifest = read_manifest(folder)
+    assert manifest is not None
+    assert [row["part"] for row in manifest["parts"]] == parts
+    assert certificate["verdict"] == "pass"
+
+
+def test_an_engine_of_another_precision_has_an_entry(tmp_path: Path) -> None:
+    certificate = read_certificate(exported("int8") / CERTIFICATE)
+    (row,) = [row for row in certificate["engines"] if row["part"] == "unet"]
+    assert (row["precision"], row["gate"], row["parity"]["gate_rerun"]) == ("int8", None, False)
+    deploy_run(exported("int8"), tmp_path / "again", "fp32", 18)
+    rows = read_certificate(tmp_path / "again" / CERTIFICATE)["engines"]
+    assert sorted(row["part"] for row in rows) == ["text_encoder", "unet", "vae_decoder"]
+    (row,) = [row for row in rows if row["part"] == "unet"]
+    assert row["precision"] == "fp32"  # its graph was traced anew
+
+
+Export = Callable[..., Path]
+
+
+def computing_otherwise(export: Export) -> Export:
+    """The same weights in a graph whose last output is two per cent larger."""
+
+    def planted(*given: Any, **named: Any) -> Path:
+        path = export(*given, **named)
+        model = onnx.load(path)
+        output = model.graph.output[-1].name
+        for node in model.graph.node:
+            node.output[:] = [f"{name}_was" if name == output else name for name in node.output]
+            node.input[:] = [f"{name}_was" if name == output else name for name in node.input]
+        factor = helper.make_tensor("factor", onnx.TensorProto.FLOAT, [], [1.02])
+        model.graph.initializer.append(factor)
+        model.graph.node.append(helper.make_node("Mul", [f"{output}_was", "factor"], [output]))
+        onnx.save(model, path)
+        return path
+
+    return planted
+
+
+@pytest.mark.parametrize("part", ["text_encoder", "vae_decoder"])
+def test_a_part_that_computes_something_else_is_not_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    name = f"export_{'text_encoder' if part == 'text_encoder' else part}"
+    monkeypatch.setattr(deploy_parts, name, computing_otherwise(getattr(deploy_parts, name)))
+    out = tmp_path / "out"
+    with pytest.raises(PolicyViolated, match=f"not written, {part}/.* differs from PyTorch by"):
+        deploy_run(release(), out, "fp32", 18)
+    assert not out.exists()
