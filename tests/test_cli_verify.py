@@ -28,7 +28,7 @@ import sys, types
 from pathlib import Path
 from safediff.report.load import load_reports
 
-def verify(plan, model, revision, folder, ui, baseline, shards):
+def verify(plan, model, revision, folder, ui, baseline, shards, plan_file):
     folder.mkdir(parents=True)
     (folder / "report.html").write_text({PAGE!r}, encoding="utf-8")
     return load_reports(Path(model))
