@@ -191,7 +191,10 @@ def test_verify_ends_with_0_where_it_is(tmp_path: Path, here: Ran) -> None:
     [
         ((), "error: no target given"),
         (("--trt",), "error: tensorrt is not installed (No module named 'tensorrt')"),
-        (("--onnx", "--precision", "int4"), "error: --precision int4: expected fp32, fp16, bf16"),
+        (
+            ("--onnx", "--precision", "int4"),
+            "error: --precision int4: expected fp32, fp16, bf16, int8, int8-weights",
+        ),
         (("--onnx", "--target", "SM89"), "error: --target: belongs to --trt-rtx"),
         (
             ("--onnx", "--max-error", "0.1"),
