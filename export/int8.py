@@ -122,16 +122,22 @@ def _transpose_weights(model: ir.Model, kept: Collection[str]) -> None:
         array = np.ascontiguousarray(weight.const_value.numpy().T)
         name, output = weight.name, node.outputs[0]
         del graph.initializers[name]
-        tensor = ir.tensor(array, name=name)
-        value = ir.Value(
-            name=name,
-            const_value=tensor,
-            shape=ir.Shape(array.shape),
-            type=ir.TensorType(tensor.dtype),
-        )
-        graph.register_initializer(value)
+        value = add_initializer(graph, name, array)
         ir.convenience.replace_all_uses_with(output, value)
         graph.remove(node, safe=True)
+
+
+def add_initializer(graph: ir.Graph, name: str, array: NDArray[np.generic]) -> ir.Value:
+    """A constant of that name, added to the graph."""
+    tensor = ir.tensor(array, name=name)
+    value = ir.Value(
+        name=name,
+        const_value=tensor,
+        shape=ir.Shape(array.shape),
+        type=ir.TensorType(tensor.dtype),
+    )
+    graph.register_initializer(value)
+    return value
 
 
 @contextmanager

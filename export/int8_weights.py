@@ -24,6 +24,7 @@ from safediff.export.int8 import (
     QUANTIZED,
     SCALE,
     SCALE_TOLERANCE,
+    add_initializer,
 )
 from safediff.export.signature import UNET_PREFIX
 from safediff.folders import new_folder
@@ -89,7 +90,10 @@ def _replace(graph: ir.Graph, value: ir.Value) -> None:
     name, shape = value.name, value.shape
     q, scale = int8_channels(value.const_value.numpy())
     del graph.initializers[name]
-    stored = [_initializer(graph, name + QUANTIZED, q), _initializer(graph, name + SCALE, scale)]
+    stored = [
+        add_initializer(graph, name + QUANTIZED, q),
+        add_initializer(graph, name + SCALE, scale),
+    ]
     node = ir.node(DEQUANTIZE, stored, attributes={"axis": 0}, name=f"{name}_dequantize")
     output = node.outputs[0]
     output.name, output.shape, output.type = (
@@ -99,18 +103,6 @@ def _replace(graph: ir.Graph, value: ir.Value) -> None:
     )
     ir.convenience.replace_all_uses_with(value, output)
     graph.insert_before(graph[0], node)
-
-
-def _initializer(graph: ir.Graph, name: str, array: NDArray[np.generic]) -> ir.Value:
-    tensor = ir.tensor(array, name=name)
-    value = ir.Value(
-        name=name,
-        const_value=tensor,
-        shape=ir.Shape(array.shape),
-        type=ir.TensorType(tensor.dtype),
-    )
-    graph.register_initializer(value)
-    return value
 
 
 def int8_channels(weight: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:

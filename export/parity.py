@@ -45,12 +45,11 @@ LIMITS: Mapping[Precision, ParityLimits] = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class TimestepParity:
-    """The comparison at one timestep."""
+class Difference:
+    """How far what an engine computes, e_exp, is from the reference's e_ref."""
 
-    timestep: int
     max_abs: float
-    """max |e_exp - e_ref| / std(e_ref); infinite where a prediction is not finite."""
+    """max |e_exp - e_ref| / std(e_ref); infinite where a value is not finite."""
     mean_abs: float
     """mean |e_exp - e_ref| / std(e_ref)."""
     cosine: float
@@ -63,6 +62,13 @@ class TimestepParity:
             and self.mean_abs <= limits.mean_abs
             and self.cosine >= limits.min_cosine
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimestepParity(Difference):
+    """The comparison at one timestep."""
+
+    timestep: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,10 +97,7 @@ class Parity:
     def to_json(self) -> dict[str, Any]:
         """Plain data with ``passed``; numbers that are not finite become None."""
         data: dict[str, Any] = asdict(self) | {"passed": self.passed}
-        data["timesteps"] = [
-            {key: value if isfinite(value) else None for key, value in row.items()}
-            for row in data["timesteps"]
-        ]
+        data["timesteps"] = [finite_or_none(row) for row in data["timesteps"]]
         return data
 
 
@@ -125,7 +128,7 @@ def measure_parity(
         step = torch.tensor(t)
         e_ref = reference(latents, step, condition).double()
         e_exp = engine(latents, step, condition).double()
-        found.append(_compare(t, e_exp, e_ref))
+        found.append(TimestepParity(timestep=t, **asdict(difference(e_exp, e_ref))))
     return Parity(
         precision=precision,
         num_samples=len(latents),
@@ -169,13 +172,18 @@ def measure_margin_ratio(
     return ratio if isfinite(ratio) else inf
 
 
-def _compare(timestep: int, e_exp: Tensor, e_ref: Tensor) -> TimestepParity:
+def difference(e_exp: Tensor, e_ref: Tensor) -> Difference:
+    """Of two float64 tensors of one shape."""
     if not (e_exp.isfinite().all() and e_ref.isfinite().all()):
-        return TimestepParity(timestep=timestep, max_abs=inf, mean_abs=inf, cosine=-1.0)
-    difference = (e_exp - e_ref).abs() / e_ref.std()
-    return TimestepParity(
-        timestep=timestep,
-        max_abs=float(difference.max()),
-        mean_abs=float(difference.mean()),
+        return Difference(max_abs=inf, mean_abs=inf, cosine=-1.0)
+    apart = (e_exp - e_ref).abs() / e_ref.std()
+    return Difference(
+        max_abs=float(apart.max()),
+        mean_abs=float(apart.mean()),
         cosine=float(cosine_similarity(e_exp.reshape(-1), e_ref.reshape(-1), dim=0)),
     )
+
+
+def finite_or_none(row: Mapping[str, Any]) -> dict[str, Any]:
+    """For JSON, which has no infinity."""
+    return {k: None if isinstance(v, float) and not isfinite(v) else v for k, v in row.items()}

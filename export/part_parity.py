@@ -2,16 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from math import inf, isfinite
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import cosine_similarity
 
 from safediff.export.exported_parts import ExportedDecoder, ExportedTextEncoder
-from safediff.export.parity import LIMITS, ParityLimits
+from safediff.export.parity import LIMITS, Difference, ParityLimits, difference, finite_or_none
 from safediff.export.parts import HIDDEN_STATES
 from safediff.export.to_onnx import Precision
 
@@ -19,21 +17,10 @@ REFERENCE = "PyTorch, fp32"
 
 
 @dataclass(frozen=True, kw_only=True)
-class OutputParity:
-    """One output; differences in units of the reference's standard deviation."""
+class OutputParity(Difference):
+    """The comparison of one output."""
 
     output: str
-    max_abs: float
-    mean_abs: float
-    cosine: float
-
-    def within(self, limits: ParityLimits) -> bool:
-        """Whether all three numbers keep their limits."""
-        return (
-            self.max_abs <= limits.max_abs
-            and self.mean_abs <= limits.mean_abs
-            and self.cosine >= limits.min_cosine
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,10 +52,7 @@ class PartParity:
             "reference": REFERENCE,
             "precision": self.precision,
             "num_samples": self.num_samples,
-            "outputs": [
-                {k: None if isinstance(v, float) and not isfinite(v) else v for k, v in row.items()}
-                for row in map(asdict, self.outputs)
-            ],
+            "outputs": [finite_or_none(asdict(output)) for output in self.outputs],
             "limits": asdict(self.limits),
             "passed": self.passed,
         }
@@ -111,32 +95,22 @@ def compare_decoder(folder: Path, vae: Any, latents: Tensor, precision: Precisio
 
 def _named(states: Any) -> dict[str, Tensor]:
     """Outputs of a text encoder by the names that a graph gives them."""
-    found = {}
+    found: dict[str, Tensor] = {}
     for name, value in states.items():
-        layers = value if name == "hidden_states" else None
-        if layers is None:
-            found[name] = value
+        if name == "hidden_states":
+            found |= {f"{HIDDEN_STATES}{i}": layer for i, layer in enumerate(value)}
         else:
-            found |= {f"{HIDDEN_STATES}{i}": layer for i, layer in enumerate(layers)}
+            found[name] = value
     return found
 
 
 def _compare(
     found: Mapping[str, Tensor], expected: Mapping[str, Tensor], precision: Precision
 ) -> PartParity:
-    rows = tuple(_output(name, found[name].double(), expected[name].double()) for name in found)
+    rows = tuple(
+        OutputParity(output=name, **asdict(difference(value.double(), expected[name].double())))
+        for name, value in found.items()
+    )
     return PartParity(
         precision=precision, num_samples=len(next(iter(found.values()))), outputs=rows
-    )
-
-
-def _output(name: str, found: Tensor, expected: Tensor) -> OutputParity:
-    if not (found.isfinite().all() and expected.isfinite().all()):
-        return OutputParity(output=name, max_abs=inf, mean_abs=inf, cosine=-1.0)
-    difference = (found - expected).abs() / expected.std()
-    return OutputParity(
-        output=name,
-        max_abs=float(difference.max()),
-        mean_abs=float(difference.mean()),
-        cosine=float(cosine_similarity(found.reshape(-1), expected.reshape(-1), dim=0)),
     )

@@ -1,6 +1,8 @@
 """A module that stands for ``tensorrt`` and ``tensorrt_rtx``, and records what it is asked."""
 
 import ctypes
+import platform
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -8,7 +10,17 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
+import pytest
+import torch
 
+needs_rtx = pytest.mark.skipif(
+    (sys.platform, platform.machine()) != ("linux", "x86_64"),
+    reason="the development packages have TensorRT-RTX for Linux on x86-64 only",
+)
+without_driver = pytest.mark.skipif(
+    torch.cuda.is_available(),
+    reason="what the real module says without a driver is tested where there is none",
+)
 PLAN = b"the plan" * 200_000
 REFITTED = b"refitted" * 200_000
 INPUTS = {"sample": (-1, 4, -1, -1), "timestep": (), "encoder_hidden_states": (-1, 77, 16)}

@@ -5,17 +5,15 @@ certificate as well, still has to bring a plan that holds the certified weights.
 """
 
 import json
-import platform
-import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from release_examples import new_keys
 from serving_examples import copy_of, exported, recertified, release
+from tensorrt_examples import needs_rtx, without_driver
 from test_cli_verbs import Ran, here, said
 from tiny import tiny_engine, tiny_unet
 
@@ -36,10 +34,7 @@ from safediff.workflow.plans import export_plan
 
 __all__ = ["here"]
 
-pytestmark = pytest.mark.skipif(
-    (sys.platform, platform.machine()) != ("linux", "x86_64"),
-    reason="the development packages have TensorRT-RTX for Linux on x86-64 only",
-)
+pytestmark = needs_rtx
 CERTIFICATE = "safety-certificate.json"
 NOW = datetime(2026, 12, 1, tzinfo=UTC)
 REASON = "a trial on the new machine"
@@ -264,7 +259,7 @@ def test_it_is_taken_for_a_written_reason(path: Path) -> None:
     refused(release(), "is not a plan that its certificate speaks of", engine=name)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+@without_driver
 def test_without_a_driver_it_is_not_served(path: Path) -> None:
     with pytest.raises(Inconclusive, match=r"can't open it here: .*driver"):
         SafePipeline.from_release(path, engine=row_of(path)["path"], accept_unverified=REASON)

@@ -6,8 +6,6 @@ weights of its model, and not those of another.
 
 import functools
 import json
-import platform
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import pytest
-import torch
+from tensorrt_examples import needs_rtx, without_driver
 from tiny import tiny_engine, tiny_unet
 from torch import Tensor
 
@@ -36,10 +34,7 @@ from safediff.models.load import load_backbone
 from safediff.models.patch import unet_sha256
 from safediff.policy.plan import ModelPlan
 
-pytestmark = pytest.mark.skipif(
-    (sys.platform, platform.machine()) != ("linux", "x86_64"),
-    reason="the development packages have TensorRT-RTX for Linux on x86-64 only",
-)
+pytestmark = needs_rtx
 RTX: Kind = "tensorrt_rtx"
 XL_INPUTS = {
     "sample": [-1, 4, -1, -1],
@@ -143,7 +138,7 @@ def test_half_precision_and_the_newer_operators(tmp_path: Path) -> None:
     assert set(types.values()) == {"HALF"}
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+@without_driver
 def test_without_a_driver_a_plan_is_not_opened(
     xl_plan: Callable[[str], Path], capfd: pytest.CaptureFixture[str]
 ) -> None:
