@@ -14,7 +14,7 @@ they are measured at fewer checkpoints.
 import argparse
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from html import escape
@@ -61,6 +61,7 @@ def main() -> None:
         type=int,
         help=f"checkpoints; {POINTS}, or {PUBLISHED_POINTS} of a published preset",
     )
+    parser.add_argument("--at", type=int, nargs="+", help="the checkpoints' steps themselves")
     parser.add_argument("--picture-seed", type=int, default=2000)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--figure", type=Path, help="an SVG file")
@@ -70,6 +71,7 @@ def main() -> None:
     params = resolve("sdd", preset, {**options, **args.set})
     assert isinstance(params, DistilParams)
     num_points = args.points or (PUBLISHED_POINTS if preset in ("paper", "repo") else POINTS)
+    at = args.at or [round(params.num_steps * (i + 1) / num_points) for i in range(num_points)]
     plan = measured(plan, args.picture_seed)
     result: Json = {
         "policy": plan.name,
@@ -78,7 +80,7 @@ def main() -> None:
         "picture_seed": args.picture_seed,
         "date": datetime.now(UTC).date().isoformat(),
         "environment": environment(),
-        "points": curves(plan, params, num_points),
+        "points": curves(plan, params, at),
     }
     args.out.write_text(json.dumps(result, indent=1) + "\n")
     if args.figure:
@@ -97,11 +99,10 @@ def measured(plan: Plan, picture_seed: int) -> Plan:
     return replace(plan, verify=verify)
 
 
-def curves(plan: Plan, params: DistilParams, num_points: int) -> list[Json]:
-    """Both models at ``num_points`` checkpoints, the last step among them."""
+def curves(plan: Plan, params: DistilParams, at: Collection[int]) -> list[Json]:
+    """Both models after the steps ``at``, with the UNet passes that led there."""
     base = load_backbone(plan.model)
     trainer = DistilTrainer(base, plan.concepts, plan.erase.keep, params, plan.erase.seed)
-    at = {round(params.num_steps * (i + 1) / num_points) for i in range(num_points)}
     points: list[Json] = []
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -126,6 +127,7 @@ def curves(plan: Plan, params: DistilParams, num_points: int) -> list[Json]:
             if step in at:
                 point = {
                     "step": step,
+                    "passes": trainer.progress.num_passes,
                     "teacher": measure("teacher", step, trainer.teacher),
                     "student": measure("student", step, [*trainer.student.values]),
                 }

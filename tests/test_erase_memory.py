@@ -1,8 +1,6 @@
 """The memory model against bytes counted in a real run; architectures; what the plan says."""
 
-import importlib.util
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -10,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from benchmark_scripts import benchmark_script
 from diffusers import UNet2DConditionModel
 from policy_examples import plan_of
 from torch import Tensor
@@ -35,19 +34,7 @@ PASSES = distil_passes(FAST)
 
 @pytest.fixture(scope="module")
 def benchmark() -> ModuleType:
-    """``benchmarks/memory_model.py``."""
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    try:
-        spec = importlib.util.spec_from_file_location(
-            "memory_model", ROOT / "benchmarks" / "memory_model.py"
-        )
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(ROOT / "benchmarks"))
-    return module
+    return benchmark_script("memory_model")
 
 
 def test_live_bytes_count_storages_once_until_they_are_freed() -> None:

@@ -1,43 +1,52 @@
 """Low-rank adapters: what training makes is what diffusers loads."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 from erase_examples import SMALL, frozen_backbone, small_trainer
 from safetensors.torch import load_file
-from tiny import tiny_pipeline
+from tiny import tiny_pipeline, tiny_v_pipeline, tiny_xl_pipeline
 
 from safediff.models.adapter import save_adapter
+from safediff.models.load import as_backbone
 from safediff.models.patch import apply_patch
 
 RANKED = replace(SMALL, lora_rank=2, learning_rate=1e-2)
 
 
-def test_diffusers_loads_the_adapter(tmp_path: Path) -> None:
-    backbone = frozen_backbone(tmp_path)
+@pytest.mark.parametrize("make", [tiny_pipeline, tiny_v_pipeline, tiny_xl_pipeline])
+def test_diffusers_loads_the_adapter(tmp_path: Path, make: Callable[[Path], Any]) -> None:
+    """The pictures of the family's own pipeline are those of the erased model."""
+    pipeline = make(tmp_path)
+    pipeline.set_progress_bar_config(disable=True)
+    backbone = as_backbone("tiny", pipeline)
+    for part in pipeline.components.values():
+        if isinstance(part, torch.nn.Module):
+            part.requires_grad_(False)
     erased = small_trainer(backbone, RANKED).run(lambda info: None)
     assert erased.adapter is not None
     save_adapter(erased.adapter, tmp_path / "adapter.safetensors")
-    pipeline = tiny_pipeline(tmp_path)
-    z = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
-    c = backbone.encode(["axe"]).hidden
 
-    def answer() -> torch.Tensor:
-        with torch.no_grad():
-            found: torch.Tensor = pipeline.unet(z, 500, encoder_hidden_states=c).sample
+    def drawn() -> torch.Tensor:
+        generator = torch.Generator().manual_seed(1)
+        options = {"num_inference_steps": 3, "generator": generator, "output_type": "latent"}
+        found: torch.Tensor = pipeline("axe", **options).images
         return found
 
-    pipeline.unet.load_state_dict(backbone.denoiser.state_dict())
-    plain = answer()
+    plain = drawn()
     pipeline.load_lora_weights(str(tmp_path), weight_name="adapter.safetensors")
-    adapted = answer()
+    adapted = drawn()
     pipeline.unload_lora_weights()
+    assert torch.equal(drawn(), plain)
     remove = apply_patch(pipeline.unet, erased.teacher)
-    torch.testing.assert_close(adapted, answer(), atol=1e-5, rtol=0)
-    assert (adapted - plain).abs().max() > 1e-3
+    torch.testing.assert_close(adapted, drawn(), atol=1e-4, rtol=0)
+    assert (adapted - plain).abs().max() > 1e-2
     remove()
-    assert torch.equal(answer(), plain)
+    assert torch.equal(drawn(), plain)
 
 
 def test_the_update_has_the_rank(tmp_path: Path) -> None:

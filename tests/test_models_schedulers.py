@@ -13,7 +13,9 @@ from diffusers import (
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
+    HeunDiscreteScheduler,
     LCMScheduler,
+    PNDMScheduler,
     TCDScheduler,
 )
 from tiny import tiny_pipeline, tiny_unet, tiny_v_pipeline, tiny_xl_pipeline
@@ -180,6 +182,51 @@ def test_rollouts_are_the_beginning_of_a_picture(pipeline: Any, name: SchedulerN
         assert state.t.tolist() == [t.item()] * 2
     as_model = states(backbone.with_scheduler(name), replace(params, rollout_scheduler="model"))
     assert torch.equal(as_model[1].z, later.z)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("cls", "evaluations"), [(PNDMScheduler, [0, 2, 3, 4]), (HeunDiscreteScheduler, [0, 2, 4, 6])]
+)
+def test_rollouts_stop_after_whole_steps(pipeline: Any, cls: Any, evaluations: list[int]) -> None:
+    """Of solvers that ask more than once for a step; every level of noise is visited."""
+    backbone = as_backbone("tiny", pipeline)
+    own = cls.from_config(backbone.scheduler.config, clip_sample=False, skip_prk_steps=True)
+    backbone = replace(backbone, scheduler=own)
+    params = replace(PARAMS, rollout_scheduler="model", loss_timestep="step")
+    c_0, c = (backbone.encode([text]).repeat(2) for text in ("", "axe"))
+    settings = (c_0, c, [0, 1, 2, 3])
+    found = [*rollout(backbone, *settings, params, torch.Generator().manual_seed(5))]
+    own.set_timesteps(4)
+    levels = [*dict.fromkeys(own.timesteps.tolist())]
+    assert [state.t.tolist() for state in found] == [[level] * 2 for level in levels]
+    assert [state.num_evaluations for state in found] == evaluations
+    scheduler = cls.from_config(own.config)
+    scheduler.set_timesteps(4)
+    z = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(5))
+    z = z * scheduler.init_noise_sigma
+    for t in scheduler.timesteps[:-1]:
+        z_in = scheduler.scale_model_input(z, t)
+        e_0, e_c = backbone.denoise(z_in, t, c_0), backbone.denoise(z_in, t, c)
+        z = scheduler.step(e_0 + 3 * (e_c - e_0), t, z, return_dict=False)[0]
+    expected = scheduler.scale_model_input(z, scheduler.timesteps[-1])
+    assert (found[-1].z - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+@torch.no_grad()
+def test_bins_of_plms_hold_the_level_that_was_reached(pipeline: Any) -> None:
+    backbone = as_backbone("tiny", pipeline)
+    own = PNDMScheduler.from_config(backbone.scheduler.config, skip_prk_steps=True, steps_offset=1)
+    backbone = replace(backbone, scheduler=own)
+    params = replace(PARAMS, rollout_scheduler="model", num_inference_steps=10)
+    c_0, c = (backbone.encode([text]).repeat(2) for text in ("", "axe"))
+    steps = [*range(10)]
+    by_level = [
+        [*rollout(backbone, c_0, c, steps, settings, torch.Generator().manual_seed(5))]
+        for settings in (params, replace(params, loss_timestep="step"))
+    ]
+    for drawn_t, at_level in zip(*by_level, strict=True):
+        assert (drawn_t.t // 100).tolist() == (at_level.t // 100).tolist()
 
 
 def test_models_without_a_noise_schedule_keep_their_own_steps() -> None:

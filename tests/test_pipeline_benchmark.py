@@ -1,6 +1,5 @@
 """The benchmark of whole pictures, on the tiny release: it measures what draws the same."""
 
-import importlib.util
 import json
 import sys
 from pathlib import Path
@@ -8,6 +7,7 @@ from types import ModuleType
 
 import pytest
 import torch
+from benchmark_scripts import benchmark_script
 from serving_examples import exported, release
 
 from safediff.errors import UsageError
@@ -16,13 +16,7 @@ from safediff.serve.pipeline import SafePipeline, Settings
 
 @pytest.fixture(scope="module")
 def pipeline() -> ModuleType:
-    path = Path(__file__).parents[1] / "benchmarks" / "pipeline.py"
-    spec = importlib.util.spec_from_file_location("pipeline_benchmark", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return benchmark_script("pipeline")
 
 
 def test_three_systems_are_measured(

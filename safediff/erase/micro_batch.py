@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -38,7 +38,7 @@ def parts(state: State, batch: Batch, max_rows: int) -> Iterator[Part]:
             batch.part_of_erase * n / max(num_erase, 1),
             batch.part_of_keep * kept / max(count - num_erase, 1),
         )
-        yield Part(State(state.z[rows], state.t[rows], state.u), piece, shares)
+        yield Part(replace(state, z=state.z[rows], t=state.t[rows]), piece, shares)
 
 
 def backward(

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,6 +26,8 @@ class State:
     z: Tensor
     t: Tensor
     u: int
+    num_evaluations: int = 0
+    """Guided noise predictions that led here."""
 
 
 def draw_steps(params: DistilParams, generator: torch.Generator) -> list[int]:
@@ -43,6 +46,16 @@ def draw_timestep(u: int, num_inference_steps: int, count: int, g: torch.Generat
     """T uniform in bin(u) = [T - s (u + 1), T - s u), s = T / N, T = 1000; shape (count,)."""
     stride = 1000 // num_inference_steps
     return torch.randint(1000 - stride * (u + 1), 1000 - stride * u, (count,), generator=g)
+
+
+def place_of_step(u: int, num_inference_steps: int, scheduler: Any) -> int:
+    """Where the state after u whole steps lies in ``scheduler.timesteps``.
+
+    Some solvers take more than one evaluation for a step: those of second order two, PLMS two for
+    its first alone. Between them the latents are a trial's, not the trajectory's.
+    """
+    steps_to_go = num_inference_steps - 1 - u
+    return len(scheduler.timesteps) - 1 - scheduler.order * steps_to_go if u else 0
 
 
 @torch.no_grad()
@@ -73,18 +86,19 @@ def rollout(
     z = z.to(device) * scheduler.init_noise_sigma
     done = 0
     for u in steps:
-        if len(z) and u > done:
+        place = place_of_step(u, params.num_inference_steps, scheduler)
+        if len(z) and place > done:
             with _in_use(model) as used:
-                z = run_steps(used, guidance, scheduler, scheduler.timesteps[done:u], z)
-        done = u
-        now = scheduler.timesteps[u]
+                z = run_steps(used, guidance, scheduler, scheduler.timesteps[done:place], z)
+        done = place
+        now = scheduler.timesteps[place]
         if isinstance(scheduler, FlowSteps):
             t = scheduler.draw_timestep(u, num_rows, generator)[mine]
         else:
             t = draw_timestep(u, params.num_inference_steps, num_rows, generator)[mine]
         if params.loss_timestep == "step":
             t = now.expand(len(z))
-        yield State(scheduler.scale_model_input(z, now), t.to(device), u)
+        yield State(scheduler.scale_model_input(z, now), t.to(device), u, place)
 
 
 @contextmanager

@@ -230,8 +230,8 @@ class DistilTrainer:
         null = self.texts.null.repeat(num_rows)
         model, done = self._rollout_model(), 0
         for state in rollout(model, null, batch.c_p, steps, params, generator, self.shards):
-            self._count(passes=branches * num_rows * (state.u - done))
-            done = state.u
+            self._count(passes=branches * num_rows * (state.num_evaluations - done))
+            done = state.num_evaluations
             if self.progress.step < params.num_steps:
                 self._one_step(self.progress.step, state, batch, on_step)
         self._count(rollouts=1)

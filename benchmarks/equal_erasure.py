@@ -1,0 +1,104 @@
+r"""UNet passes until the same share of the concepts is gone: our recipe and the reference's loop.
+
+Reads curves of ``ema_curves.py`` on one policy and the same pictures: ours, and the reference's own
+reading of SDD (preset ``repo``) with its published learning rate and with others, since a rate
+chosen for a model of 860 million parameters need not be the best for another. At each level, the
+passes of the first checkpoint whose EMA teacher leaves no more of the concepts than that; of the
+reference the better of teacher and student, and of its rates the fastest.
+
+    python benchmarks/equal_erasure.py --ours benchmarks/ema_demo-weapons.json \
+        --reference benchmarks/ema_repo_*.json --out benchmarks/equal_erasure.json
+"""
+
+import argparse
+import json
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+Json = dict[str, Any]
+LEVELS = (0.9, 0.5, 0.3, 0.1, 0.05)
+ERASED = "erasure/all"
+SAME = ("policy", "picture_seed")
+"""What curves must agree in to be held against one another."""
+
+
+def main() -> None:
+    """Compare the curves, print the table and write the numbers."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--ours", type=Path, required=True)
+    parser.add_argument("--reference", type=Path, nargs="+", required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    args = parser.parse_args()
+    ours = json.loads(args.ours.read_text())
+    references = [json.loads(path.read_text()) for path in args.reference]
+    for path, curve in zip(args.reference, references, strict=True):
+        if differing := [key for key in SAME if curve[key] != ours[key]]:
+            parser.error(f"{path}: {differing[0]} is {curve[differing[0]]!r}, not as in --ours")
+    result: Json = {
+        "date": datetime.now(UTC).date().isoformat(),
+        **{key: ours[key] for key in SAME},
+        "reference": [summary(curve) for curve in references],
+        "ours": summary(ours),
+        "levels": [row for level in LEVELS if (row := at_level(level, ours, references))],
+    }
+    args.out.write_text(json.dumps(result, indent=1) + "\n")
+    print("\n".join(table(result)))
+
+
+def summary(curve: Json) -> Json:
+    """The rate, and what is left after the last checkpoint."""
+    last = curve["points"][-1]
+    rate = curve["settings"]["learning_rate"]
+    return {"learning_rate": rate, "step": last["step"], "passes": last["passes"]} | {
+        role: last[role] for role in ("teacher", "student")
+    }
+
+
+def at_level(level: float, ours: Json, references: Sequence[Json]) -> Json | None:
+    """Where each first leaves at most ``level``; none if one of them never does."""
+    mine = first(level, ours, ["teacher"])
+    found = [(first(level, curve, ["teacher", "student"]), curve) for curve in references]
+    theirs = [(point, curve) for point, curve in found if point]
+    if mine is None or not theirs:
+        return None
+    best, curve = min(theirs, key=lambda pair: pair[0]["passes"])
+    best["learning_rate"] = curve["settings"]["learning_rate"]
+    return {
+        "level": level,
+        "ours": mine,
+        "reference": best,
+        "ratio": round(best["passes"] / mine["passes"], 2),
+    }
+
+
+def first(level: float, curve: Json, roles: Iterable[str]) -> Json | None:
+    """The first checkpoint at which one of the roles leaves at most ``level``."""
+    for point in curve["points"]:
+        reached = [role for role in roles if point[role][ERASED]["estimate"] <= level]
+        if reached:
+            role = min(reached, key=lambda role: point[role][ERASED]["estimate"])
+            return {"step": point["step"], "passes": point["passes"], "role": role} | point[role]
+    return None
+
+
+def table(result: Json) -> list[str]:
+    """Markdown: one row for each level that both reach."""
+    lines = [
+        "| left ≤ | reference: passes | rate | near neighbours | ours: passes | near neighbours"
+        " | ratio |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in result["levels"]:
+        theirs, mine = row["reference"], row["ours"]
+        near = [f"{point['retention/near neighbours']['estimate']:.3f}" for point in (theirs, mine)]
+        lines.append(
+            f"| {row['level']:g} | {theirs['passes']:,} | {theirs['learning_rate']:g} | {near[0]} "
+            f"| {mine['passes']:,} | {near[1]} | {row['ratio']:.1f} x |"
+        )
+    return lines
+
+
+if __name__ == "__main__":
+    main()
