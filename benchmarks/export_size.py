@@ -32,8 +32,9 @@ quiet_libraries()
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel  # noqa: E402
 
 from safediff.environment import environment  # noqa: E402
+from safediff.export.identity import verify_identity  # noqa: E402
 from safediff.export.runtime import ExportedUNet  # noqa: E402
-from safediff.export.to_onnx import export_denoiser, swap_weights, verify_identity  # noqa: E402
+from safediff.export.to_onnx import export_denoiser, swap_weights  # noqa: E402
 
 ROWS = ("export fp32", "identity", "parity", "swap", "swapped", "export fp16")
 SIDE = 32

@@ -33,15 +33,10 @@ quiet_libraries()
 
 from safediff.environment import environment  # noqa: E402
 from safediff.errors import UsageError  # noqa: E402
+from safediff.export.engine_files import DATA_NAME, MODEL_NAME, Precision, read_metadata  # noqa: E402
 from safediff.export.parity import measure_margin_ratio  # noqa: E402
 from safediff.export.runtime import ExportedUNet  # noqa: E402
 from safediff.export.survival import ROUNDINGS, measure_survival  # noqa: E402
-from safediff.export.to_onnx import (  # noqa: E402
-    DATA_NAME,
-    MODEL_NAME,
-    Precision,
-    read_metadata,
-)
 from safediff.gate.verdict import GateReport  # noqa: E402
 from safediff.models.backbone import Backbone, Condition  # noqa: E402
 from safediff.policy.load import load_plan  # noqa: E402

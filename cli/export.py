@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 if TYPE_CHECKING:
-    from safediff.export.to_onnx import Precision
+    from safediff.export.engine_files import Precision
     from safediff.export.to_tensorrt import Kind
     from safediff.workflow.deploy import Layout
 

@@ -4,12 +4,12 @@ import json
 from pathlib import Path
 
 from safediff.errors import UsageError
+from safediff.export.engine_files import CONFIG_NAME
 from safediff.export.exported_transformer import ExportedTransformer
 from safediff.export.exported_unet import ExportedUNet
 from safediff.export.plan_profile import Profile
 from safediff.export.providers import CPU_PROVIDER
 from safediff.export.signature import SIGNATURES
-from safediff.export.to_onnx import CONFIG_NAME
 
 ExportedDenoiser = ExportedUNet | ExportedTransformer
 

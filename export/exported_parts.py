@@ -11,10 +11,10 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.clip.modeling_clip import CLIPTextModelOutput
 
 from safediff.errors import Inconclusive
+from safediff.export.engine_files import CONFIG_NAME, MODEL_NAME
 from safediff.export.parts import HIDDEN_STATES
 from safediff.export.providers import Execution, ExecutionOptions
 from safediff.export.session import Session
-from safediff.export.to_onnx import CONFIG_NAME, MODEL_NAME
 
 TextStates = BaseModelOutputWithPooling | CLIPTextModelOutput
 """What a text encoder returns, without and with a projection."""

@@ -14,10 +14,10 @@ from diffusers.models.modeling_outputs import Transformer2DModelOutput
 from torch import Tensor
 
 from safediff.errors import Inconclusive, SafediffError
+from safediff.export.engine_files import CONFIG_NAME, MODEL_NAME
 from safediff.export.providers import CPU_PROVIDER, Execution
 from safediff.export.session import Session
 from safediff.export.signature import BATCH, HEIGHT, WIDTH, signature_of
-from safediff.export.to_onnx import CONFIG_NAME, MODEL_NAME
 
 LATENTS, TIMESTEP = "hidden_states", "timestep"
 

@@ -11,11 +11,11 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from torch import Tensor
 
 from safediff.errors import Inconclusive
+from safediff.export.engine_files import CONFIG_NAME, MODEL_NAME
 from safediff.export.plan_session import PlanSession
 from safediff.export.providers import Execution, ExecutionOptions
 from safediff.export.session import Session
 from safediff.export.signature import SIGNATURES
-from safediff.export.to_onnx import CONFIG_NAME, MODEL_NAME
 
 UNET = SIGNATURES["UNet2DConditionModel"]
 ADDED_INPUTS = ("text_embeds", "time_ids")

@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from safediff.errors import Inconclusive, UsageError
+from safediff.export.engine_files import CONFIG_NAME, DATA_NAME, MODEL_NAME, is_engine
 from safediff.export.signature import UNET_PREFIX
 from safediff.folders import new_folder
 
-MODEL_NAME, DATA_NAME, CONFIG_NAME = "model.onnx", "model.onnx.data", "config.json"
 QUANTIZED, SCALE = "_quantized", "_scale"
 _OWN_SUFFIX = "_Transposed"  # the quantiser's, on weights that it turned itself
 LEVELS = 127
@@ -51,8 +51,6 @@ def quantize_engine(
         UsageError: ``folder`` is something else.
         Inconclusive: the source can't be read or quantised.
     """
-    from safediff.export.to_onnx import is_engine
-
     with new_folder(folder, is_engine, "an engine folder") as temporary:
         try:
             with tempfile.TemporaryDirectory() as work, _without_advice():

@@ -16,11 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from safediff.errors import Inconclusive, UsageError
+from safediff.export.engine_files import CONFIG_NAME, DATA_NAME, MODEL_NAME, is_engine
 from safediff.export.int8 import (
-    CONFIG_NAME,
-    DATA_NAME,
     LEVELS,
-    MODEL_NAME,
     QUANTIZED,
     SCALE,
     SCALE_TOLERANCE,
@@ -49,8 +47,6 @@ def quantize_weights(source: Path, folder: Path, metadata: Mapping[str, str]) ->
         UsageError: ``folder`` is something else.
         Inconclusive: the source can't be read.
     """
-    from safediff.export.to_onnx import is_engine
-
     with new_folder(folder, is_engine, "an engine folder") as temporary:
         try:
             model = ir.load(source / MODEL_NAME)

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from safediff.errors import Inconclusive
-from safediff.export.to_onnx import Precision
+from safediff.export.engine_files import Precision
 from safediff.models.backbone import Condition
 
 TIMESTEPS = (981, 741, 501, 261, 21)

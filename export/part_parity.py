@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from safediff.export.engine_files import Precision
 from safediff.export.exported_parts import ExportedDecoder, ExportedTextEncoder
 from safediff.export.parity import LIMITS, Difference, ParityLimits, difference, finite_or_none
 from safediff.export.parts import HIDDEN_STATES
-from safediff.export.to_onnx import Precision
 
 REFERENCE = "PyTorch, fp32"
 

@@ -16,9 +16,9 @@ from torch.export import Dim
 from transformers import CLIPTextModelWithProjection
 
 from safediff.errors import Inconclusive
+from safediff.export.engine_files import DATA_NAME, MODEL_NAME
 from safediff.export.graph import MAX_TRACED_BATCH, require_names, trace
 from safediff.export.quiet import quiet
-from safediff.export.to_onnx import DATA_NAME, MODEL_NAME
 
 TEXT_PREFIX, VAE_PREFIX = "text_encoder.", "vae."
 TEXT_FOLDER, DECODER_FOLDER = "text_encoder", "vae_decoder"

@@ -13,10 +13,10 @@ from typing import Any
 from torch import Tensor
 
 from safediff.errors import Inconclusive, UsageError
+from safediff.export.engine_files import DTYPES
 from safediff.export.open_plan import open_plan
 from safediff.export.plan_sidecar import read_sidecar, write_plan
 from safediff.export.signature import UNET_PREFIX
-from safediff.export.to_onnx import DTYPES
 from safediff.models.patch import state_sha256
 
 WRONG_VERSIONS = ("11.3.",)

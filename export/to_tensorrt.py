@@ -19,17 +19,11 @@ from typing import Any, Literal
 import onnx_ir as ir
 
 from safediff.errors import Inconclusive, UsageError
+from safediff.export.engine_files import MODEL_NAME, QUANTIZED_PRECISIONS, Precision, read_metadata
+from safediff.export.identity import initializers_sha256, read_precision
 from safediff.export.plan_profile import Profile, Triple
 from safediff.export.plan_sidecar import write_plan
 from safediff.export.signature import UNET_PREFIX
-from safediff.export.to_onnx import (
-    MODEL_NAME,
-    QUANTIZED_PRECISIONS,
-    Precision,
-    initializers_sha256,
-    read_metadata,
-    read_precision,
-)
 from safediff.release.checksums import sha256_file
 
 Kind = Literal["tensorrt", "tensorrt_rtx"]

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import onnx_ir as ir
 
 from safediff.errors import Inconclusive
-from safediff.export.to_onnx import DATA_NAME, MODEL_NAME
+from safediff.export.engine_files import DATA_NAME, MODEL_NAME
 
 Backend = Literal["onnxruntime", "tensorrt"]
 MODEL = "safediff_unet"

@@ -22,10 +22,11 @@ from safediff.export.calibration import (
     read_layers,
     settle,
 )
+from safediff.export.engine_files import MODEL_NAME, read_metadata
 from safediff.export.exported_unet import ExportedUNet
 from safediff.export.fake_int8 import in_int8, linear_layers, rounded_activation, rounded_weight
+from safediff.export.identity import verify_identity
 from safediff.export.int8 import quantize_engine, read_weight
-from safediff.export.to_onnx import MODEL_NAME, read_metadata, verify_identity
 from safediff.models.backbone import Backbone
 from safediff.workflow.calibrate import (
     CALIBRATION,

@@ -13,15 +13,11 @@ from tiny import tiny_engine, tiny_unet
 
 from safediff.errors import Inconclusive, UsageError
 from safediff.export.exported_unet import ExportedUNet
+from safediff.export.identity import initializers_sha256, read_precision, verify_identity
 from safediff.export.int8_weights import int8_channels, quantize_weights
 from safediff.export.manifest import read_manifest
 from safediff.export.survival import measure_survival
-from safediff.export.to_onnx import (
-    initializers_sha256,
-    read_precision,
-    swap_weights,
-    verify_identity,
-)
+from safediff.export.to_onnx import swap_weights
 from safediff.models.patch import state_sha256
 from safediff.release.certificate_schema import read_certificate
 from safediff.serve.trust import establish

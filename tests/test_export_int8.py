@@ -9,17 +9,12 @@ import torch
 from tiny import tiny_backbone, tiny_engine, tiny_unet
 
 from safediff.errors import Inconclusive, UsageError
+from safediff.export.engine_files import CONFIG_NAME, MODEL_NAME, read_metadata
+from safediff.export.identity import read_precision, verify_identity
 from safediff.export.int8 import int8_weights, quantize_engine
 from safediff.export.parity import measure_parity
 from safediff.export.runtime import ExportedUNet
-from safediff.export.to_onnx import (
-    CONFIG_NAME,
-    MODEL_NAME,
-    read_metadata,
-    read_precision,
-    swap_weights,
-    verify_identity,
-)
+from safediff.export.to_onnx import swap_weights
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,8 @@ from tiny import (
 )
 
 from safediff.errors import Inconclusive, UsageError
+from safediff.export.engine_files import CONFIG_NAME, DATA_NAME, MODEL_NAME
 from safediff.export.runtime import CPU_PROVIDER, ExportedUNet
-from safediff.export.to_onnx import CONFIG_NAME, DATA_NAME, MODEL_NAME
 
 Z = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
 C = torch.randn(2, NUM_TOKENS, TEXT_DIM, generator=torch.Generator().manual_seed(2))

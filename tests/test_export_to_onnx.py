@@ -16,18 +16,10 @@ from tiny import NUM_TOKENS, TEXT_DIM, fresh_engine, fresh_unet, tiny_engine, ti
 
 from safediff.errors import Inconclusive, UsageError
 from safediff.export import graph, operators, to_onnx
+from safediff.export.engine_files import DATA_NAME, ENGINE_FILES, MODEL_NAME, read_metadata
+from safediff.export.identity import initializers_sha256, read_precision, verify_identity
 from safediff.export.runtime import ExportedUNet
-from safediff.export.to_onnx import (
-    DATA_NAME,
-    ENGINE_FILES,
-    MODEL_NAME,
-    export_denoiser,
-    initializers_sha256,
-    read_metadata,
-    read_precision,
-    swap_weights,
-    verify_identity,
-)
+from safediff.export.to_onnx import export_denoiser, swap_weights
 from safediff.models.patch import unet_sha256
 
 FORMS = [(False, "fp32", 18), (False, "fp16", 23), (True, "fp32", 23)]

@@ -13,20 +13,17 @@ from tiny_transformers import T5_TOKENS
 from transformer_examples import Example, example
 
 from safediff.errors import Inconclusive, UsageError
-from safediff.export.runtime import ExportedTransformer, ExportedUNet, open_denoiser
-from safediff.export.signature import signature_of
-from safediff.export.to_onnx import (
+from safediff.export.engine_files import (
     CONFIG_NAME,
     DATA_NAME,
     MODEL_NAME,
     Precision,
-    export_denoiser,
-    initializers_sha256,
     read_metadata,
-    read_precision,
-    swap_weights,
-    verify_identity,
 )
+from safediff.export.identity import initializers_sha256, read_precision, verify_identity
+from safediff.export.runtime import ExportedTransformer, ExportedUNet, open_denoiser
+from safediff.export.signature import signature_of
+from safediff.export.to_onnx import export_denoiser, swap_weights
 from safediff.models.backbone import Condition
 from safediff.models.flux import Flux
 from safediff.models.patch import unet_sha256

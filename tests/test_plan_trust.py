@@ -18,11 +18,12 @@ from test_cli_verbs import Ran, here, said
 from tiny import tiny_engine, tiny_unet
 
 from safediff.errors import Inconclusive, UsageError
+from safediff.export.engine_files import Precision
 from safediff.export.manifest import read_manifest, write_manifest
 from safediff.export.plan_profile import Profile
 from safediff.export.plan_sidecar import amend_sidecar, read_sidecar, sidecar_path
 from safediff.export.runtime import SafePipeline
-from safediff.export.to_onnx import Precision, swap_weights
+from safediff.export.to_onnx import swap_weights
 from safediff.export.to_tensorrt import build
 from safediff.models.patch import unet_sha256
 from safediff.release.certificate import dump_certificate

@@ -19,10 +19,12 @@ from torch import Tensor
 
 from safediff.errors import Inconclusive, UsageError
 from safediff.export import plan_weights
+from safediff.export.engine_files import MODEL_NAME
+from safediff.export.identity import initializers_sha256
 from safediff.export.open_plan import open_plan
 from safediff.export.plan_profile import Profile
 from safediff.export.plan_sidecar import read_sidecar
-from safediff.export.to_onnx import MODEL_NAME, export_denoiser, initializers_sha256
+from safediff.export.to_onnx import export_denoiser
 from safediff.export.to_tensorrt import (
     Kind,
     _set_flags,

@@ -22,7 +22,9 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
 from safediff.errors import Inconclusive, UsageError
+from safediff.export.engine_files import MODEL_NAME
 from safediff.export.exported_parts import ExportedTextEncoder
+from safediff.export.identity import verify_identity
 from safediff.export.manifest import read_manifest
 from safediff.export.parts import export_text_encoder, export_vae_decoder
 from safediff.export.runtime import SafePipeline
@@ -33,7 +35,6 @@ from safediff.export.single_file import (
     original_state,
     unet_name,
 )
-from safediff.export.to_onnx import MODEL_NAME, verify_identity
 from safediff.export.to_triton import check_config
 from safediff.models import architecture
 from safediff.models.patch import state_sha256

@@ -17,9 +17,10 @@ from small_policy import finished, write_policy
 from test_cli_verbs import Ran, here
 from test_models_load import configs_of, write_lora
 
+from safediff.export.identity import initializers_sha256
 from safediff.export.runtime import SafePipeline
 from safediff.export.single_file import original_state
-from safediff.export.to_onnx import initializers_sha256, swap_weights
+from safediff.export.to_onnx import swap_weights
 from safediff.models.backbone import Backbone
 from safediff.models.load import embedded_folder, load_backbone
 from safediff.models.patch import load_patch, unet_sha256

@@ -24,7 +24,7 @@ from small_policy import (
 
 from safediff.erase.trainer import DistilTrainer
 from safediff.errors import UsageError
-from safediff.export.to_onnx import initializers_sha256
+from safediff.export.identity import initializers_sha256
 from safediff.gate.journal import read_journal
 from safediff.gate.recount import recount
 from safediff.gate.verdict import Verdict, load_report

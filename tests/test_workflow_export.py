@@ -13,9 +13,11 @@ from serving_examples import base_folder, copy_of, exported, release, write_exam
 from tiny import tiny_backbone, tiny_engine, tiny_unet
 
 from safediff.errors import Inconclusive, UsageError
+from safediff.export.engine_files import MODEL_NAME
+from safediff.export.identity import initializers_sha256, verify_identity
 from safediff.export.manifest import read_manifest
 from safediff.export.single_file import original_state, unet_name
-from safediff.export.to_onnx import MODEL_NAME, initializers_sha256, swap_weights, verify_identity
+from safediff.export.to_onnx import swap_weights
 from safediff.export.to_triton import check_config
 from safediff.models.patch import state_sha256, unet_sha256
 from safediff.release.checksums import sha256_file, verify_checksums, write_checksums

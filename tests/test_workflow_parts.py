@@ -10,8 +10,9 @@ from onnx import helper
 from serving_examples import exported, release
 
 from safediff.errors import PolicyViolated
+from safediff.export.engine_files import MODEL_NAME
+from safediff.export.identity import tensor_sha256
 from safediff.export.manifest import read_manifest
-from safediff.export.to_onnx import MODEL_NAME, tensor_sha256
 from safediff.release.certificate_schema import read_certificate
 from safediff.release.checksums import sha256_file
 from safediff.workflow import deploy_parts

@@ -31,7 +31,8 @@ from transformers import (
     CLIPTokenizer,
 )
 
-from safediff.export.to_onnx import Precision, export_denoiser, swap_weights
+from safediff.export.engine_files import Precision
+from safediff.export.to_onnx import export_denoiser, swap_weights
 from safediff.models.stable_diffusion import StableDiffusion
 from safediff.models.stable_diffusion_xl import StableDiffusionXL
 

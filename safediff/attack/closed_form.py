@@ -67,9 +67,9 @@ def engine_weights(unet: object, names: Iterable[str]) -> dict[str, Tensor] | No
     """
     import onnx_ir as ir
 
+    from safediff.export.engine_files import MODEL_NAME
     from safediff.export.int8 import read_weight
     from safediff.export.runtime import ExportedUNet
-    from safediff.export.to_onnx import MODEL_NAME
 
     if not isinstance(unet, ExportedUNet):
         return None

@@ -12,8 +12,9 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from safediff.errors import UsageError
+from safediff.export.engine_files import DATA_NAME, MODEL_NAME
+from safediff.export.identity import read_precision, verify_identity
 from safediff.export.quiet import quiet
-from safediff.export.to_onnx import DATA_NAME, MODEL_NAME, read_precision, verify_identity
 from safediff.folders import new_folder
 from safediff.models.backbone import Backbone
 from safediff.release.bom import BOM_NAME, bill_of_materials, dump_bom

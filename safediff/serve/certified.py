@@ -12,6 +12,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from safediff.errors import Inconclusive, SafediffError, UsageError
+from safediff.export.engine_files import DATA_NAME, MODEL_NAME
+from safediff.export.identity import verify_identity
 from safediff.export.manifest import read_manifest
 from safediff.export.parts import (
     DECODER_FOLDER,
@@ -22,7 +24,6 @@ from safediff.export.parts import (
 )
 from safediff.export.plan_sidecar import SIDECAR_SUFFIX, read_sidecar
 from safediff.export.plan_weights import prove_plan
-from safediff.export.to_onnx import DATA_NAME, MODEL_NAME, verify_identity
 from safediff.gate.verdict import Verdict
 from safediff.release.engines import (
     ENGINES_FOLDER,

@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from safediff.errors import Inconclusive, UsageError
+from safediff.export.engine_files import CONFIG_NAME
 from safediff.export.exported_denoiser import ExportedDenoiser, open_denoiser
 from safediff.export.exported_parts import ExportedDecoder, ExportedTextEncoder
 from safediff.export.exported_unet import ExportedUNet
@@ -20,7 +21,6 @@ from safediff.export.parts import DECODER_FOLDER
 from safediff.export.plan_profile import Profile
 from safediff.export.plan_session import PlanSession
 from safediff.export.providers import CPU_PROVIDER, TENSORRT_PROVIDER
-from safediff.export.to_onnx import CONFIG_NAME
 from safediff.guard.base import Guard
 from safediff.guard.load import make_guard
 from safediff.models.backbone import Backbone

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Literal
 
 from safediff.errors import UsageError
+from safediff.export.engine_files import DATA_NAME, MODEL_NAME, Precision
+from safediff.export.identity import verify_identity
 from safediff.export.manifest import MANIFEST_NAME, is_exported
 from safediff.export.single_file import write_single_file
-from safediff.export.to_onnx import DATA_NAME, MODEL_NAME, Precision, verify_identity
 from safediff.export.to_triton import write_repository
 from safediff.folders import new_folder
 from safediff.gate.verdict import GateReport

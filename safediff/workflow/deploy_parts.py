@@ -7,6 +7,8 @@ from typing import Any
 import torch
 
 from safediff.errors import PolicyViolated
+from safediff.export.engine_files import CONFIG_NAME, DTYPES, Precision
+from safediff.export.identity import verify_identity
 from safediff.export.part_parity import PartParity, compare_decoder, compare_text_encoder
 from safediff.export.parts import (
     DECODER_FOLDER,
@@ -17,7 +19,6 @@ from safediff.export.parts import (
     export_text_encoder,
     export_vae_decoder,
 )
-from safediff.export.to_onnx import CONFIG_NAME, DTYPES, Precision, verify_identity
 from safediff.workflow.entries import added_part
 from safediff.workflow.export_source import ExportSource
 

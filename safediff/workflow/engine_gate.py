@@ -8,8 +8,9 @@ from pathlib import Path
 import torch
 
 from safediff.errors import Inconclusive, PolicyViolated, UsageError
+from safediff.export.engine_files import MODEL_NAME
+from safediff.export.identity import initializers_sha256
 from safediff.export.runtime import ExportedUNet
-from safediff.export.to_onnx import MODEL_NAME, initializers_sha256
 from safediff.gate.verdict import CheckResult, GateReport, Verdict
 from safediff.models.backbone import Backbone
 from safediff.policy.load import load_plan

@@ -10,18 +10,12 @@ import onnxruntime as ort
 import torch
 
 from safediff.errors import Inconclusive, PolicyViolated
+from safediff.export.engine_files import MODEL_NAME, Precision, read_metadata, read_opset
+from safediff.export.identity import initializers_sha256, read_precision
 from safediff.export.parity import Parity, measure_margin_ratio, measure_parity
 from safediff.export.providers import CPU_PROVIDER, CUDA_PROVIDER
 from safediff.export.runtime import open_denoiser
 from safediff.export.survival import Survival, measure_survival
-from safediff.export.to_onnx import (
-    MODEL_NAME,
-    Precision,
-    initializers_sha256,
-    read_metadata,
-    read_opset,
-    read_precision,
-)
 from safediff.gate.verdict import CheckResult
 from safediff.models.backbone import Backbone, Condition
 from safediff.workflow.calibrate import CALIBRATION

@@ -7,16 +7,13 @@ from typing import Any
 import torch
 
 from safediff.errors import UsageError
+from safediff.export.engine_files import MODEL_NAME
+from safediff.export.identity import initializers_sha256, verify_identity
 from safediff.export.parity import Parity, measure_margin_ratio, measure_parity
 from safediff.export.runtime import open_denoiser
 from safediff.export.signature import signature_of
 from safediff.export.survival import MIN_COSINE, Survival
-from safediff.export.to_onnx import (
-    MODEL_NAME,
-    export_denoiser,
-    initializers_sha256,
-    verify_identity,
-)
+from safediff.export.to_onnx import export_denoiser
 from safediff.gate.checks import edit_survival
 from safediff.gate.checks import parity as parity_check
 from safediff.gate.verdict import CheckResult

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from safediff.environment import environment
+from safediff.export.engine_files import DATA_NAME, MODEL_NAME
+from safediff.export.identity import tensor_sha256
 from safediff.export.manifest import SCHEMA, read_manifest, write_manifest
 from safediff.export.part_parity import PartParity
 from safediff.export.plan_sidecar import sidecar_path
-from safediff.export.to_onnx import DATA_NAME, MODEL_NAME, tensor_sha256
 from safediff.gate.verdict import GateReport
 from safediff.models.patch import unet_sha256
 from safediff.release.certificate import CERTIFICATE_NAME, is_certified

@@ -7,24 +7,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 from safediff.errors import UsageError
-from safediff.export.int8 import quantize_engine
-from safediff.export.int8_weights import quantize_weights
-from safediff.export.to_onnx import (
-    BF16_OPSET,
+from safediff.export.engine_files import (
     CONFIG_NAME,
     DATA_NAME,
     MODEL_NAME,
     QUANTIZED_PRECISIONS,
     Precision,
-    export_denoiser,
-    initializers_sha256,
     is_engine,
     read_metadata,
     read_opset,
-    read_precision,
-    swap_weights,
-    verify_identity,
 )
+from safediff.export.identity import initializers_sha256, read_precision, verify_identity
+from safediff.export.int8 import quantize_engine
+from safediff.export.int8_weights import quantize_weights
+from safediff.export.to_onnx import BF16_OPSET, export_denoiser, swap_weights
 from safediff.folders import new_folder
 from safediff.models.patch import unet_sha256
 from safediff.release.certificate import CERTIFICATE_NAME

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from safediff.errors import SafediffError, UsageError
-from safediff.export.to_onnx import MODEL_NAME
+from safediff.export.engine_files import MODEL_NAME
 from safediff.models.backbone import Backbone
 from safediff.models.load import load_backbone
 from safediff.models.patch import unet_sha256

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from safediff.errors import UsageError
+from safediff.export.engine_files import Precision
 from safediff.export.manifest import is_exported
 from safediff.export.plan_profile import Profile
 from safediff.export.plan_sidecar import amend_sidecar, read_sidecar
 from safediff.export.plan_weights import find_weights, require_enough
 from safediff.export.refit import refit
 from safediff.export.signature import signature_of
-from safediff.export.to_onnx import Precision
 from safediff.export.to_tensorrt import (
     REFIT,
     Kind,

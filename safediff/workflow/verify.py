@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from safediff.export.to_onnx import initializers_sha256, verify_identity
+from safediff.export.identity import initializers_sha256, verify_identity
 from safediff.gate.baseline import Baseline
 from safediff.gate.verdict import CheckResult, GateReport
 from safediff.judge.load import prove_judges
