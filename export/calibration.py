@@ -22,6 +22,7 @@ from safediff.export.fake_int8 import in_int8, linear_layers
 from safediff.export.parity import MAX_MARGIN_RATIO, Denoise
 from safediff.models.backbone import Backbone, Condition, guided
 
+EXACT = ("cpu", torch.float32)
 NUM_STEPS = 10
 """Of the rollouts."""
 EVERY = 3
@@ -44,14 +45,17 @@ class CalibrationSet:
 def collect(
     model: Backbone, texts: Mapping[str, Sequence[str]], guidance_scale: float, seed: int = 0
 ) -> CalibrationSet:
-    """Draw with the erased model from seeded latents, and keep the latents of some steps."""
+    """Draw with the erased model from seeded latents, and keep the latents of some steps.
+
+    ``model`` and those of ``Ruler`` denoise in fp32 on the CPU (``references``).
+    """
     groups, start = {}, 0
     for group, chosen in texts.items():
         if chosen:
             groups[group] = slice(start, start + len(chosen))
             start += len(chosen)
-    c = model.encode([text for chosen in texts.values() for text in chosen])
-    c_0 = model.encode([""]).repeat(start)
+    c = model.encode([text for chosen in texts.values() for text in chosen]).to(*EXACT)
+    c_0 = model.encode([""]).to(*EXACT).repeat(start)
     scheduler = model.new_scheduler()
     scheduler.set_timesteps(NUM_STEPS)
     generator = torch.Generator().manual_seed(seed)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from safediff.export.engine_files import Precision
 from safediff.export.exported_parts import ExportedDecoder, ExportedTextEncoder
+from safediff.export.on_cpu import on_cpu
 from safediff.export.parity import LIMITS, Difference, ParityLimits, difference, finite_or_none
 from safediff.export.parts import HIDDEN_STATES
 
@@ -73,7 +74,8 @@ def compare_text_encoder(
     engine = ExportedTextEncoder(folder, num_threads=torch.get_num_threads())
     layers = engine.has_layers
     found = _named(engine(input_ids, output_hidden_states=layers))
-    expected = _named(encoder(input_ids, output_hidden_states=layers))
+    reference = on_cpu(encoder, torch.float32)
+    expected = _named(reference(input_ids, output_hidden_states=layers))
     return _compare(found, {name: expected[name] for name in found}, precision)
 
 
@@ -89,7 +91,7 @@ def compare_decoder(folder: Path, vae: Any, latents: Tensor, precision: Precisio
     """
     engine = ExportedDecoder(folder, num_threads=torch.get_num_threads())
     (found,) = engine.decode(latents)
-    expected = vae.decode(latents.to(vae.dtype), return_dict=False)[0]
+    expected = on_cpu(vae, torch.float32).decode(latents, return_dict=False)[0]
     return _compare({"sample": found}, {"sample": expected}, precision)
 
 

@@ -4,7 +4,6 @@ Names of inputs and outputs are those that optimum's ONNX pipelines look for. Ev
 initializer ``text_encoder.<state dict key>`` or ``vae.<state dict key>``.
 """
 
-import copy
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from transformers import CLIPTextModelWithProjection
 from safediff.errors import Inconclusive
 from safediff.export.engine_files import DATA_NAME, MODEL_NAME
 from safediff.export.graph import MAX_TRACED_BATCH, require_names, trace
+from safediff.export.on_cpu import on_cpu
 from safediff.export.quiet import quiet
 
 TEXT_PREFIX, VAE_PREFIX = "text_encoder.", "vae."
@@ -73,7 +73,7 @@ def export_text_encoder(
     Raises:
         Inconclusive: the exporter failed.
     """
-    encoder = _prepared(text_encoder, dtype)
+    encoder = on_cpu(text_encoder, dtype)
     inputs = {"input_ids": torch.ones(2, num_tokens, dtype=torch.long)}
     shapes = {"input_ids": {0: Dim("batch", min=1, max=MAX_TRACED_BATCH)}}
     outputs = _text_outputs(encoder, hidden_states)
@@ -102,7 +102,7 @@ def export_vae_decoder(vae: nn.Module, folder: Path, dtype: torch.dtype, opset: 
     Raises:
         Inconclusive: the exporter failed.
     """
-    module = _prepared(vae, dtype)
+    module = on_cpu(vae, dtype)
     config: Any = module.config
     inputs = {"latent_sample": torch.randn(2, config.latent_channels, 8, 8, dtype=dtype)}
     batch = Dim("batch", min=1, max=MAX_TRACED_BATCH)
@@ -143,14 +143,6 @@ def _traced(
             "run `safediff doctor` and compare the versions with the supported ones",
         ) from error
     return model
-
-
-def _prepared(module: Any, dtype: torch.dtype) -> Any:
-    if (module.dtype, module.device.type, module.training) == (dtype, "cpu", False):
-        return module  # SDXL's second encoder takes 2.8 GB
-    cast = copy.deepcopy(module)
-    nn.Module.to(cast, device="cpu", dtype=dtype)
-    return cast.eval()
 
 
 def _keep_only(model: ir.Model, prefix: str, state: Mapping[str, Tensor]) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TypedDict
 
 import onnx_ir as ir
+import onnxruntime as ort
 import torch
 
 from safediff.errors import Inconclusive, UsageError
@@ -65,6 +66,12 @@ class Execution:
         if self.cuda_graph:
             raise UsageError(f"{self.provider}: has no CUDA graphs", f"use {CUDA_PROVIDER}")
         return {}
+
+
+def drawing_provider() -> str:
+    """Who draws many pictures with an engine: CUDA where torch and ONNX Runtime both have it."""
+    there = torch.cuda.is_available() and CUDA_PROVIDER in ort.get_available_providers()
+    return CUDA_PROVIDER if there else CPU_PROVIDER
 
 
 def _inputs(path: Path) -> list[ir.Value]:

@@ -79,11 +79,12 @@ def measure_survival(
     """
     layers = []
     for name, w_safe in safe.items():
-        d = (w_safe.float() - base[name].float()).double().flatten()
+        edited, original = w_safe.float().cpu(), base[name].float().cpu()
+        d = (edited - original).double().flatten()
         if not bool(d.any()):
             continue
         rounded = ROUNDINGS["fp32" if name in exact else precision]
-        q = (rounded(w_safe.float()) - rounded(base[name].float())).double().flatten()
+        q = (rounded(edited) - rounded(original)).double().flatten()
         norm = float(d.norm())
         kept = float(q.norm())
         cosine = float(d @ q) / (norm * kept) if kept else 0.0

@@ -1,15 +1,13 @@
 """Writes ONNX engines of a denoiser, and changes their weights."""
 
-import copy
 import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from onnx_ir.tensor_adapters import TorchTensor
-from torch import Tensor, nn
+from torch import Tensor
 
 from safediff.errors import Inconclusive, UsageError
 from safediff.export.engine_files import (
@@ -27,6 +25,7 @@ from safediff.export.engine_files import (
 from safediff.export.graph import build_graph
 from safediff.export.int8 import is_int8
 from safediff.export.int8_weights import holds_int8_weights
+from safediff.export.on_cpu import on_cpu
 from safediff.export.quiet import quiet
 from safediff.folders import new_folder
 
@@ -68,7 +67,7 @@ def export_denoiser(
     with new_folder(folder, is_engine, "an engine folder") as temporary:
         try:
             with quiet():
-                model = build_graph(_prepared(denoiser, DTYPES[precision]), opset, num_tokens)
+                model = build_graph(on_cpu(denoiser, DTYPES[precision]), opset, num_tokens)
         except (UsageError, OSError):
             raise
         except Exception as error:
@@ -129,14 +128,6 @@ def swap_weights(
         save_model(model, temporary)
         shutil.copyfile(src / CONFIG_NAME, temporary / CONFIG_NAME)
     return dst / MODEL_NAME
-
-
-def _prepared(denoiser: Any, dtype: torch.dtype) -> Any:
-    if denoiser.dtype == dtype and not denoiser.training:
-        return denoiser
-    cast = copy.deepcopy(denoiser)
-    nn.Module.to(cast, dtype)  # diffusers' own ``to`` warns that none of its layers stays fp32
-    return cast.eval()
 
 
 def _save_config(denoiser: Any, folder: Path) -> None:

@@ -20,6 +20,7 @@ from safediff.export.calibration import Reading, Ruler, collect, read_layers, se
 from safediff.export.exported_unet import ExportedUNet
 from safediff.export.fake_int8 import linear_layers
 from safediff.export.int8 import quantize_engine
+from safediff.export.on_cpu import references
 from safediff.export.parity import MAX_MARGIN_RATIO
 from safediff.workflow.export_source import ExportSource
 
@@ -125,8 +126,10 @@ def write_calibrated(
         Inconclusive: no layer can be quantised within the limits.
     """
     texts = calibration_texts(source)
-    ruler = Ruler(collect(source.model, texts, GUIDANCE_SCALE, SEED), source.model, source.base)
-    layers = linear_layers(source.model.denoiser)
+    safe, *bases = references(*filter(None, (source.model, source.base)))
+    base = bases[0] if bases else None
+    ruler = Ruler(collect(safe, texts, GUIDANCE_SCALE, SEED), safe, base)
+    layers = linear_layers(safe.denoiser)
     sizes = {name: prod(layer.weight.shape) for name, layer in layers.items()}
     readings = read_layers(ruler)
     with tempfile.TemporaryDirectory() as work:
@@ -135,7 +138,7 @@ def write_calibrated(
             engine = Path(work) / f"without-{len(kept)}"
             quantize_engine(fp32, engine, {}, kept)
             unet = ExportedUNet(engine, num_threads=torch.get_num_threads())
-            return ruler.read(source.model.with_denoiser(unet).denoise)
+            return ruler.read(safe.with_denoiser(unet).denoise)
 
         before = measure([])
         kept, after = settle(readings, sizes, max_error, measure)

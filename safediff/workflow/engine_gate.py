@@ -10,6 +10,7 @@ import torch
 from safediff.errors import Inconclusive, PolicyViolated, UsageError
 from safediff.export.engine_files import MODEL_NAME
 from safediff.export.identity import initializers_sha256
+from safediff.export.providers import drawing_provider
 from safediff.export.runtime import ExportedUNet
 from safediff.gate.verdict import CheckResult, GateReport, Verdict
 from safediff.models.backbone import Backbone
@@ -46,7 +47,9 @@ def measure_gate(
     Raises:
         Inconclusive: the base is not known here, or there is no judge.
     """
-    compiled = source.model.with_denoiser(ExportedUNet(engine, num_threads=torch.get_num_threads()))
+    provider = drawing_provider()
+    unet = ExportedUNet(engine, provider=provider, num_threads=torch.get_num_threads())
+    compiled = source.model.with_denoiser(unet)
     sha256 = initializers_sha256(engine / MODEL_NAME)
     return gate(plan, source, compiled, sha256, measured.checks)
 

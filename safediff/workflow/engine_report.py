@@ -12,6 +12,7 @@ import torch
 from safediff.errors import Inconclusive, PolicyViolated
 from safediff.export.engine_files import MODEL_NAME, Precision, read_metadata, read_opset
 from safediff.export.identity import initializers_sha256, read_precision
+from safediff.export.on_cpu import references
 from safediff.export.parity import Parity, measure_margin_ratio, measure_parity
 from safediff.export.providers import CPU_PROVIDER, CUDA_PROVIDER
 from safediff.export.runtime import open_denoiser
@@ -151,18 +152,19 @@ def _compared(source: ExportSource, folder: Path, precision: Precision) -> Parit
 
 def compare(source: ExportSource, engine: Backbone, precision: Precision) -> Parity:
     """Noise predictions of an engine against PyTorch's."""
-    model, base = source.model, source.base
+    model, *bases = references(*filter(None, (source.model, source.base)))
     generator = torch.Generator().manual_seed(0)
     latents = torch.randn(NUM_LATENTS, *model.latent_shape, generator=generator)
-    erased = model.encode(_spread(source.erased_prompts, NUM_LATENTS))
+    half, denoise = NUM_LATENTS // 2, (engine.denoise, model.denoise)
+    erased, kept = (
+        model.encode(_spread(prompts, count)).to("cpu", torch.float32)
+        for prompts, count in ((source.erased_prompts, NUM_LATENTS), (source.kept_prompts, half))
+    )
     margin = None
-    if base is not None:
-        margin = measure_margin_ratio(engine.denoise, model.denoise, base.denoise, latents, erased)
-    half = NUM_LATENTS // 2
-    kept = model.encode(_spread(source.kept_prompts, half))
+    for base in bases:
+        margin = measure_margin_ratio(*denoise, base.denoise, latents, erased)
     return measure_parity(
-        engine.denoise,
-        model.denoise,
+        *denoise,
         latents,
         Condition.cat([erased.rows(slice(half)), kept]),
         precision=precision,

@@ -9,7 +9,9 @@ import torch
 from safediff.errors import UsageError
 from safediff.export.engine_files import MODEL_NAME
 from safediff.export.identity import initializers_sha256, verify_identity
+from safediff.export.on_cpu import references
 from safediff.export.parity import Parity, measure_margin_ratio, measure_parity
+from safediff.export.providers import CPU_PROVIDER, drawing_provider
 from safediff.export.runtime import open_denoiser
 from safediff.export.signature import signature_of
 from safediff.export.survival import MIN_COSINE, Survival
@@ -77,28 +79,34 @@ def export_engine(plan: Plan, base: Backbone, safe: Backbone, folder: Path) -> P
 def compare_engine(
     plan: Plan, base: Backbone, safe: Backbone, folder: Path
 ) -> tuple[Backbone, Parity, CheckResult, str]:
-    """Open an engine and compare its noise predictions with PyTorch's.
+    """Open an engine and compare its noise predictions with PyTorch's, both on the CPU.
 
     Returns:
-        The backbone around the engine, the comparison, its check, the hash of its weights.
+        The backbone around the engine, opened where it draws fastest; the comparison, its check,
+        the hash of its weights.
     """
-    engine = safe.with_denoiser(open_denoiser(folder, num_threads=torch.get_num_threads()))
+    threads = torch.get_num_threads()
+    compared = safe.with_denoiser(open_denoiser(folder, num_threads=threads))
+    reference, unsafe = references(safe, base)
     generator = torch.Generator().manual_seed(plan.verify.sampling.seed)
     latents = torch.randn(NUM_LATENTS, *base.latent_shape, generator=generator)
     erased = _condition(base, [p for c in plan.concepts for p in c.phrasings])
     kept = _condition(base, ["", *plan.erase.keep])
-    margin = measure_margin_ratio(engine.denoise, safe.denoise, base.denoise, latents, erased)
+    denoise = (compared.denoise, reference.denoise)
+    margin = measure_margin_ratio(*denoise, unsafe.denoise, latents, erased)
     half = NUM_LATENTS // 2
     mixed = Condition.cat([erased.rows(slice(half)), kept.rows(slice(half))])
     found = measure_parity(
-        engine.denoise,
-        safe.denoise,
+        *denoise,
         latents,
         mixed,
         precision=plan.export.precision,
         margin_ratio=margin,
     )
-    return engine, found, closeness(found), initializers_sha256(folder / "model.onnx")
+    engine, provider = compared, drawing_provider()
+    if provider != CPU_PROVIDER:
+        engine = safe.with_denoiser(open_denoiser(folder, provider=provider))
+    return engine, found, closeness(found), initializers_sha256(folder / MODEL_NAME)
 
 
 def closeness(found: Parity) -> CheckResult:
@@ -126,7 +134,7 @@ def edit_left(survival: Survival) -> CheckResult:
 def _condition(base: Backbone, texts: list[str]) -> Condition:
     """``NUM_LATENTS`` texts, spread over the list; short lists repeat."""
     chosen = [texts[i * len(texts) // NUM_LATENTS] for i in range(NUM_LATENTS)]
-    return base.encode(chosen)
+    return base.encode(chosen).to("cpu", torch.float32)
 
 
 def parity_json(found: Parity, survival: Survival, model: Backbone) -> dict[str, Any]:

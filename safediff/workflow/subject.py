@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from safediff.errors import Inconclusive, UsageError
+from safediff.export.providers import drawing_provider
 from safediff.export.runtime import open_denoiser
 from safediff.guard.base import Guard
 from safediff.guard.load import make_guard
@@ -116,8 +117,10 @@ def _guard(plan: Mapping[str, Any]) -> Guard | None:
 
 
 def engine_backbone(subject: Subject, num_threads: int) -> Backbone | None:
-    """The subject around its engine, or None if it has none."""
+    """The subject around its engine, opened where it draws fastest, or None if it has none."""
     if subject.engine is None:
         return None
     *_, model = subject.models.values()
-    return model.with_denoiser(open_denoiser(subject.engine, num_threads=num_threads))
+    provider = drawing_provider()
+    opened = open_denoiser(subject.engine, provider=provider, num_threads=num_threads)
+    return model.with_denoiser(opened)
