@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+import torch
+
 from safediff.errors import Inconclusive
 from safediff.judge.base import Judge, MakeJudge
 from safediff.judge.registry import JUDGES
@@ -64,7 +66,7 @@ def _load(request: JudgeRequest) -> Judge:
     return judge
 
 
-def prove_judges(plan: Plan) -> None:
+def prove_judges(plan: Plan) -> dict[str, Judge]:
     """Load the judges once, before anything that takes long.
 
     Raises:
@@ -73,3 +75,15 @@ def prove_judges(plan: Plan) -> None:
     judges = load_judges(judge_requests(plan))
     for concept in plan.concepts:
         judges[concept.judge].calibration(concept.labels)
+    return judges
+
+
+def prove_sight(judges: Mapping[str, Judge], size: tuple[int, int]) -> None:
+    """Show every judge an empty picture of this height and width.
+
+    Raises:
+        UsageError: a judge reads pictures of another size.
+        Inconclusive: it cannot read one.
+    """
+    for judge in judges.values():
+        judge.score(torch.zeros(1, 3, *size, dtype=torch.uint8))

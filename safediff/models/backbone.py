@@ -132,6 +132,17 @@ class Backbone(ABC):
         return replace(self, scheduler=scheduler_like(name, self.scheduler))
 
     @property
+    def vae_factor(self) -> int:
+        """Pixels of a picture on a side of one latent."""
+        return int(2 ** (len(self.vae.config.block_out_channels) - 1))
+
+    @property
+    def picture_size(self) -> tuple[int, int]:
+        """Height and width in pixels of a picture at the model's own size."""
+        _, height, width = self.latent_shape
+        return height * self.vae_factor, width * self.vae_factor
+
+    @property
     def latent_shape(self) -> tuple[int, int, int]:
         """Channels, height, width of the latents of one picture at the model's own size."""
         size = self.denoiser.config.sample_size

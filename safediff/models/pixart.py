@@ -108,7 +108,7 @@ class PixArtAlpha(PixArt):
     def _size(self, z: Tensor) -> dict[str, Tensor | None]:
         if self.denoiser.config.sample_size != 128:
             return super()._size(z)
-        scale = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        scale = self.vae_factor
         height, width = z.shape[-2] * scale, z.shape[-1] * scale
         resolution = torch.tensor([[height, width]]).to(z).expand(len(z), 2)
         return {

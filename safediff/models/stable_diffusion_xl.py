@@ -73,9 +73,7 @@ class StableDiffusionXL(Backbone):
 
     def _time_ids(self, pooled: Tensor) -> Tensor:
         """Original size, crop, target size in pixels, for each row of ``pooled``."""
-        factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
-        _, height, width = self.latent_shape
-        size = height * factor, width * factor
+        size = self.picture_size
         return torch.tensor([*size, 0, 0, *size]).to(pooled).repeat(len(pooled), 1)
 
 

@@ -23,7 +23,7 @@ from safediff.metrics.others import measure_other
 from safediff.metrics.perceptual import LpipsDistance
 from safediff.metrics.registry import METRICS
 from safediff.metrics.sources import DistanceSource, EmbeddingSource, FeatureSource
-from safediff.policy.plan import QualityCheck, QualitySource
+from safediff.policy.plan import Plan, QualityCheck, QualitySource
 from safediff.sample.sampler import Draw
 from safediff.verify.album import Album
 
@@ -173,6 +173,29 @@ class QualityMeter:
             base=self.base.of(paired),
             subject=subject.of(paired),
         )
+
+
+def prove_sources(plan: Plan) -> None:
+    """Load once what the plan's metrics are measured on, before anything that takes long.
+
+    Raises:
+        Inconclusive: a package or weights are missing.
+    """
+    clip = clip_settings(plan) or {}
+    for check in plan.verify.quality:
+        if check.metric not in METRICS.own:
+            METRICS.load(check.metric)
+        elif check.features in ("alex", "vgg"):
+            LpipsDistance(check.features, _choice(check)[1])
+        elif check.features == "inception":
+            InceptionFeatures(_choice(check)[1])
+        elif check.features == "clip":
+            load_clip(clip["weights"], clip.get("revision"))
+
+
+def clip_settings(plan: Plan) -> Mapping[str, Any] | None:
+    """Those of the policy's CLIP judge, if it has one."""
+    return {judge.name: judge.settings for judge in plan.judges}.get("clip")
 
 
 def _good(album: Album, draws: Sequence[Draw]) -> Tensor:

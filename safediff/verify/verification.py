@@ -38,7 +38,7 @@ from safediff.verify.attacks import AttackRange
 from safediff.verify.drift import null_drift
 from safediff.verify.ledger import Ledger
 from safediff.verify.picture_files import still_there
-from safediff.verify.quality import QualityMeter
+from safediff.verify.quality import QualityMeter, clip_settings
 from safediff.verify.schedule import Schedule, draw_until_settled, drawing_order
 
 OnPictures = Callable[[str, int], None]
@@ -115,8 +115,9 @@ class Verification:
         except BaseException:
             self.journal.close()
             raise
-        clip = {judge.name: judge.settings for judge in plan.judges}.get("clip")
-        self.quality = QualityMeter(plan.verify.quality, self.judge, self.base_album, kept, clip)
+        self.quality = QualityMeter(
+            *(plan.verify.quality, self.judge, self.base_album, kept, clip_settings(plan))
+        )
 
     def _draw(
         self,

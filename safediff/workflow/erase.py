@@ -7,7 +7,7 @@ from typing import Any
 from safediff.export.survival import measure_survival
 from safediff.gate.verdict import GateReport, Verdict, combined
 from safediff.guard.load import make_guard
-from safediff.judge.load import prove_judges
+from safediff.judge.load import prove_judges, prove_sight
 from safediff.models.backbone import Backbone
 from safediff.models.load import load_backbone
 from safediff.models.patch import unet_sha256
@@ -15,6 +15,7 @@ from safediff.policy.plan import Plan
 from safediff.release.layout import write_release
 from safediff.sample.shards import ALONE, Shards
 from safediff.verify.album import Album
+from safediff.verify.quality import prove_sources
 from safediff.verify.verification import Verification
 from safediff.workflow.engines import (
     ENGINE,
@@ -98,9 +99,11 @@ def erase(
         trackers: Experiment trackers that are told of every step.
         base: The plan's model, where it is loaded already; it is left as it is.
     """
-    prove_judges(plan)  # before hours of training, not after
+    judges = prove_judges(plan)  # before hours of training, not after
+    prove_sources(plan)
     if base is None:
         base = load_backbone(plan.model)
+    prove_sight(judges, base.picture_size)
     _require_possible(plan, base)
     training = train(plan, base, run, ui, shards, trackers)
     outcome = Outcome(run)

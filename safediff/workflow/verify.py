@@ -8,7 +8,7 @@ import torch
 from safediff.export.identity import initializers_sha256, verify_identity
 from safediff.gate.baseline import Baseline
 from safediff.gate.verdict import CheckResult, GateReport
-from safediff.judge.load import prove_judges
+from safediff.judge.load import prove_judges, prove_sight
 from safediff.models.load import load_backbone
 from safediff.models.patch import unet_sha256
 from safediff.policy.plan import Plan
@@ -47,10 +47,11 @@ def verify(
         Inconclusive: a judge is missing; the model cannot be loaded or does not match its
             checksums; its engine holds other weights than its PyTorch UNet.
     """
-    prove_judges(plan)
+    judges = prove_judges(plan)
     planned = None if plan_file is None else open_plan_of(Path(model), plan_file)
     subject = open_subject(model, revision)
     base = load_backbone(plan.model)
+    prove_sight(judges, base.picture_size)
     *_, torch_model = subject.models.values()
     if subject.engine is not None:
         verify_identity(subject.engine / "model.onnx", torch_model.denoiser.state_dict())
