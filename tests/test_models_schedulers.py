@@ -229,6 +229,16 @@ def test_bins_of_plms_hold_the_level_that_was_reached(pipeline: Any) -> None:
         assert (drawn_t.t // 100).tolist() == (at_level.t // 100).tolist()
 
 
+def test_noise_that_depends_on_the_batch_is_refused(pipeline: Any) -> None:
+    backbone = as_backbone("tiny", pipeline)
+    own = type("DPMSolverSDEScheduler", (EulerDiscreteScheduler,), {})
+    with pytest.raises(UsageError, match="draws the noise of a whole batch at once"):
+        scheduler_like("model", own.from_config(backbone.scheduler.config))
+    assert isinstance(
+        scheduler_like("ddim", own.from_config(backbone.scheduler.config)), DDIMScheduler
+    )
+
+
 def test_models_without_a_noise_schedule_keep_their_own_steps() -> None:
     own = FlowMatchEulerDiscreteScheduler()
     assert scheduler_like("model", own) is own

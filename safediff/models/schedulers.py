@@ -22,15 +22,25 @@ _CLASSES: Mapping[str, Any] = {
     "lcm": LCMScheduler,
     "tcd": TCDScheduler,
 }
+_NOISE_OF_A_BATCH = frozenset({"DPMSolverSDEScheduler"})
+"""They add noise from one source for all pictures of a batch, so a picture has no seed of its own
+(all others either add none or take a generator for each picture: ``use_own_noise``)."""
 
 
 def scheduler_like(name: SchedulerName, own: Any) -> Any:
     """The named scheduler for a model whose own is ``own``; ``model``: that itself.
 
     Raises:
-        UsageError: the model's own steps have no noise schedule that the named one could take over.
+        UsageError: the model's own steps have no noise schedule that the named one could take over,
+            or draw pictures that depend on their batch.
     """
     if name == "model":
+        if type(own).__name__ in _NOISE_OF_A_BATCH:
+            raise UsageError(
+                f"the model's scheduler, {type(own).__name__}, draws the noise of a whole batch at "
+                "once: a picture would depend on those beside it",
+                "name another one: model.scheduler: dpm-solver++",
+            )
         return own
     if not hasattr(own, "alphas_cumprod"):
         raise UsageError(
