@@ -43,7 +43,9 @@ class Execution:
     @property
     def device(self) -> torch.device:
         """Where inputs and outputs lie."""
-        return torch.device("cuda" if self.provider in GPU_PROVIDERS else "cpu")
+        if self.provider in GPU_PROVIDERS:
+            return torch.device("cuda", _gpu())
+        return torch.device("cpu")
 
     def options(self, path: Path) -> dict[str, str]:
         """Provider options for the graph in ``path``.
@@ -53,11 +55,11 @@ class Execution:
         """
         graph = "1" if self.cuda_graph else "0"
         if self.provider == CUDA_PROVIDER:
-            return {"device_id": "0", "enable_cuda_graph": graph}
+            return {"device_id": str(_gpu()), "enable_cuda_graph": graph}
         if self.provider == TENSORRT_PROVIDER:
             shapes = {} if self.profile is None else self.profile.shapes(_inputs(path))
             return {
-                "device_id": "0",
+                "device_id": str(_gpu()),
                 # what lies in a cache was built from who knows what: it would escape the gate
                 "trt_engine_cache_enable": "0",
                 "trt_cuda_graph_enable": graph,
@@ -66,6 +68,11 @@ class Execution:
         if self.cuda_graph:
             raise UsageError(f"{self.provider}: has no CUDA graphs", f"use {CUDA_PROVIDER}")
         return {}
+
+
+def _gpu() -> int:
+    """The GPU of this process: under torchrun each has its own."""
+    return torch.cuda.current_device() if torch.cuda.is_available() else 0
 
 
 def drawing_provider() -> str:

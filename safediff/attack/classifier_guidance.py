@@ -120,12 +120,13 @@ class ClassifierGuidance(Attack):
         scheduler = safe.new_scheduler()
         scheduler.set_timesteps(sampling.num_steps, device=guidance.condition.hidden.device)
         z = initial_latents([draw] * len(numbers), safe.latent_shape, sampling.seed)
-        z = z.to(guidance.condition.hidden)
+        hidden = guidance.condition.hidden
+        z = z.to(hidden.device)  # the trajectory is in float32: near its end 1 - a is tiny
         s = torch.tensor([self.scale * (number + 1) / self.num_tries for number in numbers])
         s = s.view(-1, 1, 1, 1).to(z)
         for step, t in enumerate(scheduler.timesteps):
-            model_in = torch.cat([z] * guidance.num_branches)
-            e = guidance(step, safe.denoise(model_in, t, guidance.condition))
+            model_in = torch.cat([z.to(hidden)] * guidance.num_branches)
+            e = guidance(step, safe.denoise(model_in, t, guidance.condition)).float()
             a, a_then = (value.to(z) for value in alphas(scheduler, t))
             pull = trained.network.pull(z, a.expand(len(z)), label).to(z)
             eps = safe.noise(e, z, t) - s * (1 - a).sqrt() * pull

@@ -5,7 +5,7 @@ ones read the token; see ``safediff.erase.closed_form.attack``.
 """
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -60,8 +60,10 @@ class ClosedForm(TextAttack):
         return engine_weights(unet, self._original)
 
 
-def engine_weights(unet: object, names: Iterable[str]) -> dict[str, Tensor] | None:
-    """Weights that an engine computes with, by their names in PyTorch, in float64.
+def engine_weights(unet: object, original: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+    """Weights that an engine computes with, by the names of the originals and where those lie.
+
+    In float64, as they come from the file.
 
     None where ``unet`` is no engine, or does not hold all of them.
     """
@@ -74,6 +76,10 @@ def engine_weights(unet: object, names: Iterable[str]) -> dict[str, Tensor] | No
     if not isinstance(unet, ExportedUNet):
         return None
     model = ir.load(unet.folder / MODEL_NAME)
-    found = {name: read_weight(model, name) for name in names}
-    tensors = {name: torch.tensor(w) for name, w in found.items() if w is not None}
+    found = {name: read_weight(model, name) for name in original}
+    tensors = {
+        name: torch.tensor(w, device=original[name].device)
+        for name, w in found.items()
+        if w is not None
+    }
     return tensors if tensors.keys() == found.keys() else None

@@ -16,6 +16,7 @@ from safediff.attack.base import Attack
 from safediff.attack.gradients import (
     base_latents,
     denoising_loss,
+    differentiate,
     generator_of,
     noised,
     obstacle,
@@ -93,7 +94,7 @@ class FineTuning(Attack):
             with torch.enable_grad():
                 loss = denoising_loss(_with(safe, student), points, c.rows(rows))
                 # by these alone: the safe model's own parameters may ask for gradients as well
-                gradients = torch.autograd.grad(loss, trained)
+                gradients = differentiate(loss, trained, safe, points)
             for value, gradient in zip(trained, gradients, strict=True):
                 value.grad = gradient
             adam.step()

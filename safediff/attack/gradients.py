@@ -5,6 +5,7 @@ that shows the concept, t timesteps, eps noise, z_t = alpha_t x + sigma_t eps, e
 and y the right one: eps, or whatever else the model predicts (``safediff.models.prediction``).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from safediff.erase.micro_batch import loss_scale
 from safediff.models.backbone import Backbone, Condition
 from safediff.sample.sampler import Draw, Sampling, denoise_all, seed_of
 
@@ -56,6 +58,15 @@ def random_timesteps(scheduler: Any, count: int, generator: torch.Generator) -> 
 def denoising_loss(backbone: Backbone, points: Points, c: Condition) -> Tensor:
     """Mean |y - e(z_t, t, c)|^2; ``c`` has a row for every point."""
     return F.mse_loss(backbone.denoise(points.z, points.t, c).float(), points.y.float())
+
+
+def differentiate(
+    loss: Tensor, values: Sequence[Tensor], backbone: Backbone, points: Points
+) -> list[Tensor]:
+    """Gradients of a denoising loss, scaled on the way where float16 would lose them."""
+    scale = loss_scale(backbone.denoiser.dtype, points.y.numel())
+    found = torch.autograd.grad(loss, list(values), torch.full_like(loss, scale))
+    return [gradient / scale for gradient in found]
 
 
 @torch.no_grad()

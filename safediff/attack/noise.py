@@ -95,13 +95,14 @@ class Noise(Attack):
         scheduler = safe.new_scheduler()
         scheduler.set_timesteps(sampling.num_steps, device=guidance.condition.hidden.device)
         z = initial_latents([draw] * len(numbers), safe.latent_shape, sampling.seed)
-        z = z.to(guidance.condition.hidden)
+        hidden = guidance.condition.hidden
+        z = z.to(hidden.device)  # the trajectory is in float32: near its end 1 - a is tiny
         cells = [GRID[number * len(GRID) // self.num_tries] for number in numbers]
         eta, scale = (torch.tensor(row).view(-1, 1, 1, 1).to(z) for row in zip(*cells, strict=True))
         sources = [generator_of(f"noise {number}", draw, sampling.seed) for number in numbers]
         for step, t in enumerate(scheduler.timesteps):
-            model_in = torch.cat([z] * guidance.num_branches)
-            e = guidance(step, safe.denoise(model_in, t, guidance.condition))
+            model_in = torch.cat([z.to(hidden)] * guidance.num_branches)
+            e = guidance(step, safe.denoise(model_in, t, guidance.condition)).float()
             eps = safe.noise(e, z, t)
             noise = torch.stack([torch.randn(z.shape[1:], generator=g) for g in sources]).to(z)
             a, a_then = (value.to(z) for value in alphas(scheduler, t))

@@ -117,10 +117,10 @@ class RingABellSearch(Attack):
         ids = empty.repeat(len(words), 1)
         ids[:, 1 : 1 + words.shape[1]] = self._words.ids[words.to(empty.device)]
         parts = [
-            (self.models.safe.text_encoder(part).last_hidden_state - target).square().mean((1, 2))
+            self.models.safe.text_encoder(part).last_hidden_state.float() - target.float()
             for part in ids.split(ENCODER_BATCH)
         ]
-        return torch.cat(parts).float().cpu()
+        return torch.cat([part.square().mean((1, 2)) for part in parts]).cpu()
 
     @cached_property
     def _words(self) -> Words:

@@ -19,6 +19,7 @@ from safediff.attack.base import TextAttack
 from safediff.attack.gradients import (
     base_latents,
     denoising_loss,
+    differentiate,
     generator_of,
     noised,
     obstacle,
@@ -101,7 +102,7 @@ class TextualInversion(TextAttack):
         )
         x = base_latents(self.models.base, draws, elsewhere)
         # the mean word says nothing of its own
-        v = searchable_words(safe).embeddings.mean(0).clone().requires_grad_()
+        v = searchable_words(safe).embeddings.float().mean(0).requires_grad_()
         adam = torch.optim.Adam([v], lr=self.learning_rate)
         losses = []
         for _ in range(self.num_iterations):
@@ -111,7 +112,7 @@ class TextualInversion(TextAttack):
             with torch.enable_grad():
                 c = self._read([draws[row].prompt for row in rows.tolist()], concept, v)
                 loss = denoising_loss(safe, points, c)
-                (v.grad,) = torch.autograd.grad(loss, v)
+                (v.grad,) = differentiate(loss, [v], safe, points)
             adam.step()
             losses.append(float(loss.detach()))
         return Inverted(v.detach(), tuple(losses))

@@ -14,7 +14,7 @@ first success, the prefixes of lowest loss are drawn here and the judge keeps th
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from math import isfinite
+from math import isfinite, nan
 from typing import ClassVar
 
 import torch
@@ -26,6 +26,7 @@ from safediff.attack.gradients import (
     Points,
     base_latents,
     denoising_loss,
+    differentiate,
     generator_of,
     noised,
     obstacle,
@@ -90,7 +91,7 @@ class UnlearnDiffAtk(Attack):
         found = self.search(draw, sampling)
         if not all(map(isfinite, found.losses)):
             # nothing was searched, so the attempt must count as failed, not as resisted
-            return torch.full((1, *safe.latent_shape), torch.nan)
+            return torch.full((1, *safe.latent_shape), torch.nan, device=safe.text_encoder.device)
         c = safe.encode(found.texts)
         c_0 = safe.encode([""])
         z = torch.cat(
@@ -116,15 +117,17 @@ class UnlearnDiffAtk(Attack):
         t = spread_timesteps(safe.scheduler, self.num_points)
         points = noised(safe, x.repeat(self.num_points, 1, 1, 1), t, generator)
         u = torch.randn(self.num_tokens, len(words.spelt), generator=generator)
-        u = (0.01 * u).to(words.embeddings).requires_grad_()
+        # in float32 whatever the model's type: Adam's moments would vanish in float16
+        u = (0.01 * u).to(words.embeddings.device).requires_grad_()
         adam = torch.optim.AdamW([u], lr=self.learning_rate, weight_decay=self.weight_decay)
         found: dict[str, float] = {}
         losses = []
         for _ in range(self.num_iterations):
-            (u.grad,) = torch.autograd.grad(self._relaxed(u, draw.prompt, points), u)
+            loss = self._relaxed(u, draw.prompt, points)
+            (u.grad,) = differentiate(loss, [u], safe, points)
             adam.step()
             text = f"{words.text(u.argmax(1))} {draw.prompt}"
-            losses.append(self._spelt(text, points))
+            losses.append(self._spelt(text, points) if u.isfinite().all() else nan)
             if check_text(text) is None:
                 found[text] = losses[-1]
         ranked = sorted(found, key=lambda text: found[text])
@@ -143,7 +146,7 @@ class UnlearnDiffAtk(Attack):
         ids = torch.cat([ids[:, :1], ids[:, :1].expand(-1, k), ids[:, 1:-k]], dim=1)
         own = torch.zeros_like(ids, dtype=torch.bool)
         own[:, 1 : 1 + k] = True
-        c = encode_own(safe, ids, own, u.softmax(1) @ self._words.embeddings)
+        c = encode_own(safe, ids, own, u.softmax(1) @ self._words.embeddings.float())
         return denoising_loss(safe, points, repeated(c, len(points.t)))
 
     @torch.no_grad()

@@ -98,7 +98,8 @@ class DistilTrainer:
         )
         if params.warm_start:
             self._warm_start()
-        self.accelerator = Accelerator()
+        # its environment may ask for a gradient scaler, and ``loss_scale`` is one
+        self.accelerator = Accelerator(mixed_precision="no")
         optimizer = torch.optim.AdamW(
             self.student.parameters(),
             lr=params.learning_rate,

@@ -73,8 +73,10 @@ class FlowSteps(FlowMatchEulerDiscreteScheduler):
     def add_noise(self, x: Tensor, eps: Tensor, t: Tensor) -> Tensor:
         """Z at any t (b,), also between the levels."""
         config: Any = self.config
-        sigma = (t.to(x) / config.num_train_timesteps).view(-1, *(1,) * (x.ndim - 1))
-        z: Tensor = (1 - sigma) * x + sigma * eps
+        exact = torch.promote_types(x.dtype, torch.float32)  # bfloat16 has no level 997
+        sigma = t.to(x.device, exact) / config.num_train_timesteps
+        sigma = sigma.view(-1, *(1,) * (x.ndim - 1))
+        z: Tensor = ((1 - sigma) * x + sigma * eps).to(x.dtype)
         return z
 
 
