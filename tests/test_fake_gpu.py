@@ -1,22 +1,37 @@
 """Whole runs of a float16 model on a device that is not there; tensors that were left behind."""
 
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from erase_examples import CONCEPTS, KEEP, SMALL, small_trainer
 from fake_gpu import GPU, FakeGpu, OnGpu, loading_on_gpu, on_gpu
 from small_policy import small_plan
 from tiny import tiny_pipeline, tiny_v_pipeline, tiny_xl_pipeline
+from torch import nn
+from transformer_examples import FAMILIES, example
 
 import safediff.workflow.erase
 from safediff.attack.params import ATTACKS
+from safediff.erase.closed_form.solve import solve
+from safediff.erase.methods import resolve
 from safediff.gate.verdict import CheckResult, Verdict
+from safediff.guard.load import make_guard
 from safediff.models.load import as_backbone
 from safediff.sample.sampler import Draw, Sampling, denoise_all
+from safediff.verify.drift import null_drift
 from safediff.workflow.erase import erase
 from safediff.workflow.run_folder import open_run
 from safediff.workflow.ui import SilentUi
 
+UNETS: Mapping[str, Callable[[Path], Any]] = {
+    "sd": tiny_pipeline,
+    "sd-v": tiny_v_pipeline,
+    "sdxl": tiny_xl_pipeline,
+}
 LEAST = {
     "paraphrase": "",
     "ring-a-bell-embedding": "",
@@ -60,10 +75,9 @@ def test_the_device_minds_who_joins_its_tensors() -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("make", [tiny_pipeline, tiny_v_pipeline, tiny_xl_pipeline])
+@pytest.mark.parametrize("family", UNETS)
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-def test_every_unet_family_draws_there_what_it_draws_here(tmp_path: Path, make: object) -> None:
-    assert callable(make)
+def test_every_unet_family_draws_there_what_it_draws_here(tmp_path: Path, family: str) -> None:
     draws = [Draw("an axe"), Draw("owl")]
 
     def drawn() -> torch.Tensor:
@@ -71,7 +85,7 @@ def test_every_unet_family_draws_there_what_it_draws_here(tmp_path: Path, make: 
         sampling = Sampling(num_steps=3, guidance_scale=3.0)
         return backbone.decode(denoise_all(backbone, draws, null, c, sampling))[0]
 
-    backbone = as_backbone("tiny", make(tmp_path))
+    backbone = as_backbone("tiny", UNETS[family](tmp_path))
     expected = drawn()
     backbone = on_gpu(backbone)
     with FakeGpu():
@@ -125,3 +139,34 @@ def test_every_attack_was_made(results: dict[str, dict[str, CheckResult]], name:
     assert "could not be drawn" not in found.message
     if name == "closed-form":  # on the weights that the engine holds
         assert results["onnx engine"][f"robustness/{name}"].estimate is not None
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+@pytest.mark.parametrize("family", ["sd", "sd-v", "sdxl", *FAMILIES])
+def test_every_family_is_erased_there(tmp_path: Path, family: str) -> None:
+    """With what training can be asked for; what else a family offers is tried too."""
+    if family in UNETS:
+        backbone = as_backbone("tiny", UNETS[family](tmp_path))
+    else:
+        backbone = example(family, tmp_path).backbone
+    for part in backbone.components().values():
+        if isinstance(part, nn.Module):
+            nn.Module.to(part.requires_grad_(False), torch.bfloat16)
+    backbone = on_gpu(backbone)
+    params = replace(SMALL, batch_size=4, keep_share=0.5, micro_batch=1, eta=0.3)
+    params = replace(params, target="frozen", order="remaining")
+    if family in UNETS:
+        params = replace(params, trainable="kv", null_space=0.1, warm_start=0.5)
+    with FakeGpu():
+        erased = small_trainer(backbone, params).run(lambda info: None, tmp_path / "checkpoint")
+        assert erased.teacher.tensors
+        (first, *_) = null_drift(backbone, backbone)
+        assert first[1] == 0.0
+        if family in UNETS:
+            for method in ("uce", "rece", "speed"):
+                patch = solve(backbone, CONCEPTS, KEEP, resolve(method, "safediff", {}))
+                assert patch.tensors
+            for guard in ("neg", "sld-medium", "sega"):
+                options = (Sampling(num_steps=2, guidance_scale=3.0), make_guard(guard, ["axe"]))
+                texts = [backbone.encode([text]) for text in ("", "axe")]
+                assert denoise_all(backbone, [Draw("axe")], *texts, *options).isfinite().all()
