@@ -91,6 +91,18 @@ def _time(entries: Sequence[Entry]) -> list[str]:
     return [
         f"{which} took {(seconds + drawing) / 60:.0f} minutes: {seconds / 60:.0f} of erasing and "
         f"{drawing / 60:.0f} of drawing, judging and attacking, on {threads} thread"
-        f"{'' if threads == '1' else 's'}; what else the machine did is not known.",
+        f"{'' if threads == '1' else 's'}; what else the machine did is not known."
+        + _side_by_side(timed),
         "",
     ]
+
+
+def _side_by_side(entries: Sequence[Entry]) -> str:
+    """That seconds are not those of a machine to itself, where runs were distilled ahead."""
+    jobs = max((entry.setup.jobs or 0 for entry in entries), default=0)
+    if not jobs:
+        return ""
+    return (
+        f" Up to {jobs} distilled at the same time, beside the drawing: minutes are added up, and "
+        "are not those of a machine to itself."
+    )
