@@ -73,7 +73,9 @@ def compare(
     folder = out or Path("runs") / plan.name / f"compare-{plan.sha256[:8]}"
     with sharded() as shards, RichUi(quiet or not shards.leads) as ui:
         num_jobs = choose_num_jobs(jobs, shards)
-        comparison, albums = run_contest(plan, chosen, folder, ui, shards, num_jobs=num_jobs)
+        comparison, albums = run_contest(
+            plan, chosen, folder, ui, shards, named=rows or (), num_jobs=num_jobs
+        )
     if earlier is not None:
         comparison = earlier.joined(comparison)
     if shards.leads:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from safediff.compare.entry import Entry
-from safediff.compare.rows import OTHER_SEED
+from safediff.compare.rows import OTHER_SEED, ROWS
 from safediff.compare.table import Column, Comparison, columns, concept_columns
 from safediff.gate.numbers import show
 
@@ -53,8 +53,18 @@ def notes(comparison: Comparison) -> list[str]:
         "",
         *_spread(comparison),
         *_time(comparison.entries),
+        *_left_out(comparison),
         *(f"- {name}: {value}" for name, value in facts.items()),
     ]
+
+
+def _left_out(comparison: Comparison) -> list[str]:
+    """The rows that are missing, and why."""
+    plan, missing = comparison.plan, comparison.left_out
+    if not missing:
+        return []
+    lines = (f"- {ROWS[id].title_for(plan)} (`{id}`): {why}" for id, why in missing.items())
+    return ["Not measured, since this model does not allow it:", "", *lines, ""]
 
 
 def _features(comparison: Comparison) -> str:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, get_args
 import torch
 
 from safediff.compare.entry import Entry, Measured, Setup
+from safediff.compare.possible import possible_rows
 from safediff.compare.rows import Row
 from safediff.compare.table import Comparison
 from safediff.environment import environment
@@ -54,11 +55,12 @@ class System(NamedTuple):
 class Contest:
     """Measures rows one after another; patches and pictures that are on disk are not made again."""
 
-    def __init__(self, plan: Plan, folder: Path, ui: Ui, shards: Shards = ALONE) -> None:
-        self.shards = shards
+    def __init__(
+        self, plan: Plan, base: Backbone, folder: Path, ui: Ui, shards: Shards = ALONE
+    ) -> None:
+        self.base, self.shards = base, shards
         self.plan, self.folder, self.ui = one_protocol(plan), folder, ui
         self.own_guard = make_guard(plan.guard.name, plan.guard.texts) if plan.guard else None
-        self.base = load_backbone(plan.model)
         self.base_sha256 = unet_sha256(self.base.denoiser)
         pictures = Pictures(ui, self.plan)
         folder.mkdir(parents=True, exist_ok=True)
@@ -225,19 +227,29 @@ def run_contest(
     ui: Ui,
     shards: Shards = ALONE,
     *,
+    named: Collection[str] = (),
     num_jobs: int = 1,
 ) -> tuple[Comparison, dict[str, Album]]:
     """Measure all rows; what ``folder`` holds already is kept.
 
     Several processes share distilling and drawing; all of them get what process 0 decided. One
-    alone may have ``num_jobs`` others distil what coming rows need.
+    alone may have ``num_jobs`` others distil what coming rows need. Rows that this base does not
+    allow are left out, unless they are ``named``.
 
     Raises:
-        UsageError: ``folder`` holds a comparison of another plan.
+        UsageError: ``folder`` holds a comparison of another plan, or a named row, or the policy's,
+            cannot be made.
         Inconclusive: a row could not be erased, drawn or judged.
     """
     entries, albums = [], {}
-    with Contest(plan, folder, ui, shards) as contest, contest.distilling(rows, num_jobs):
+    base = load_backbone(plan.model)
+    rows, left_out = possible_rows(rows, plan, base, named)
+    for id, why in left_out.items():
+        ui.say(f"note: row {id} is left out: {why}")
+    with (
+        Contest(plan, base, folder, ui, shards) as contest,
+        contest.distilling(rows, num_jobs),
+    ):
         for row in rows:
             entry, albums[row.id] = contest.measure(row)
             entries.append(entry)
@@ -248,4 +260,5 @@ def run_contest(
             "plan": plan.sha256[:12],
             **environment(),
         }
-    return Comparison(plan=plan, entries=tuple(entries), facts=facts), albums
+    found = Comparison(plan=plan, entries=tuple(entries), facts=facts, left_out=left_out)
+    return found, albums
