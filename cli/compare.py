@@ -29,6 +29,14 @@ def compare(
             help="Take rows from this comparison of the same plan; only others are measured.",
         ),
     ] = None,
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Patches distilled at the same time, beside the drawing; if not given, one a core "
+            "and at most 4, on a GPU or under torchrun 1.",
+        ),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
     """Measure every system on the same base, prompts, latents, sampler and judge.
@@ -56,6 +64,7 @@ def compare(
 
     from safediff.compare.table import render, render_concepts
     from safediff.sample.shards import sharded
+    from safediff.workflow.ahead import choose_num_jobs
     from safediff.workflow.compare import run_contest
     from safediff.workflow.comparison_files import write_outputs
     from safediff.workflow.hub_prompts import with_hub_prompts
@@ -63,7 +72,10 @@ def compare(
     plan = with_hub_prompts(plan)
     folder = out or Path("runs") / plan.name / f"compare-{plan.sha256[:8]}"
     with sharded() as shards, RichUi(quiet or not shards.leads) as ui:
-        comparison, albums = run_contest(plan, chosen, folder, ui, shards)
+        num_jobs = choose_num_jobs(jobs, shards)
+        comparison, albums = run_contest(
+            plan, chosen, folder, ui, shards, named=rows or (), num_jobs=num_jobs
+        )
     if earlier is not None:
         comparison = earlier.joined(comparison)
     if shards.leads:

@@ -39,3 +39,11 @@ def test_rows_whose_time_nobody_took_are_not_counted(tmp_path: Path) -> None:
     text = said(tmp_path, entry("policy", 600, 60), entry("sd", 0, 0))
     assert "1 of 2 rows took 11 minutes" in text
     assert "minutes" not in said(tmp_path, entry("policy", 600, 0))
+
+
+def test_minutes_of_runs_side_by_side_are_told_as_such(tmp_path: Path) -> None:
+    alone = entry("policy", 600, 60)
+    assert "at the same time" not in said(tmp_path, alone)
+    beside = replace(alone, setup=replace(alone.setup, jobs=2))
+    text = said(tmp_path, beside, entry("sd", 0, 60))
+    assert "Up to 2 distilled at the same time, beside the drawing: minutes are added up" in text

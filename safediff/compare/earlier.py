@@ -1,7 +1,8 @@
 """A comparison that was written before, and the rows that are measured now: one table."""
 
 import json
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ class Earlier:
     path: Path
     entries: tuple[Entry, ...]
     facts: Json
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
     def has(self, id: str) -> bool:
         """Whether a row is among them."""
@@ -47,7 +49,10 @@ class Earlier:
         order = {id: place for place, id in enumerate(ROWS)}
         entries = sorted([*old, *now.entries], key=lambda e: order.get(e.id, len(order)))
         facts = {**now.facts, **({EARLIER: ", ".join(entry.id for entry in old)} if old else {})}
-        return replace(now, entries=tuple(entries), facts=facts)
+        there = {entry.id for entry in entries}
+        missing = {**self.left_out, **now.left_out}
+        left_out = {id: why for id, why in missing.items() if id not in there}
+        return replace(now, entries=tuple(entries), facts=facts, left_out=left_out)
 
 
 def read_earlier(path: Path, plan: Plan) -> Earlier:
@@ -60,7 +65,8 @@ def read_earlier(path: Path, plan: Plan) -> Earlier:
         data: Json = json.loads(path.read_text(encoding="utf-8"))
         entries = tuple(map(entry_of, data["rows"]))
         found, facts = data["plan_sha256"], dict(data["facts"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        left_out = {id: why for id, why in data.get("left_out", {}).items() if id in ROWS}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(
             f"--add-to {path}: not the JSON of a comparison ({type(error).__name__})",
             "give a file that `safediff compare -o table.json` wrote",
@@ -71,7 +77,7 @@ def read_earlier(path: Path, plan: Plan) -> Earlier:
             f"{plan.sha256[:12]}",
             "measure all rows of the changed policy",
         )
-    return Earlier(path=path, entries=entries, facts=facts)
+    return Earlier(path=path, entries=entries, facts=facts, left_out=left_out)
 
 
 def entry_of(row: Json) -> Entry:

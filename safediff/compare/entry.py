@@ -62,6 +62,9 @@ class Setup:
     """Of the processor, while measuring."""
     erase_threads: int | None = None
     """While erasing."""
+    jobs: int | None = None
+    """Runs that were distilled at the same time, beside the drawing of other rows; None: it was
+    erased with nothing beside it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from safediff.compare.entry import Entry
-from safediff.compare.rows import OTHER_SEED
+from safediff.compare.rows import OTHER_SEED, ROWS
 from safediff.compare.table import Column, Comparison, columns, concept_columns
 from safediff.gate.numbers import show
 
@@ -53,8 +53,18 @@ def notes(comparison: Comparison) -> list[str]:
         "",
         *_spread(comparison),
         *_time(comparison.entries),
+        *_left_out(comparison),
         *(f"- {name}: {value}" for name, value in facts.items()),
     ]
+
+
+def _left_out(comparison: Comparison) -> list[str]:
+    """The rows that are missing, and why."""
+    plan, missing = comparison.plan, comparison.left_out
+    if not missing:
+        return []
+    lines = (f"- {ROWS[id].title_for(plan)} (`{id}`): {why}" for id, why in missing.items())
+    return ["Not measured, since this model does not allow it:", "", *lines, ""]
 
 
 def _features(comparison: Comparison) -> str:
@@ -91,6 +101,18 @@ def _time(entries: Sequence[Entry]) -> list[str]:
     return [
         f"{which} took {(seconds + drawing) / 60:.0f} minutes: {seconds / 60:.0f} of erasing and "
         f"{drawing / 60:.0f} of drawing, judging and attacking, on {threads} thread"
-        f"{'' if threads == '1' else 's'}; what else the machine did is not known.",
+        f"{'' if threads == '1' else 's'}; what else the machine did is not known."
+        + _side_by_side(timed),
         "",
     ]
+
+
+def _side_by_side(entries: Sequence[Entry]) -> str:
+    """That seconds are not those of a machine to itself, where runs were distilled ahead."""
+    jobs = max((entry.setup.jobs or 0 for entry in entries), default=0)
+    if not jobs:
+        return ""
+    return (
+        f" Up to {jobs} distilled at the same time, beside the drawing: minutes are added up, and "
+        "are not those of a machine to itself."
+    )

@@ -1,7 +1,7 @@
 """The comparison as a table: the same columns in a terminal, in Markdown and in JSON."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from rich.table import Table
@@ -31,6 +31,8 @@ class Comparison:
     entries: tuple[Entry, ...]
     facts: Json
     """Versions, hashes and sampling, for the record."""
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    """Rows that this base does not allow: why, by id."""
 
     @property
     def reference(self) -> Entry:
@@ -104,6 +106,7 @@ def to_json(comparison: Comparison) -> Json:
         "policy_sha256": comparison.plan.source_sha256,
         "plan_sha256": comparison.plan.sha256,
         "facts": comparison.facts,
+        "left_out": dict(comparison.left_out),
         "reference": POLICY,
         "rows": [entry.to_json() for entry in comparison.entries],
         "paired": {id: test._asdict() for id, test in comparison.tests.items()},

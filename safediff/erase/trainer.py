@@ -18,13 +18,14 @@ from safediff.erase.losses import Losses, null_drift
 from safediff.erase.micro_batch import backward
 from safediff.erase.null_space import second_moment, soft_projector
 from safediff.erase.params import DistilParams, asks_concept
+from safediff.erase.possible import require_text_path
 from safediff.erase.remaining import update
 from safediff.erase.rollout import State, draw_steps, rollout
 from safediff.erase.texts import Batch, TextBank
 from safediff.erase.trunk import check_compiled, trunk
 from safediff.erase.warm_start import closed_form_start, influence, spoken_pairs
 from safediff.erase.weights import PatchedUNet, Student, trainable_names
-from safediff.errors import Inconclusive, UsageError
+from safediff.errors import Inconclusive
 from safediff.models.adapter import Adapter
 from safediff.models.backbone import Backbone
 from safediff.models.patch import Patch, unet_sha256
@@ -83,7 +84,7 @@ class DistilTrainer:
         """
         self.original, self.params, self.seed, self.keep = backbone, params, seed, keep
         self.method, self.shards = method, shards
-        self._require_text_path()
+        require_text_path(backbone, params)
         self.trunk = backbone.with_denoiser(PatchedUNet(backbone.denoiser, {}))
         self.base_sha256 = unet_sha256(backbone.denoiser)
         self.texts = TextBank(backbone, concepts, keep, params.guidance_scale)
@@ -134,32 +135,6 @@ class DistilTrainer:
             kept = self.original.key_states(self.texts.keep)
             with torch.no_grad():
                 self.texts.keep_weights = influence(base, student.weights(), kept)
-
-    def _require_text_path(self) -> None:
-        """Refuse knobs that need keys and values of another making than the model's.
-
-        Raises:
-            UsageError: there is such a knob.
-        """
-        path = self.original.text_path
-        if self.params.null_space and path == "stream":
-            raise UsageError(
-                "erase.options.null_space: keys and values of this model's text read a stream that "
-                "text and picture share, so kept texts alone do not say what they read",
-                "set null_space: 0, for example with preset: paper",
-            )
-        if self.params.warm_start and path == "stream":
-            raise UsageError(
-                "erase.options.warm_start: keys and values of this model's text read a stream that "
-                "text and picture share, which no closed form knows",
-                "set warm_start: 0, for example with preset: paper",
-            )
-        if self.params.way_back_share and path != "states":
-            raise UsageError(
-                "erase.options.way_back_share: leads back through keys and values that read the "
-                "text encoder's states themselves; those of this model do not",
-                "set way_back_share: 0",
-            )
 
     @property
     def key(self) -> str:

@@ -3,7 +3,8 @@
 import hashlib
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
@@ -11,10 +12,12 @@ from typing import Any, NamedTuple, get_args
 import torch
 
 from safediff.compare.entry import Entry, Measured, Setup
+from safediff.compare.possible import possible_rows
 from safediff.compare.rows import Row
 from safediff.compare.table import Comparison
 from safediff.environment import environment
 from safediff.erase.methods import resolve
+from safediff.erase.params import DistilParams
 from safediff.gate.stopping import BASE
 from safediff.gate.verdict import GateReport
 from safediff.guard.base import Guard
@@ -26,6 +29,8 @@ from safediff.policy.plan import ErasePlan, Metric, Plan, QualityCheck
 from safediff.sample.shards import ALONE, Shards
 from safediff.verify.album import Album
 from safediff.verify.verification import Verification
+from safediff.workflow.ahead import Ahead, read_jobs
+from safediff.workflow.distiller import Job
 from safediff.workflow.erase import Pictures
 from safediff.workflow.run_folder import RunFolder, write_text
 from safediff.workflow.safe_model import patched
@@ -50,11 +55,12 @@ class System(NamedTuple):
 class Contest:
     """Measures rows one after another; patches and pictures that are on disk are not made again."""
 
-    def __init__(self, plan: Plan, folder: Path, ui: Ui, shards: Shards = ALONE) -> None:
-        self.shards = shards
+    def __init__(
+        self, plan: Plan, base: Backbone, folder: Path, ui: Ui, shards: Shards = ALONE
+    ) -> None:
+        self.base, self.shards = base, shards
         self.plan, self.folder, self.ui = one_protocol(plan), folder, ui
         self.own_guard = make_guard(plan.guard.name, plan.guard.texts) if plan.guard else None
-        self.base = load_backbone(plan.model)
         self.base_sha256 = unet_sha256(self.base.denoiser)
         pictures = Pictures(ui, self.plan)
         folder.mkdir(parents=True, exist_ok=True)
@@ -63,12 +69,38 @@ class Contest:
             self.plan, self.base, self.base_sha256, folder, pictures, shards
         )
         self.opening_seconds = time.monotonic() - began
+        self.opening_threads = torch.get_num_threads()
+        self.ahead = Ahead((), 1, ui)
 
     def __enter__(self) -> "Contest":
         return self
 
     def __exit__(self, *error: object) -> None:
         self.verification.journal.close()
+
+    @contextmanager
+    def distilling(self, rows: Sequence[Row], num_jobs: int) -> Iterator[None]:
+        """Within, what the rows need is distilled ahead of them where ``num_jobs`` is above 1."""
+        with Ahead(self._jobs(rows) if num_jobs > 1 else (), num_jobs, self.ui) as self.ahead:
+            yield
+
+    def _jobs(self, rows: Sequence[Row]) -> list[Job]:
+        """The runs that take long and are not there, in the rows' order, each once."""
+        found: dict[Path, Job] = {}
+        for row in rows:
+            erase = row.erase_plan(self.plan)
+            if erase is None:
+                continue
+            params = resolve(erase.method, erase.preset, erase.options)
+            run = self._run(erase)
+            if isinstance(params, DistilParams) and not run.patch.exists():
+                found.setdefault(run.path, Job(row.id, replace(self.plan, erase=erase), run.path))
+        return list(found.values())
+
+    def _run(self, erase: ErasePlan) -> RunFolder:
+        """Where a row's patch is, or will be."""
+        name = hashlib.sha256(json.dumps(asdict(erase), sort_keys=True).encode()).hexdigest()[:12]
+        return RunFolder(self.folder / "patches" / f"{erase.method}-{erase.preset}-{name}")
 
     def measure(self, row: Row) -> tuple[Entry, Album]:
         """The row's numbers and pictures.
@@ -77,6 +109,7 @@ class Contest:
             Inconclusive: the row could not be erased or drawn.
         """
         system = self._system(row)
+        self.ahead.take_threads()
         hashes = {"unet": unet_sha256(system.backbone.denoiser)}
         # the untouched base is drawn already: every row is held against it
         subject = BASE
@@ -88,9 +121,10 @@ class Contest:
             subject, system.backbone, hashes, guard=system.guard
         )
         seconds = time.monotonic() - began
+        threads = torch.get_num_threads()
         if subject == BASE:
-            seconds += self.opening_seconds
-        cost = self._measuring_cost(subject, seconds, before)
+            seconds, threads = seconds + self.opening_seconds, self.opening_threads
+        cost = self._measuring_cost(subject, seconds, threads, before)
         setup = replace(
             system.setup,
             guard=system.guard.name if system.guard else None,
@@ -103,7 +137,9 @@ class Contest:
     def _num_records(self, subject: str) -> int:
         return len(self.verification.records(subject))
 
-    def _measuring_cost(self, subject: str, seconds: float, num_before: int) -> Json:
+    def _measuring_cost(
+        self, subject: str, seconds: float, num_threads: int, num_before: int
+    ) -> Json:
         """Seconds and threads of drawing and measuring; those on disk where nothing was drawn now.
 
         The same in all processes, and in every later run on the folder.
@@ -116,7 +152,7 @@ class Contest:
                 return stored
             found = {
                 "seconds": round(seconds, 1),
-                "threads": torch.get_num_threads(),
+                "threads": num_threads,
                 "resumed": self.continued if subject == BASE else num_before > 0,
             }
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -133,8 +169,8 @@ class Contest:
         erase = row.erase_plan(self.plan)
         if erase is None:
             return System(self.base, None)
-        name = hashlib.sha256(json.dumps(asdict(erase), sort_keys=True).encode()).hexdigest()[:12]
-        run = RunFolder(self.folder / "patches" / f"{erase.method}-{erase.preset}-{name}")
+        run = self._run(erase)
+        self.ahead.wait(row.id, run.path)
         run.path.mkdir(parents=True, exist_ok=True)
         training = train(replace(self.plan, erase=erase), self.base, run, self.ui, self.shards)
         patch = training.student if row.role == "student" else training.teacher
@@ -144,7 +180,7 @@ class Contest:
             self.own_guard if row.own else None,
             float(cost["seconds"]),
             int(cost["passes"]),
-            _erased_by(erase, row, cost),
+            replace(_erased_by(erase, row, cost), jobs=read_jobs(run)),
         )
 
     def _entry(self, row: Row, system: System, report: GateReport) -> Entry:
@@ -185,18 +221,35 @@ def one_protocol(plan: Plan) -> Plan:
 
 
 def run_contest(
-    plan: Plan, rows: Sequence[Row], folder: Path, ui: Ui, shards: Shards = ALONE
+    plan: Plan,
+    rows: Sequence[Row],
+    folder: Path,
+    ui: Ui,
+    shards: Shards = ALONE,
+    *,
+    named: Collection[str] = (),
+    num_jobs: int = 1,
 ) -> tuple[Comparison, dict[str, Album]]:
     """Measure all rows; what ``folder`` holds already is kept.
 
-    Several processes share distilling and drawing; all of them get what process 0 decided.
+    Several processes share distilling and drawing; all of them get what process 0 decided. One
+    alone may have ``num_jobs`` others distil what coming rows need. Rows that this base does not
+    allow are left out, unless they are ``named``.
 
     Raises:
-        UsageError: ``folder`` holds a comparison of another plan.
+        UsageError: ``folder`` holds a comparison of another plan, or a named row, or the policy's,
+            cannot be made.
         Inconclusive: a row could not be erased, drawn or judged.
     """
     entries, albums = [], {}
-    with Contest(plan, folder, ui, shards) as contest:
+    base = load_backbone(plan.model)
+    rows, left_out = possible_rows(rows, plan, base, named)
+    for id, why in left_out.items():
+        ui.say(f"note: row {id} is left out: {why}")
+    with (
+        Contest(plan, base, folder, ui, shards) as contest,
+        contest.distilling(rows, num_jobs),
+    ):
         for row in rows:
             entry, albums[row.id] = contest.measure(row)
             entries.append(entry)
@@ -207,4 +260,5 @@ def run_contest(
             "plan": plan.sha256[:12],
             **environment(),
         }
-    return Comparison(plan=plan, entries=tuple(entries), facts=facts), albums
+    found = Comparison(plan=plan, entries=tuple(entries), facts=facts, left_out=left_out)
+    return found, albums

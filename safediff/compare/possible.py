@@ -1,0 +1,68 @@
+"""Which rows can be made on a base, found out before anything is drawn."""
+
+from collections.abc import Collection, Sequence
+from typing import NamedTuple
+
+from safediff.compare.rows import POLICY, Row
+from safediff.erase.methods import resolve
+from safediff.erase.possible import require_erasable
+from safediff.errors import UsageError
+from safediff.guard.base import Guard, start_guidance
+from safediff.guard.load import make_guard
+from safediff.models.backbone import Backbone
+from safediff.policy.plan import Plan
+from safediff.verify.assignments import rows_of
+
+
+class Possible(NamedTuple):
+    """Rows to measure, and those that cannot be."""
+
+    rows: list[Row]
+    left_out: dict[str, str]
+    """By row id: why."""
+
+
+def possible_rows(
+    rows: Sequence[Row], plan: Plan, base: Backbone, named: Collection[str] = ()
+) -> Possible:
+    """The rows that can be made on ``base``.
+
+    Raises:
+        UsageError: one of those that are ``named`` cannot, or the policy's own.
+    """
+    found = Possible([], {})
+    for row in rows:
+        try:
+            _require(row, plan, base)
+        except UsageError as error:
+            if row.id in named or row.id == POLICY:
+                raise UsageError(f"row {row.id!r}: {error}", error.next_step) from error
+            found.left_out[row.id] = str(error)
+        else:
+            found.rows.append(row)
+    return found
+
+
+def _require(row: Row, plan: Plan, base: Backbone) -> None:
+    """Refuse a row that cannot be made.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    if row.guard is not None:
+        texts = [text for concept in plan.concepts for text in concept.erase]
+        _require_guard(make_guard(row.guard, texts), plan, base)
+    if row.own and plan.guard is not None:
+        _require_guard(make_guard(plan.guard.name, plan.guard.texts), plan, base)
+    erase = row.erase_plan(plan)
+    if erase is not None:
+        params = resolve(erase.method, erase.preset, erase.options)
+        require_erasable(base, plan.concepts, params)
+
+
+def _require_guard(guard: Guard, plan: Plan, base: Backbone) -> None:
+    """Begin to draw with the guard, at the lowest guidance of all prompts."""
+    given = [row.guidance_scale for row in rows_of(plan).values()]
+    scales = [plan.verify.sampling.guidance_scale, *(s for s in given if s is not None)]
+    null = base.encode([""])
+    start_guidance(guard, base, null, null, min(scales))

@@ -1,0 +1,56 @@
+"""Whether a model can be erased with some settings, found out before anything is computed."""
+
+from safediff.erase.closed_form.kv import require_cross_attention
+from safediff.erase.closed_form.params import SpeedParams, UceParams
+from safediff.erase.methods import EraserParams
+from safediff.erase.params import DistilParams
+from safediff.erase.weights import trainable_names
+from safediff.errors import UsageError
+from safediff.models.backbone import Backbone
+from safediff.policy.plan import ConceptPlan
+
+
+def require_erasable(
+    backbone: Backbone, concepts: tuple[ConceptPlan, ...], params: EraserParams
+) -> None:
+    """Refuse what training or solving would refuse; erasers of other packages say it themselves.
+
+    Raises:
+        UsageError: the model has not what the settings are about, or not the room for their texts.
+    """
+    if isinstance(params, UceParams | SpeedParams):
+        require_cross_attention(backbone.denoiser)
+    elif isinstance(params, DistilParams):
+        require_text_path(backbone, params)
+        trainable_names(backbone.denoiser, params.trainable)
+        backbone.rollout_scheduler(params.rollout_scheduler)
+        joined = "joined" in (params.loss_text, params.rollout_text)
+        texts = [text for concept in concepts for text in concept.erase] if joined else [""]
+        backbone.at_scale(backbone.encode([", ".join(texts)]), params.guidance_scale)
+
+
+def require_text_path(backbone: Backbone, params: DistilParams) -> None:
+    """Refuse knobs that need keys and values of another making than the model's.
+
+    Raises:
+        UsageError: there is such a knob.
+    """
+    path = backbone.text_path
+    if params.null_space and path == "stream":
+        raise UsageError(
+            "erase.options.null_space: keys and values of this model's text read a stream that "
+            "text and picture share, so kept texts alone do not say what they read",
+            "set null_space: 0, for example with preset: paper",
+        )
+    if params.warm_start and path == "stream":
+        raise UsageError(
+            "erase.options.warm_start: keys and values of this model's text read a stream that "
+            "text and picture share, which no closed form knows",
+            "set warm_start: 0, for example with preset: paper",
+        )
+    if params.way_back_share and path != "states":
+        raise UsageError(
+            "erase.options.way_back_share: leads back through keys and values that read the "
+            "text encoder's states themselves; those of this model do not",
+            "set way_back_share: 0",
+        )
