@@ -49,7 +49,7 @@ def verify(
     """
     prove_judges(plan)
     planned = None if plan_file is None else open_plan_of(Path(model), plan_file)
-    subject = open_subject(model, revision)
+    subject = open_subject(model, revision, plan.model.dtype)
     base = load_backbone(plan.model)
     *_, torch_model = subject.models.values()
     if subject.engine is not None:
