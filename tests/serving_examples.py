@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import torch
 from release_examples import make_evidence
 from tiny import (
     tiny_backbone,
@@ -19,6 +20,7 @@ from tiny import (
 )
 
 from safediff.models.patch import unet_sha256
+from safediff.models.stable_diffusion import StableDiffusion
 from safediff.release.certificate import CERTIFICATE_NAME, dump_certificate
 from safediff.release.checksums import sha256_file, write_checksums
 from safediff.release.layout import write_release
@@ -54,6 +56,21 @@ def resolved_plan(xl: bool = False, **changes: Any) -> dict[str, Any]:
         "guard": None,
         **changes,
     }
+
+
+def write_half(path: Path, **plan: Any) -> Path:
+    """A release of a model that was verified in bfloat16; without an engine."""
+    model = {"base": str(base_folder()), "revision": None, "dtype": "bfloat16"}
+    evidence = make_evidence()
+    unet = unet_sha256(tiny_unet(seed=BASE_SEED).to(torch.bfloat16))
+    changes: dict[str, Any] = {
+        "policy": evidence.policy | {"resolved": resolved_plan(model=model, **plan)},
+        "base_model": evidence.base_model | {"sha256": {"unet": unet}},
+    }
+    pipeline = tiny_pipeline(folder() / "tokenizer-half").to(torch.bfloat16)
+    backbone = StableDiffusion.from_pipeline("tiny", pipeline)
+    write_release(path, backbone, make_evidence(**changes))
+    return path
 
 
 def write_example(path: Path, *, passed: bool = True, xl: bool = False, **plan: Any) -> Path:

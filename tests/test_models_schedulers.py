@@ -27,7 +27,7 @@ from safediff.errors import UsageError
 from safediff.guard.load import make_guard
 from safediff.models.backbone import Backbone
 from safediff.models.load import as_backbone
-from safediff.models.schedulers import scheduler_like
+from safediff.models.schedulers import max_num_steps, scheduler_like
 from safediff.policy.plan import SchedulerName
 from safediff.sample.own_noise import noise_sources
 from safediff.sample.sampler import Draw, Sampling, denoise_all, initial_latents
@@ -244,3 +244,17 @@ def test_models_without_a_noise_schedule_keep_their_own_steps() -> None:
     assert scheduler_like("model", own) is own
     with pytest.raises(UsageError, match="FlowMatchEulerDiscreteScheduler, which 'ddim' cannot"):
         scheduler_like("ddim", own)
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_the_most_steps_that_a_scheduler_takes(tmp_path: Path, name: SchedulerName) -> None:
+    config = tiny_pipeline(tmp_path).scheduler.config
+    own = LCMScheduler.from_config(config, original_inference_steps=40)
+    found = scheduler_like(name, own)  # all hold LCM's setting in their configuration
+    assert found.config["original_inference_steps"] == 40
+    most = max_num_steps(found)
+    assert most == (40 if name in ("lcm", "tcd") else 1000)
+    if most < 1000:
+        found.set_timesteps(most)
+        with pytest.raises(ValueError, match="smaller than `num_inference_steps`"):
+            found.set_timesteps(most + 1)

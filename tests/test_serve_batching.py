@@ -133,6 +133,20 @@ def test_an_error_reaches_those_who_asked_and_nobody_else(painter: Painter) -> N
     batches.drain()
 
 
+def test_a_prompt_that_cannot_be_drawn_does_not_fail_the_batch(painter: Painter) -> None:
+    batches = batcher(painter)
+    held(painter, batches)
+    (first,) = batches.submit(orders(1), FEW)
+    (broken,) = batches.submit([Order("broken")], FEW)
+    (last,) = batches.submit(orders(2), FEW)
+    painter.go.set()
+    assert [f.result(20).tolist() for f in (first, last)] == [[1, 2], [2, 2]]
+    with pytest.raises(ValueError, match="no such picture"):
+        broken.result(20)
+    batches.drain()
+    assert painter.batches == [[0], [1], [2]]
+
+
 def test_pictures_of_clients_that_went_away_are_not_drawn(painter: Painter) -> None:
     batches = batcher(painter)
     held(painter, batches)

@@ -20,8 +20,9 @@ from serving_examples import exported, write_example
 from serving_process import PATH, Answer, Server, start
 from small_policy import command, environment
 
+from safediff.models.backbone import DEFAULT_GUIDANCE
 from safediff.release.checksums import sha256_file
-from safediff.serve.pipeline import DEFAULT_GUIDANCE, SafePipeline, Settings
+from safediff.serve.pipeline import SafePipeline, Settings
 
 PROMPT = "an owl in a hat"
 REASON = "an internal trial: ümlaut, no users"
@@ -165,14 +166,15 @@ def test_what_nobody_foresaw_is_marked_and_counted_and_tells_no_prompt() -> None
 
 
 def test_a_text_that_the_encoder_refuses_after_all_is_not_repeated() -> None:
-    """Its message quotes the text, and may be told to whoever shares the batch."""
+    """Its message quotes the text."""
     code = """
-from safediff.serve import pipeline
-pipeline.SafePipeline.fits = lambda self, prompt: True
+from safediff.serve import reader
+reader.Reader.cut_after = lambda self, text: None
 """
     server = start(exported(), code=code)
     answer = server.ask(PATH, {"prompt": f"{PROMPT} {'very ' * 80}", "num_steps": 1})
-    assert (answer.status, answer.json["error"]["message"]) == (500, "internal error")
+    message = "this model can't draw that prompt with these settings"
+    assert (answer.status, answer.json["error"]["message"]) == (400, message)
     assert "owl" not in server.stop()[1]
 
 

@@ -9,6 +9,7 @@ Imports no torch: policies are resolved from here.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from safediff.errors import UsageError
 from safediff.policy.problems import did_you_mean
@@ -17,6 +18,9 @@ from safediff.policy.problems import did_you_mean
 @dataclass(frozen=True, kw_only=True)
 class NegParams:
     """A negative prompt has no knobs."""
+
+    num_warmup_steps: ClassVar[int] = 0
+    """It acts from the first step on."""
 
     def branch_texts(self, texts: Sequence[str]) -> tuple[str, ...]:
         """One branch for all texts; it replaces that of the empty prompt."""

@@ -14,12 +14,14 @@ import torch
 from torch import Tensor
 
 from safediff.models.prediction import Prediction, levels, target, to_noise
-from safediff.models.schedulers import scheduler_like
+from safediff.models.schedulers import max_num_steps, scheduler_like
 from safediff.policy.plan import SchedulerName, num_branches
 
 TextPath = Literal["states", "projection", "stream"]
 """What keys and values of a text are made from: its states themselves; a projection of them that
 all layers share; or a stream that text and picture mix in from layer to layer (joint attention)."""
+
+DEFAULT_GUIDANCE = 5.0
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ class Backbone(ABC):
     scheduler: Any
     """A diffusers scheduler; their base class declares none of the methods that they share."""
     tokenizer: Any
-    """The one that decides how long a text may be."""
+    """Of several the one with the shortest window, or the first."""
     text_encoder: Any
     """The one that reads its tokens."""
 
@@ -160,9 +162,28 @@ class Backbone(ABC):
         return False
 
     @property
-    def max_text_tokens(self) -> int:
-        """Tokens that a text may have, start and end included."""
-        return int(self.tokenizer.model_max_length)
+    def windows(self) -> dict[str, int]:
+        """Tokens of a text that are read, start and end included, by the tokenizer's name."""
+        return {"tokenizer": int(self.tokenizer.model_max_length)}
+
+    def as_read(self, text: str) -> str:
+        """What of a text the tokenizers get."""
+        return text
+
+    @property
+    def max_num_steps(self) -> int:
+        """Most steps that the scheduler takes."""
+        return max_num_steps(self.scheduler)
+
+    @property
+    def default_guidance(self) -> float:
+        """Guidance scale where nothing is known of how the model is drawn with."""
+        return DEFAULT_GUIDANCE
+
+    @property
+    def only_guidance(self) -> float | None:
+        """The one guidance scale that the network can be asked at; None: any."""
+        return None
 
     @property
     def prediction_type(self) -> Prediction:

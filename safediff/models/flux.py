@@ -40,7 +40,7 @@ class Flux(Backbone):
     tokenizer_2: Any
     text_encoder_2: Any
     window: int
-    """Tokens that T5 reads of a text; CLIP reads fewer, and decides how long a text may be."""
+    """Tokens that T5 reads of a text; CLIP reads fewer."""
     latent_size: int
 
     @classmethod
@@ -81,6 +81,21 @@ class Flux(Backbone):
     def num_tokens(self) -> int:
         """See ``Backbone``."""
         return self.window
+
+    @property
+    def windows(self) -> dict[str, int]:
+        """See ``Backbone``."""
+        return {**super().windows, "tokenizer_2": self.window}
+
+    @property
+    def default_guidance(self) -> float:
+        """See ``Backbone``; dev's as published."""
+        return DEFAULT_GUIDANCE if self.only_guidance is None else self.only_guidance
+
+    @property
+    def only_guidance(self) -> float | None:
+        """See ``Backbone``; schnell reads none."""
+        return None if self.denoiser.config.guidance_embeds else 1.0
 
     @property
     def prediction_type(self) -> Prediction:

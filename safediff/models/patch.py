@@ -27,11 +27,16 @@ class Patch:
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
-def state_sha256(state: Mapping[str, Tensor]) -> str:
-    """Hash of names, types, shapes and bytes of all tensors, independent of their order."""
+def state_sha256(state: Mapping[str, Tensor], dtype: torch.dtype | None = None) -> str:
+    """Hash of names, types, shapes and bytes of all tensors, independent of their order.
+
+    ``dtype``: as if all that are floating-point were of it.
+    """
     digest = hashlib.sha256()
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()
+        if dtype is not None and tensor.is_floating_point():
+            tensor = tensor.to(dtype)
         digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

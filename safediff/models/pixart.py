@@ -39,21 +39,24 @@ class PixArt(Backbone):
         return self.window
 
     @property
-    def max_text_tokens(self) -> int:
+    def windows(self) -> dict[str, int]:
         """See ``Backbone``."""
-        return self.window
+        return {"tokenizer": self.window}
+
+    def as_read(self, text: str) -> str:
+        """See ``Backbone``; lower-cased, as the model was trained."""
+        return text.lower().strip()
 
     @torch.no_grad()
     def encode(self, texts: Sequence[str]) -> Condition:
-        """See ``Backbone``; texts are lower-cased, as the model was trained on them."""
+        """See ``Backbone``."""
         ids, mask = (part.to(self.text_encoder.device) for part in self._tokens(texts))
         parts = zip(ids.split(MAX_BATCH), mask.split(MAX_BATCH), strict=True)
         hidden = [self.text_encoder(i, attention_mask=m).last_hidden_state for i, m in parts]
         return Condition(torch.cat(hidden), {MASK: mask})
 
     def _tokens(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        plain = [text.lower().strip() for text in texts]
-        return t5_text.token_ids(self.tokenizer, plain, self.window)
+        return t5_text.token_ids(self.tokenizer, [*map(self.as_read, texts)], self.window)
 
     def denoise(self, z: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """See ``Backbone``; without the variance."""

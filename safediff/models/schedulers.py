@@ -51,3 +51,14 @@ def scheduler_like(name: SchedulerName, own: Any) -> Any:
     cls = _CLASSES[name]
     clips = "clip_sample" in inspect.signature(cls.__init__).parameters
     return cls.from_config(own.config, **({"clip_sample": False} if clips else {}))
+
+
+def max_num_steps(own: Any) -> int:
+    """Most steps that a scheduler takes; LCM and TCD choose theirs among those they learned from.
+
+    Another class may hold their setting in its configuration, too, and does not read it.
+    """
+    config = own.config
+    if isinstance(own, LCMScheduler | TCDScheduler):
+        return int(min(config.original_inference_steps, config.num_train_timesteps))
+    return int(config.num_train_timesteps)

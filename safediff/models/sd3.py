@@ -37,7 +37,7 @@ class StableDiffusion3(Backbone):
     """None where the model comes without T5."""
     text_encoder_3: Any
     window: int = 256
-    """Tokens that T5 reads of a text; CLIP reads fewer, and decides how long a text may be."""
+    """Tokens that T5 reads of a text; CLIP reads fewer."""
 
     @classmethod
     def from_pipeline(cls, name: str, pipeline: Any) -> Self:
@@ -74,6 +74,13 @@ class StableDiffusion3(Backbone):
     def num_tokens(self) -> int:
         """See ``Backbone``."""
         return int(self.tokenizer.model_max_length) + self.window
+
+    @property
+    def windows(self) -> dict[str, int]:
+        """See ``Backbone``."""
+        second = {"tokenizer_2": int(self.tokenizer_2.model_max_length)}
+        third = {} if self.text_encoder_3 is None else {"tokenizer_3": self.window}
+        return {**super().windows, **second, **third}
 
     @property
     def prediction_type(self) -> Prediction:

@@ -56,6 +56,11 @@ class StableDiffusionXL(Backbone):
         }
 
     @property
+    def windows(self) -> dict[str, int]:
+        """See ``Backbone``."""
+        return {**super().windows, "tokenizer_2": int(self.tokenizer_2.model_max_length)}
+
+    @property
     def decodes_in_float32(self) -> bool:
         """See ``Backbone``; the autoencoder's configuration says it."""
         return bool(self.vae.config.force_upcast)

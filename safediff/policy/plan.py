@@ -18,6 +18,7 @@ Json = dict[str, Any]
 Metric = Literal["fid", "kid", "clip", "lpips", "null_drift"]
 QualitySource = Literal["judge", "inception", "clip", "alex", "vgg"]
 Rule = Literal["fixed", "sequential"]
+Dtype = Literal["float32", "float16", "bfloat16"]
 SchedulerName = Literal["model", "ddim", "dpm-solver++", "euler", "euler-ancestral", "lcm", "tcd"]
 
 
@@ -29,7 +30,7 @@ class ModelPlan:
     """``embedded``, a diffusers folder, a single-file checkpoint or a hub id."""
     revision: str | None = None
     """Commit of the hub repository; required for hub ids, None otherwise."""
-    dtype: Literal["float32", "float16", "bfloat16"] = "float32"
+    dtype: Dtype = "float32"
     scheduler: SchedulerName = "model"
     """Draws every picture and is released; ``model``: the one that the base comes with."""
     config: str | None = None

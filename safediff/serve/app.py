@@ -21,11 +21,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 from torch import Tensor
 
-from safediff.errors import Inconclusive
+from safediff.errors import Inconclusive, UsageError
 from safediff.policy.content import check_text
 from safediff.serve.batching import Batcher, QueueFull, Stopping
-from safediff.serve.pipeline import Order, SafePipeline, Settings
+from safediff.serve.pipeline import Order, SafePipeline
 from safediff.serve.png import png_bytes
+from safediff.serve.settings import Settings
 from safediff.serve.telemetry import Telemetry
 from safediff.serve.trust import Trust
 
@@ -128,16 +129,9 @@ async def draw(pipeline: SafePipeline, batcher: Batcher, wanted: Generation) -> 
     Raises:
         Refusal: the request is wrong, there is no room, or the engine failed.
     """
-    _check(pipeline, wanted)
+    settings = _check(pipeline, wanted)
     if wanted.n > batcher.max_queue:  # would be told to try again for ever
         raise Refusal(400, f"n: at most {batcher.max_queue} fit into the queue here", "n")
-    defaults = pipeline.defaults
-    settings = Settings(
-        num_steps=wanted.num_steps or defaults.num_steps,
-        guidance_scale=defaults.guidance_scale
-        if wanted.guidance_scale is None
-        else wanted.guidance_scale,
-    )
     # without a seed, two equal requests give two pictures
     seed = time.time_ns() % 2**63 if wanted.seed is None else wanted.seed
     orders = [Order(wanted.prompt, seed, index) for index in range(wanted.n)]
@@ -151,6 +145,8 @@ async def draw(pipeline: SafePipeline, batcher: Batcher, wanted: Generation) -> 
         raise Refusal(503, "the server is shutting down") from stopping
     try:
         pictures = await asyncio.gather(*map(asyncio.wrap_future, futures))
+    except UsageError as error:  # its text may hold the prompt
+        raise Refusal(400, "this model can't draw that prompt with these settings") from error
     except Inconclusive as error:
         raise Refusal(500, str(error)) from error
     return await asyncio.to_thread(_encoded, pictures, pipeline.trust)
@@ -160,15 +156,23 @@ def _encoded(pictures: list[Tensor], trust: Trust) -> list[str]:
     return [base64.b64encode(png_bytes(p, trust)).decode("ascii") for p in pictures]
 
 
-def _check(pipeline: SafePipeline, wanted: Generation) -> None:
+def _check(pipeline: SafePipeline, wanted: Generation) -> Settings:
+    """What the pictures are to be drawn with, after all that can be told before."""
     own = "{}x{}".format(*pipeline.size)
     if wanted.size not in (None, own, "auto"):
         raise Refusal(400, f"size: this model was verified at {own} and draws nothing else", "size")
     if reason := check_text(wanted.prompt):
         raise Refusal(400, f"prompt: {reason}", "prompt")
-    if not pipeline.fits(wanted.prompt):
-        window = pipeline.backbone.max_text_tokens - 2
+    if (window := pipeline.reader.cut_after(wanted.prompt)) is not None:
         raise Refusal(400, f"prompt: longer than the {window} tokens that are read", "prompt")
+    steps, scale = wanted.num_steps, wanted.guidance_scale
+    settings = Settings(
+        num_steps=pipeline.defaults.num_steps if steps is None else steps,
+        guidance_scale=pipeline.defaults.guidance_scale if scale is None else scale,
+    )
+    if found := pipeline.misfit(settings):
+        raise Refusal(400, f"{found.param}: {found.message}", found.param)
+    return settings
 
 
 def _answer_errors(app: FastAPI) -> None:

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from safediff.serve.pipeline import Order, Settings
+from safediff.serve.pipeline import Order
+from safediff.serve.settings import Settings
 
 Draw = Callable[[Sequence[Order], Settings], Tensor]
 OnBatch = Callable[[int, float], None]
@@ -45,7 +46,8 @@ class Batcher:
     """Draws queued pictures in batches, in a thread of its own.
 
     A batch starts when it is full, or ``max_wait_s`` after its first picture came. Pictures of one
-    batch share their settings; others wait for their turn, oldest first.
+    batch share their settings; others wait for their turn, oldest first. A batch that fails is
+    drawn again picture by picture.
     """
 
     def __init__(
@@ -105,14 +107,26 @@ class Batcher:
             try:
                 pictures = self.draw([job.order for job in batch], batch[0].settings)
             except Exception as error:
-                for job in batch:
-                    job.future.set_exception(error)
+                self._draw_apart(batch, error)
             else:
                 for job, picture in zip(batch, pictures, strict=True):
                     job.future.set_result(picture)
             seconds = time.monotonic() - began
             self._batch_s = MEMORY * self._batch_s + (1 - MEMORY) * seconds
             self.on_batch(len(batch), seconds)
+
+    def _draw_apart(self, batch: Sequence[_Job], error: Exception) -> None:
+        """One by one what failed together, so that an error reaches only those who caused it."""
+        if len(batch) == 1:
+            batch[0].future.set_exception(error)
+            return
+        for job in batch:
+            try:
+                (picture,) = self.draw([job.order], job.settings)
+            except Exception as own:
+                job.future.set_exception(own)
+            else:
+                job.future.set_result(picture)
 
     def _next_batch(self) -> list[_Job]:
         """The next pictures to draw; none once the queue is drained."""

@@ -29,10 +29,10 @@ from safediff.policy.plan import ModelPlan
 from safediff.release.weights import denoiser_folder
 from safediff.sample.sampler import Draw, Sampling, denoise_all, initial_latents
 from safediff.serve.certified import EngineChoice, is_compiled, text_folders
+from safediff.serve.reader import Reader
+from safediff.serve.settings import Misfit, default_settings, misfit, verified_settings
+from safediff.serve.settings import Settings as Settings
 from safediff.serve.trust import Trust, establish
-
-DEFAULT_NUM_STEPS, DEFAULT_GUIDANCE = 25, 5.0
-"""Where no certificate says what the model was verified with."""
 
 
 @dataclass(frozen=True)
@@ -45,14 +45,6 @@ class Order:
     """Which picture of this prompt and seed."""
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What the pictures of one batch share."""
-
-    num_steps: int
-    guidance_scale: float
-
-
 class SafePipeline:
     """Draws with the engine of a release, behind the guard of its policy.
 
@@ -62,13 +54,13 @@ class SafePipeline:
     def __init__(
         self, backbone: Backbone, trust: Trust, *, guard: Guard | None, max_batch: int = 8
     ) -> None:
+        if guard is not None:
+            guard.check(backbone)
         self.backbone, self.trust, self.guard, self.max_batch = backbone, trust, guard, max_batch
-        verified = trust.plan.get("verify", {}).get("sampling", {})
-        self.defaults = Settings(
-            num_steps=verified.get("num_steps", DEFAULT_NUM_STEPS),
-            guidance_scale=verified.get("guidance_scale", DEFAULT_GUIDANCE),
-        )
+        self.verified = verified_settings(trust.plan)
+        self.defaults = self.verified or default_settings(backbone)
         """Those that the policy was verified with."""
+        self.reader = Reader(backbone)
         self._null = backbone.encode([""])
         self._lock = threading.Lock()
 
@@ -94,8 +86,9 @@ class SafePipeline:
             num_threads: Threads of one operator.
             public_key: Checks the signature first.
             accept_unverified: Why the release is served without a certificate that says pass.
-            guard: Takes the place of the guard of the policy, with which it was verified: then
-                the certificate does not speak for the pictures, so a reason must be given.
+            guard: Takes the place of the guard of the policy, with which it was verified: where
+                it is another one, the certificate does not speak for the pictures, so a reason
+                must be given.
             max_batch: Most pictures drawn at once.
 
         Raises:
@@ -103,13 +96,12 @@ class SafePipeline:
             Inconclusive: something can't be read or opened.
         """
         trust = establish(
-            Path(path), engine=engine, public_key=public_key, accept_unverified=accept_unverified
+            Path(path),
+            engine=engine,
+            public_key=public_key,
+            accept_unverified=accept_unverified,
+            guard=guard,
         )
-        if guard is not None and accept_unverified is None:
-            raise UsageError(
-                f"{path}: was verified with {_guard_name(trust)}, not with {guard.name}",
-                "give accept_unverified, a reason in words",
-            )
         if num_threads is not None:
             torch.set_num_threads(num_threads)
         backbone = _open(trust, provider, num_threads, max_batch)
@@ -125,9 +117,12 @@ class SafePipeline:
         return width * factor, height * factor
 
     def fits(self, prompt: str) -> bool:
-        """Whether the text encoder reads all of a prompt."""
-        num_tokens = len(self.backbone.tokenizer(prompt)["input_ids"])
-        return num_tokens <= self.backbone.max_text_tokens
+        """Whether every text encoder reads all of a prompt."""
+        return self.reader.cut_after(prompt) is None
+
+    def misfit(self, settings: Settings) -> Misfit | None:
+        """What is wrong with settings; None where pictures can be drawn with them."""
+        return misfit(settings, self.backbone, self.guard, self.verified)
 
     def __call__(
         self,
@@ -140,7 +135,8 @@ class SafePipeline:
         """Pictures, prompt by prompt, ``num_images`` of each.
 
         Raises:
-            UsageError: a prompt is longer than the text encoder's window.
+            UsageError: a prompt is longer than a text encoder's window, or the settings are none
+                to draw with (``misfit``).
             Inconclusive: the engine produced values that are not finite.
         """
         texts = [prompts] if isinstance(prompts, str) else prompts
@@ -153,7 +149,8 @@ class SafePipeline:
         """The pictures in order, each as soon as its batch is done.
 
         Raises:
-            UsageError: a prompt is longer than the text encoder's window.
+            UsageError: a prompt is longer than a text encoder's window, or the settings are none
+                to draw with (``misfit``).
             Inconclusive: the engine produced values that are not finite.
         """
         remaining = iter(orders)
@@ -166,9 +163,12 @@ class SafePipeline:
         """One batch of pictures, uint8 (n, 3, H, W).
 
         Raises:
-            UsageError: a prompt is longer than the text encoder's window.
+            UsageError: a prompt is longer than a text encoder's window, or the settings are none
+                to draw with (``misfit``).
             Inconclusive: the engine produced values that are not finite.
         """
+        if found := self.misfit(settings):
+            raise UsageError(f"{found.param}: {found.message}", "leave it out, or ask as it says")
         sampling = Sampling(num_steps=settings.num_steps, guidance_scale=settings.guidance_scale)
         shape = self.backbone.latent_shape
         draws = [Draw(order.prompt, order.index) for order in orders]
@@ -189,11 +189,6 @@ class SafePipeline:
             return images.cpu()
 
 
-def _guard_name(trust: Trust) -> str:
-    plan = trust.plan.get("guard")
-    return "no guard" if plan is None else f"guard {plan['name']}"
-
-
 def _policy_guard(trust: Trust) -> Guard | None:
     plan = trust.plan.get("guard")
     return None if plan is None else make_guard(plan["name"], plan["texts"])
@@ -206,21 +201,25 @@ def _open(trust: Trust, provider: str, num_threads: int | None, max_batch: int) 
                 f"{trust.path}: {provider} needs the ONNX engine, and PyTorch's weights are served",
                 "use --engine onnx",
             )
-        return load_backbone(ModelPlan(base=str(trust.path)))
+        return _by_torch(trust)
     options: dict[str, Any] = {"provider": provider, "num_threads": num_threads}
     if trust.engine == "plan":
         session = PlanSession(trust.path / trust.plan_file)
-        return _around(trust.path, ExportedUNet(trust.path / "unet", session=session), options)
+        return _around(trust, ExportedUNet(trust.path / "unet", session=session), options)
     if provider == TENSORRT_PROVIDER and denoiser_folder(trust.path).name == "unet":
         options["profile"] = _profile(trust, max_batch)
     denoiser = open_denoiser(denoiser_folder(trust.path), **options)
-    return _around(trust.path, denoiser, options)
+    return _around(trust, denoiser, options)
 
 
-def _around(path: Path, denoiser: ExportedDenoiser, options: dict[str, Any]) -> Backbone:
-    if not is_compiled(path):
-        return load_backbone(ModelPlan(base=str(path))).with_denoiser(denoiser)
-    return _without_torch(path, denoiser, options)
+def _around(trust: Trust, denoiser: ExportedDenoiser, options: dict[str, Any]) -> Backbone:
+    if not is_compiled(trust.path):
+        return _by_torch(trust).with_denoiser(denoiser)
+    return _without_torch(trust.path, denoiser, options)
+
+
+def _by_torch(trust: Trust) -> Backbone:
+    return load_backbone(ModelPlan(base=str(trust.path), dtype=trust.dtype))
 
 
 def _profile(trust: Trust, max_batch: int) -> Profile:

@@ -14,6 +14,8 @@ from typing import Any, Literal
 
 from safediff.errors import UsageError
 from safediff.gate.verdict import Verdict
+from safediff.guard.base import Guard
+from safediff.policy.plan import Dtype
 from safediff.release.certificate import KIND
 from safediff.release.checksums import (
     SIGNATURE_NAME,
@@ -30,6 +32,7 @@ from safediff.serve.certified import (
     prove_compiled,
     require_certified,
 )
+from safediff.serve.settings import verified_settings
 
 Json = dict[str, Any]
 
@@ -65,6 +68,12 @@ class Trust:
         return dict(self.certificates[0]["policy"]["resolved"]) if self.certificates else {}
 
     @property
+    def dtype(self) -> Dtype:
+        """What the PyTorch weights were verified in."""
+        found: Dtype = self.plan.get("model", {}).get("dtype", "float32")
+        return found
+
+    @property
     def policies(self) -> list[str]:
         """Names of the policies that were met."""
         return [str(c["policy"]["resolved"].get("name")) for c in self.certificates]
@@ -76,6 +85,7 @@ def establish(
     engine: EngineChoice = "auto",
     public_key: Path | None = None,
     accept_unverified: str | None = None,
+    guard: Guard | None = None,
     now: datetime | None = None,
 ) -> Trust:
     """Check a release; the returned ``Trust`` says which engine to open.
@@ -86,6 +96,7 @@ def establish(
             plan is taken where its path in the release is given, never otherwise.
         public_key: Checks ``model.sig`` first.
         accept_unverified: The reason, in words, for serving what no valid certificate speaks for.
+        guard: Takes the place of the policy's.
         now: For tests.
 
     Raises:
@@ -100,7 +111,9 @@ def establish(
     sums = read_sums(path)
     names = certificate_names(sums)
     certificates = tuple(_read_certificate(path / name) for name in names)
-    doubt = _doubt(path, certificates, now or datetime.now(UTC))
+    doubt = _doubt(path, certificates, now or datetime.now(UTC)) or _other_guard(
+        certificates, guard
+    )
     for certificate in certificates:
         require_certified(path, certificate, sums)
     first = certificates[0] if certificates else None
@@ -175,6 +188,9 @@ def _doubt(path: Path, certificates: Sequence[Json], now: datetime) -> str:
             f"{path}: its policies were met behind different guards, and one can be served",
             "combine policies of one guard",
         )
+    samplings = [verified_settings(c["policy"]["resolved"]) for c in certificates]
+    if guards[0] is not None and len(set(samplings)) > 1:
+        return "its policies were met behind a guard with different steps or guidance"
     for certificate in certificates:
         its = "its certificate"
         if len(certificates) > 1:
@@ -184,3 +200,15 @@ def _doubt(path: Path, certificates: Sequence[Json], now: datetime) -> str:
         if datetime.fromisoformat(certificate["expires_at"]) < now:
             return f"{its} expired on {certificate['expires_at'][:10]}"
     return ""
+
+
+def _other_guard(certificates: Sequence[Json], guard: Guard | None) -> str:
+    """Why they do not speak for pictures behind this guard; empty where they do."""
+    if guard is None or not certificates:
+        return ""
+    plan = certificates[0]["policy"]["resolved"].get("guard")
+    if plan is not None and (plan["name"], tuple(plan["texts"])) == (guard.name, guard.texts):
+        return ""
+    known = "no guard" if plan is None else f"guard {plan['name']}"
+    same = plan is not None and plan["name"] == guard.name
+    return f"was verified with {known}, not with {guard.name}{' against other texts' * same}"

@@ -13,12 +13,15 @@ NUM_STEPS = 10
 def null_drift(base: Backbone, safe: Backbone, seed: int = 0) -> list[tuple[int, float]]:
     """|eps_safe(z_t, t, c_0) - eps_base(z_t, t, c_0)| / |eps_base| along the base's own path.
 
+    Each computes in its own type; the norms are taken in float32.
+
     Returns:
         (t, drift) for each of 10 steps, unguided, over 16 trajectories from seeded latents.
     """
     scheduler = base.new_scheduler()
     c_0 = base.encode([""]).repeat(NUM_LATENTS)
     scheduler.set_timesteps(NUM_STEPS, device=c_0.hidden.device)
+    own_c_0 = c_0.to(str(c_0.hidden.device), safe.denoiser.dtype)
     generator = torch.Generator().manual_seed(seed)
     z = torch.randn(NUM_LATENTS, *base.latent_shape, generator=generator)
     use_own_noise(scheduler, z)
@@ -27,8 +30,10 @@ def null_drift(base: Backbone, safe: Backbone, seed: int = 0) -> list[tuple[int,
     for t in scheduler.timesteps:
         z_in = scheduler.scale_model_input(z, t)
         e_base = base.denoise(z_in, t, c_0)
-        e_safe = safe.denoise(z_in, t, c_0)
-        eps_base, eps_safe = base.compared(e_base, z_in, t), safe.compared(e_safe, z_in, t)
+        e_safe = safe.denoise(z_in.to(own_c_0.hidden), t, own_c_0).to(e_base)
+        eps_base, eps_safe = (
+            model.compared(e, z_in, t).float() for model, e in ((base, e_base), (safe, e_safe))
+        )
         path.append((int(t), float((eps_safe - eps_base).norm() / eps_base.norm())))
         z = scheduler.step(e_base, t, z, return_dict=False)[0]
     return path

@@ -20,7 +20,7 @@ from safediff.gate.checks import edit_survival
 from safediff.gate.checks import parity as parity_check
 from safediff.gate.verdict import CheckResult
 from safediff.models.backbone import Backbone, Condition
-from safediff.models.patch import unet_sha256
+from safediff.models.patch import state_sha256, unet_sha256
 from safediff.policy.plan import Plan
 
 NUM_LATENTS = 8
@@ -68,7 +68,7 @@ def export_engine(plan: Plan, base: Backbone, safe: Backbone, folder: Path) -> P
             num_tokens=safe.num_tokens,
             metadata={
                 "policy": plan.name,
-                "safe_sha256": unet_sha256(safe.denoiser),
+                "safe_sha256": state_sha256(safe.denoiser.state_dict(), torch.float32),
                 "base_sha256": unet_sha256(base.denoiser),
             },
         )

@@ -6,6 +6,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
 from safediff.errors import UsageError
 from safediff.export.engine_files import (
     CONFIG_NAME,
@@ -22,7 +24,7 @@ from safediff.export.int8 import quantize_engine
 from safediff.export.int8_weights import quantize_weights
 from safediff.export.to_onnx import BF16_OPSET, export_denoiser, swap_weights
 from safediff.folders import new_folder
-from safediff.models.patch import unet_sha256
+from safediff.models.patch import state_sha256
 from safediff.release.certificate import CERTIFICATE_NAME
 from safediff.release.checksums import SUMS_NAME, verify_checksums
 from safediff.release.weights import denoiser_folder
@@ -133,10 +135,10 @@ def _is(engine: Path, precision: Precision, opset: int) -> bool:
 
 
 def metadata(source: ExportSource) -> dict[str, str]:
-    """What an engine says of itself."""
+    """What an engine says of itself; of its weights the hash that they have in fp32."""
     return {
         "policy": source.policy["name"],
-        "safe_sha256": unet_sha256(source.model.denoiser),
+        "safe_sha256": state_sha256(source.model.denoiser.state_dict(), torch.float32),
         "base_sha256": source.base_sha256,
     }
 

@@ -14,7 +14,7 @@ from safediff.guard.load import make_guard
 from safediff.models.backbone import Backbone
 from safediff.models.load import load_backbone
 from safediff.models.patch import load_patch
-from safediff.policy.plan import ModelPlan
+from safediff.policy.plan import Dtype, ModelPlan
 from safediff.release.certificate import CERTIFICATE_NAME
 from safediff.release.checksums import verify_checksums
 from safediff.release.weights import denoiser_folder
@@ -38,8 +38,10 @@ COMBINATION = "combination.json"
 """What a folder of ``safediff combine`` holds."""
 
 
-def open_subject(model: str, revision: str | None = None) -> Subject:
+def open_subject(model: str, revision: str | None = None, dtype: Dtype = "float32") -> Subject:
     """Load what ``model`` names; a release is checked against its checksums first.
+
+    ``dtype`` is for a model's name: runs and releases say what they were verified in.
 
     Raises:
         UsageError: nothing of that name.
@@ -52,7 +54,8 @@ def open_subject(model: str, revision: str | None = None) -> Subject:
         return _open_combination(RunFolder(path))
     if (path / CERTIFICATE_NAME).exists():
         return _open_release(path)
-    return Subject(models={model: load_backbone(ModelPlan(base=model, revision=revision))})
+    named = ModelPlan(base=model, revision=revision, dtype=dtype)
+    return Subject(models={model: load_backbone(named)})
 
 
 def verified_sampling(model: str) -> dict[str, Any]:
@@ -94,11 +97,12 @@ def _open_combination(run: RunFolder) -> Subject:
 
 def _open_release(path: Path) -> Subject:
     verify_checksums(path)
-    engine = denoiser_folder(path)
+    engine, stored = denoiser_folder(path), _read(path / CERTIFICATE_NAME, "policy")["resolved"]
+    released = ModelPlan(base=str(path), dtype=stored["model"].get("dtype", "float32"))
     return Subject(
-        models={"release": load_backbone(ModelPlan(base=str(path)))},
+        models={"release": load_backbone(released)},
         engine=engine if (engine / "model.onnx").exists() else None,
-        guard=_guard(_read(path / CERTIFICATE_NAME, "policy")["resolved"]),
+        guard=_guard(stored),
     )
 
 

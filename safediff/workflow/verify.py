@@ -49,7 +49,7 @@ def verify(
     """
     judges = prove_judges(plan)
     planned = None if plan_file is None else open_plan_of(Path(model), plan_file)
-    subject = open_subject(model, revision)
+    subject = open_subject(model, revision, plan.model.dtype)
     base = load_backbone(plan.model)
     prove_sight(judges, base.picture_size)
     *_, torch_model = subject.models.values()
