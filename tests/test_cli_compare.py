@@ -73,3 +73,15 @@ def test_wrong_arguments_are_refused_before_anything_runs(
     assert (code, out) == (2, "")
     assert said in err
     assert not (tmp_path / "o").exists()
+
+
+def test_a_named_row_that_the_base_does_not_allow_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    policy = write_policy(tmp_path, ("guidance_scale: 5.0", "guidance_scale: 0.0"))
+    options = ("--rows", "neg", "--quiet", "--out", tmp_path / "out")
+    code, out, err = ran(monkeypatch, capsys, "compare", policy, *options)
+    assert (code, out) == (2, "")
+    assert err.startswith("error: row 'neg': guard 'neg' steers guidance")
+    assert len(err.splitlines()) == 2  # the second says what to do
+    assert not (tmp_path / "out").exists()
