@@ -42,8 +42,7 @@ from safediff.workflow.engines import (
     parity_json,
 )
 from safediff.workflow.erase import TEACHER, Pictures
-from safediff.workflow.evidence import certificate_evidence, report_data, write_reports
-from safediff.workflow.flops import flop_estimate
+from safediff.workflow.evidence import certificate_evidence, cost_of, report_data, write_reports
 from safediff.workflow.many import open_shared_run
 from safediff.workflow.run_folder import RunFolder, write_text, writing
 from safediff.workflow.safe_model import patched
@@ -277,10 +276,6 @@ def _gate(
 
 def _modification(every: Sequence[Part], how: str, base: Backbone, made: RunFolder) -> Json:
     """How the weights were changed: by all parents together."""
-    costs = [json.loads((p.run.path / "training.json").read_text("utf-8")) for p in every]
-    passes = sum(int(cost["passes"]) for cost in costs)
-    seconds = sum(float(cost["seconds"]) for cost in costs)
-    device = next(base.text_encoder.parameters()).device
     papers = dict.fromkeys(find_method(part.plan.erase.method).paper for part in every)
     tensors = load_patch(made.patch).tensors.values()
     return {
@@ -291,10 +286,7 @@ def _modification(every: Sequence[Part], how: str, base: Backbone, made: RunFold
         "seed": every[-1].plan.erase.seed,
         "parameters_changed": sum(tensor.numel() for tensor in tensors),
         "steps": None,
-        "unet_sample_passes": passes,
-        "seconds": seconds,
-        "gpu_hours": seconds / 3600 if device.type == "cuda" else 0.0,
-        "flop_estimate": flop_estimate(base, passes),
+        **cost_of([part.run for part in every], base),
         "patch_sha256": sha256_file(made.patch),
     }
 
