@@ -17,7 +17,7 @@ from safediff.export.engine_files import DATA_NAME, MODEL_NAME, Precision
 from safediff.export.identity import verify_identity
 from safediff.export.manifest import MANIFEST_NAME, is_exported
 from safediff.export.single_file import write_single_file
-from safediff.export.to_triton import write_repository
+from safediff.export.to_triton import REPOSITORY, write_repository
 from safediff.folders import new_folder
 from safediff.gate.verdict import GateReport
 from safediff.models.patch import unet_sha256
@@ -151,7 +151,7 @@ def deploy(
             added.append(added_unet(out, report, gated))
         if "triton" in layouts:
             sha256 = unet_sha256(source.model.denoiser)
-            write_repository(out / "triton", out / "unet", sha256)
+            write_repository(out / REPOSITORY, out / "unet", sha256)
         if "single-file" in layouts:
             write_single_file(out / SINGLE_FILE, source.model)
         enter(out, source, [entry], added)
@@ -164,3 +164,4 @@ def _copy_model(source: ExportSource, out: Path) -> None:
     else:
         left_out = shutil.ignore_patterns(*UNLISTED, MODEL_NAME, DATA_NAME, MANIFEST_NAME)
         shutil.copytree(source.release, out, dirs_exist_ok=True, ignore=left_out)
+        shutil.rmtree(out / REPOSITORY, ignore_errors=True)  # it served the earlier engine

@@ -27,7 +27,7 @@ from safediff.export.to_tensorrt import (
     plan_name,
     require_gpu,
 )
-from safediff.export.to_triton import write_repository
+from safediff.export.to_triton import REPOSITORY, write_repository
 from safediff.folders import new_folder
 from safediff.policy.plan import Plan
 from safediff.release.checksums import UNLISTED
@@ -39,7 +39,6 @@ from safediff.workflow.export import write_engine
 from safediff.workflow.export_source import ExportSource, open_source
 from safediff.workflow.plan_gate import measure_plan
 
-TRITON = "triton"
 Write = Callable[[Path], Path]
 """Writes a plan and its sidecar into a folder; returns its path."""
 
@@ -100,8 +99,8 @@ def export_plan(
                 base_sha256=source.base_sha256,
             )
             if triton:
-                shutil.rmtree(out / TRITON, ignore_errors=True)
-                write_repository(out / TRITON, engine, sidecar["weights_sha256"], made)
+                shutil.rmtree(out / REPOSITORY, ignore_errors=True)
+                write_repository(out / REPOSITORY, engine, sidecar["weights_sha256"], made)
         return made
 
     return _written(source, folder, write, plan)
