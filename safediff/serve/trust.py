@@ -103,9 +103,8 @@ def establish(
     doubt = _doubt(path, certificates, now or datetime.now(UTC))
     for certificate in certificates:
         require_certified(path, certificate, sums)
-    first = certificates[0] if certificates else None
     signed = public_key is not None
-    choice = choose_engine(path, first, sums, engine, signed=signed, reason=reason)
+    choice = choose_engine(path, certificates, sums, engine, signed=signed, reason=reason)
     doubt = doubt or choice.doubt
     if doubt and not reason:
         raise UsageError(
