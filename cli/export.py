@@ -64,8 +64,11 @@ def export(
         typer.Option(help="With --full, also: triton, single-file; with --trt: triton."),
     ] = None,
     gate: Annotated[
-        Path | None,
-        typer.Option(metavar="POLICY", help="Measure this policy on the engine that is written."),
+        list[Path] | None,
+        typer.Option(
+            metavar="POLICY",
+            help="Measure this policy on the engine that is written; each of a combined release.",
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder to write; beside RUN_OR_RELEASE if not given.")
@@ -75,7 +78,7 @@ def export(
     from safediff.errors import UsageError
 
     if plan is not None:
-        if gate is None or any((onnx, full, trt, trt_rtx, swap_weights, layout)):
+        if not gate or any((onnx, full, trt, trt_rtx, swap_weights, layout)):
             raise UsageError(
                 "--plan: a plan that is there is gated, nothing else",
                 "safediff export RELEASE --plan engines/NAME.plan --gate POLICY",
@@ -130,7 +133,7 @@ def export(
             static=static,
             refittable=refit,
             triton=with_plan,
-            policy=gate,
+            policies=gate or (),
         )
         print(line)
     elif full:
@@ -140,7 +143,7 @@ def export(
         folder = out or _beside(run, precision)
         limit = MAX_ERROR if max_error is None else max_error
         named = cast("tuple[Layout, ...]", layouts)
-        deployed = deploy_run(run, folder, chosen, opset, named, swap_weights, gate, limit)
+        deployed = deploy_run(run, folder, chosen, opset, named, swap_weights, gate or (), limit)
         print(f"{folder}: {deployed.line}")
     else:
         from safediff.workflow.calibrate import MAX_ERROR
@@ -154,13 +157,13 @@ def export(
             print(f"{folder}: {export_run(run, folder, chosen, opset, limit).line}")
 
 
-def _gate_plan(run: Path, plan: Path, policy: Path, out: Path | None) -> None:
+def _gate_plan(run: Path, plan: Path, policies: list[Path], out: Path | None) -> None:
     from safediff.cli.quiet_libraries import quiet_libraries
 
     quiet_libraries()
     from safediff.workflow.plan_gate import gate_plan
 
-    print(gate_plan(run, plan, policy, out or _beside(run, "gated")))
+    print(gate_plan(run, plan, policies, out or _beside(run, "gated")))
 
 
 def _require_one_target(*, onnx: bool, swap: bool, trt: bool, trt_rtx: bool) -> None:

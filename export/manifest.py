@@ -1,7 +1,9 @@
 """safediff-export.json: which engines a folder holds and what was measured of each.
 
 Beside the certificate, which speaks of the files that were gated when the release was made, the
-manifest speaks of engines that were added later. Its hash is in SHA256SUMS.
+manifest speaks of engines that were added later. Its hash is in SHA256SUMS. An engine's ``gate`` is
+the report of the policy that was measured on it; of a release that combines policies, those of
+further ones are its ``more_gates``.
 """
 
 import json
@@ -41,6 +43,11 @@ def read_manifest(folder: Path) -> Json | None:
         ) from error
     found: Json = manifest
     return found
+
+
+def gates_of(row: Json) -> list[Json]:
+    """The gate reports of an engine's entry: at most one of each policy."""
+    return [gate for gate in (row["gate"], *row.get("more_gates", ())) if gate is not None]
 
 
 def is_exported(folder: Path) -> bool:

@@ -16,6 +16,8 @@ from safediff.errors import Inconclusive
 from safediff.export.engine_files import DATA_NAME, MODEL_NAME
 
 Backend = Literal["onnxruntime", "tensorrt"]
+REPOSITORY = "triton"
+"""Folder of the repository in an exported release."""
 MODEL = "safediff_unet"
 _TYPES = {"FLOAT": "TYPE_FP32", "FLOAT16": "TYPE_FP16", "BFLOAT16": "TYPE_BF16"}
 _PLAN_NAME = "model.plan"

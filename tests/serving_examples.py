@@ -104,6 +104,12 @@ def exported(precision: str = "fp32", xl: bool = False) -> Path:
     return path
 
 
+def passed_gate(row: dict[str, Any], policy: str = "demo-weapons") -> dict[str, Any]:
+    """What the manifest holds of a gate on an engine, made up."""
+    named = {"policy_name": policy, "policy_sha256": make_evidence().policy["sha256"]}
+    return {"verdict": "pass", "bound_to": row["sha256"], **named}
+
+
 def recertified(path: Path) -> Path:
     """Entries of engines and checksums renewed: what a careful forger does."""
     file = path / CERTIFICATE_NAME

@@ -1,5 +1,6 @@
 """The trainer of SDD and ESD: knobs, presets, resuming, and what it refuses."""
 
+import json
 import math
 import os
 import signal
@@ -7,11 +8,13 @@ import subprocess
 import sys
 from dataclasses import asdict, fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, get_args, get_origin, get_type_hints
 
 import pytest
 import torch
 from erase_examples import CONCEPTS, KEEP, SMALL, concept, frozen_backbone, small_trainer
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from safediff.erase.methods import resolve
@@ -21,6 +24,7 @@ from safediff.erase.trainer import DistilTrainer, StepInfo, learning_rate
 from safediff.errors import Inconclusive, UsageError
 from safediff.models.backbone import Backbone, Condition
 from safediff.models.patch import save_patch, state_sha256, unet_sha256
+from safediff.sample.shards import Shards
 
 HINTS = get_type_hints(DistilParams)
 
@@ -377,6 +381,39 @@ def test_interrupted_run_ends_with_the_same_bytes(
     assert patch_bytes(trainer, tmp_path, checkpoint) == uninterrupted
 
 
+def test_what_it_took_adds_up_over_attempts_and_processes(
+    backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock that only steps move, ten seconds each."""
+    clock, checkpoint = [0.0], tmp_path / "checkpoint.safetensors"
+    stopped = SimpleNamespace(monotonic=lambda: clock[0])
+    monkeypatch.setattr("safediff.erase.trainer.time", stopped)
+
+    def tick(info: StepInfo) -> None:
+        clock[0] += 10
+
+    def interrupt(info: StepInfo) -> None:
+        tick(info)
+        if info.step == 2:  # after the checkpoint of the first rollout
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        small_trainer(backbone, RESUMED).run(interrupt, checkpoint)
+    clock[0] += 1000  # nobody was there
+    trainer = small_trainer(backbone, RESUMED)
+    trainer.restore(checkpoint)
+    assert (trainer.progress.seconds, trainer.progress.process_seconds) == (20, 20)
+    took = trainer.run(tick, checkpoint).progress
+    assert took.seconds == took.process_seconds == 10 * RESUMED.num_steps
+    again = small_trainer(backbone, RESUMED)
+    again.restore(checkpoint)  # killed between the last checkpoint and the patch
+    assert again.run(tick).progress == took
+    again.shards = Shards(0, 4)
+    clock[0] += 5
+    took = again._timed()
+    assert took.process_seconds - took.seconds == 3 * 5  # one process until now, then four
+
+
 KILLED_WHILE_WRITING = """
 import os, signal, sys
 from pathlib import Path
@@ -422,6 +459,23 @@ def checkpoint(backbone: Backbone, tmp_path_factory: pytest.TempPathFactory) -> 
     path = tmp_path_factory.mktemp("run") / "checkpoint.safetensors"
     small_trainer(backbone, replace(SMALL, num_steps=1)).run(ignore, path)
     return path
+
+
+def test_a_checkpoint_that_does_not_say_what_it_took_is_refused(
+    backbone: Backbone, checkpoint: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "checkpoint.safetensors"
+    with safe_open(checkpoint, "pt") as file:
+        meta = json.loads(file.metadata()["checkpoint"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    del meta["progress"]["seconds"], meta["progress"]["process_seconds"]
+    save_file(tensors, path, {"checkpoint": json.dumps(meta)})
+    trainer = small_trainer(backbone, replace(SMALL, num_steps=1))
+    before = [value.detach().clone() for value in trainer.student.values]
+    with pytest.raises(UsageError, match="do not say what they took") as caught:
+        trainer.restore(path)
+    assert caught.value.next_step == "start again without --resume"
+    assert all(map(torch.equal, before, trainer.student.values))
 
 
 def cut(path: Path) -> None:

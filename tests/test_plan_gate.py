@@ -70,7 +70,7 @@ def plan_of(path: Path) -> Path:
 
 def test_a_plan_is_gated_signed_and_served(fake: FakeTrt, planned: Path, tmp_path: Path) -> None:
     policy, out = write_policy(tmp_path), tmp_path / "gated"
-    line = gate_plan(planned, Path("engines") / plan_of(planned).name, policy, out)
+    line = gate_plan(planned, Path("engines") / plan_of(planned).name, [policy], out)
     assert line.startswith(f"{plan_of(out)}: gate: pass")
     row = read_certificate(out / CERTIFICATE)["engines"][0]
     assert (row["gate"], row["parity"]["gate_rerun"], row["parity"]["passed"]) == (
@@ -105,7 +105,7 @@ def test_a_plan_that_computes_something_else_leaves_its_report(
     monkeypatch.setitem(parity.LIMITS, "fp32", none)  # type: ignore[arg-type]
     out = tmp_path / "gated"
     with pytest.raises(PolicyViolated, match="not written, policy small is not met"):
-        gate_plan(planned, plan_of(planned), write_policy(tmp_path), out)
+        gate_plan(planned, plan_of(planned), [write_policy(tmp_path)], out)
     assert not out.exists()
     told = json.loads((tmp_path / "gated.gate.json").read_text())
     failed = [r["id"] for r in told["results"] if r["verdict"] == Verdict.FAIL.value]
@@ -137,7 +137,7 @@ def test_only_a_plan_of_the_release_is_measured(
 ) -> None:
     stray = shutil.copyfile(plan_of(planned), tmp_path / "stray.plan")
     with pytest.raises(UsageError, match=r"stray\.plan: is no plan of"):
-        gate_plan(planned, stray, write_policy(tmp_path), tmp_path / "gated")
+        gate_plan(planned, stray, [write_policy(tmp_path)], tmp_path / "gated")
     amend_sidecar(plan_of(planned), base_sha256="ee" * 32)
     recertified(planned)
     with pytest.raises(UsageError, match="is a plan of base eeeeeeeeeeee"):

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from release_examples import new_keys
-from serving_examples import copy_of, exported, recertified, release
+from serving_examples import copy_of, exported, passed_gate, recertified, release
 from tensorrt_examples import needs_rtx, without_driver
 from test_cli_verbs import Ran, here, said
 from tiny import tiny_engine, tiny_unet
@@ -273,8 +273,9 @@ def test_without_a_driver_it_is_not_served(path: Path) -> None:
         ({}, False, "no checked signature covers the gate report on it"),
         ({"verdict": "fail"}, True, "it has not passed the gate on a GPU"),
         ({"bound_to": "00" * 32}, True, "it has not passed the gate on a GPU"),
+        ({"policy_name": "other"}, True, "it has not passed the gate on a GPU"),
     ],
-    ids=["passed", "unsigned", "failed", "on other bytes"],
+    ids=["passed", "unsigned", "failed", "on other bytes", "of another policy"],
 )
 def test_a_gate_report_counts_under_a_signature(
     path: Path, tmp_path: Path, gate: dict[str, str], signed: bool, message: str
@@ -282,7 +283,7 @@ def test_a_gate_report_counts_under_a_signature(
     manifest = read_manifest(path)
     assert manifest is not None
     row = manifest["engines"][0]
-    row["gate"] = {"verdict": "pass", "bound_to": row["sha256"], **gate}
+    row["gate"] = passed_gate(row) | gate
     write_manifest(path, manifest)
     write_checksums(path)
     private, public = new_keys(tmp_path, "ours")

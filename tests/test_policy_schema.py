@@ -48,6 +48,17 @@ JUDGES = "'embedded', 'nudenet', 'q16' or 'clip'"
             "erase: {preset: papr}\nkeep:",
             "12:9: error: erase.preset: sdd has no preset 'papr'; did you mean 'paper'?",
         ),
+        (
+            "keep:",
+            "export: {targets: [onnx, trt]}\nkeep:",
+            "12:10: error: export.targets: trt is no target of a policy: build it with safediff "
+            "export RELEASE --trt",
+        ),
+        (
+            "keep:",
+            "export: {targets: [onnx, onnx]}\nkeep:",
+            "12:10: error: export.targets: may hold 1 at most, got 2",
+        ),
         ("0.25", "1.5", "14:13: error: verify.erasure.max_rate: must be less than or equal to 1"),
         ("0.25", "'0.25'", "14:13: error: verify.erasure.max_rate: expected a number, got text"),
         ("18}", "0}", "14:29: error: verify.erasure.num_prompts: must be greater than or equal to"),

@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 from release_examples import make_evidence, new_keys
 from safetensors.torch import load_file, save_file
-from serving_examples import copy_of, exported, recertified, release, write_example
+from serving_examples import copy_of, exported, passed_gate, recertified, release, write_example
 from tiny import tiny_backbone, tiny_engine, tiny_unet
 
 from safediff.errors import Inconclusive, UsageError
@@ -305,7 +305,7 @@ def with_report(path: Path, **gate: str) -> Path:
     manifest = read_manifest(path)
     assert manifest is not None
     row = manifest["engines"][0]
-    row["gate"] = {"verdict": "pass", "bound_to": row["sha256"], **gate}
+    row["gate"] = passed_gate(row) | gate
     write_manifest(path, manifest)
     write_checksums(path)
     return path
@@ -323,8 +323,13 @@ def test_a_gate_report_that_anyone_may_have_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("gate", "engine"),
-    [({}, "onnx"), ({"verdict": "fail"}, "torch"), ({"bound_to": "00" * 32}, "torch")],
-    ids=["passed", "failed", "on other bytes"],
+    [
+        ({}, "onnx"),
+        ({"verdict": "fail"}, "torch"),
+        ({"bound_to": "00" * 32}, "torch"),
+        ({"policy_sha256": "00" * 32}, "torch"),
+    ],
+    ids=["passed", "failed", "on other bytes", "of another policy"],
 )
 def test_a_signed_gate_report(tmp_path: Path, gate: dict[str, str], engine: str) -> None:
     path = with_report(tmp_path / "r", **gate)

@@ -3,14 +3,20 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from erase_examples import frozen_backbone
+from gate_examples import make_report, make_result
 from small_policy import QUICK, finished, safediff, small_plan, write_policy
 
-from safediff.errors import UsageError
+from safediff.errors import Inconclusive, UsageError
+from safediff.gate.verdict import Verdict
+from safediff.guard.load import make_guard
 from safediff.models.backbone import Backbone
 from safediff.models.patch import (
     Patch,
@@ -21,9 +27,23 @@ from safediff.models.patch import (
     stack_patches,
     unet_sha256,
 )
+from safediff.policy.plan import ModelPlan
+from safediff.release.audit import audit
 from safediff.release.checksums import sha256_file, write_checksums
-from safediff.workflow.combine import check_parts, open_part
+from safediff.workflow import evidence, subject
+from safediff.workflow.combine import (
+    Combination,
+    Gate,
+    Part,
+    _write_summary,
+    check_parts,
+    combine,
+    open_part,
+)
+from safediff.workflow.evidence import cost_of
+from safediff.workflow.run_folder import RunFolder
 from safediff.workflow.subject import open_subject
+from safediff.workflow.ui import SilentUi
 
 OTHER = (("name: small", "name: other"),)
 
@@ -152,6 +172,86 @@ def test_the_release_carries_a_certificate_of_each(merged: tuple[Path, str]) -> 
         assert done.returncode == 0, done.stdout + done.stderr
     done = safediff("verify", "--certificate", first, release)
     assert "policies/other/safety-certificate.json: check each" in done.stdout.replace("\n", " ")
+
+
+def without_engine(out: Path, run: Path, folder: Path) -> Part:
+    """A run whose policy asks for no engine; its pictures on the combination are there already."""
+    shutil.copytree(run, folder)
+    stored = json.loads((folder / "plan.json").read_text())
+    stored["plan"]["export"]["targets"] = []
+    (folder / "plan.json").write_text(json.dumps(stored))
+    part, before = open_part(folder), open_part(run).plan.sha256
+    journal = out / "gates" / part.plan.name / "journal.jsonl"
+    lines = [row for row in journal.read_text().splitlines(True) if "onnx engine" not in row]
+    journal.write_text("".join(lines).replace(before, part.plan.sha256))
+    return part
+
+
+def test_weights_alone_are_released_too(
+    merged: tuple[Path, str], other: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(merged[0] / "gates", out / "gates")
+    runs = {"small": finished().run.path, "other": other}
+    parts = [without_engine(out, run, tmp_path / name) for name, run in runs.items()]
+    found = combine(parts, None, out, SilentUi())
+    assert found.released
+    release = out / "release"
+    assert not (release / "unet" / "model.onnx").exists()
+    for name in ("safety-certificate.json", "policies/other/safety-certificate.json"):
+        checked = audit(release / name, release, None, datetime.now(UTC))
+        assert (checked.problems, checked.verdict) == ((), Verdict.PASS)
+        assert checked.certificate["deployment_parity"] == []
+
+
+def test_a_combination_is_opened_as_it_was_verified(
+    backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = small_plan(tmp_path, ("verify:", "guard: {name: neg, texts: [cannon]}\nverify:"))
+    model = replace(
+        plan.model, scheduler="euler", config="folder", lora="a.safetensors", lora_scale=0.5
+    )
+    part = Part(plan=replace(plan, model=model), run=RunFolder(tmp_path))
+    patch = some_patch(backbone, slice(0, 2), 1)
+    save_patch(patch, tmp_path / "patch.safetensors")
+    report = make_report((make_result("erasure/all", Verdict.PASS),))
+    gates = [Gate(part=part, reports=[report])]
+    _write_summary(Combination(folder=tmp_path, how="merged", gates=gates), patch)
+    loaded: list[ModelPlan] = []
+
+    def load(wanted: ModelPlan) -> Backbone:
+        loaded.append(wanted)
+        return backbone
+
+    monkeypatch.setattr(subject, "load_backbone", load)
+    assert open_subject(str(tmp_path)).guard == make_guard("neg", ["cannon"])
+    assert loaded == [model]
+    stored = json.loads((tmp_path / "combination.json").read_text()) | {"schema_version": 1}
+    (tmp_path / "combination.json").write_text(json.dumps(stored))
+    with pytest.raises(Inconclusive, match="left out scheduler, LoRA and guard"):
+        open_subject(str(tmp_path))
+
+
+def test_hours_are_those_of_every_process(
+    backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows: list[dict[str, object]] = [
+        {"seconds": "5400.0", "process_seconds": "9000.0", "processes": 2},  # one, then two
+        {"seconds": "3600.0", "processes": 4},  # as earlier versions wrote it
+        {"seconds": "1800.0"},
+    ]
+    runs = [RunFolder(tmp_path / str(number)) for number in range(len(rows))]
+    for run, row in zip(runs, rows, strict=True):
+        run.path.mkdir()
+        (run.path / "training.json").write_text(json.dumps(row | {"passes": 10}))
+    found = cost_of(runs, backbone)
+    assert (found["seconds"], found["gpu_hours"]) == (10800, 0)  # on a CPU
+    assert found["unet_sample_passes"] == 30
+    weight = SimpleNamespace(device=torch.device("cuda"))
+    gpu = SimpleNamespace(parameters=lambda: iter([weight]))
+    monkeypatch.setattr(evidence, "flop_estimate", lambda base, passes: {})
+    found = cost_of(runs, SimpleNamespace(text_encoder=gpu))  # type: ignore[arg-type]
+    assert found["gpu_hours"] == 2.5 + 4 + 0.5
 
 
 def test_a_changed_second_certificate_is_noticed(merged: tuple[Path, str], tmp_path: Path) -> None:

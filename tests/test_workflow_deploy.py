@@ -46,17 +46,17 @@ def test_from_a_policy_to_a_picture(tmp_path: Path, here: Ran) -> None:
 
 def test_a_run_is_gated_in_int8_and_served_by_that(tmp_path: Path) -> None:
     run, policy, out = finished().run.path, write_policy(tmp_path), tmp_path / "serve"
-    deployed = deploy_run(run, out, "int8", 18, policy=policy)
-    assert deployed.gate is not None
-    assert deployed.gate.verdict is Verdict.PASS
-    assert {r.kind for r in deployed.gate.results} >= {"erasure", "retention"}
+    deployed = deploy_run(run, out, "int8", 18, policies=[policy])
+    (gated,) = deployed.gates
+    assert gated.verdict is Verdict.PASS
+    assert {r.kind for r in gated.results} >= {"erasure", "retention"}
     manifest = read_manifest(out)
     assert manifest is not None
     engine = manifest["engines"][0]
     assert (engine["precision"], engine["in_certificate"]) == ("int8", False)
     assert engine["gate"]["bound_to"] == engine["sha256"]
     assert engine["delta"]["layers"]
-    assert {r.id for r in deployed.gate.results} >= {"parity/onnx engine", "parity/edit"}
+    assert {r.id for r in gated.results} >= {"parity/onnx engine", "parity/edit"}
     assert SafePipeline.from_release(out, num_threads=1).trust.engine == "torch"  # not signed
     private, public = new_keys(tmp_path, "ours")
     sign_release(out, private)

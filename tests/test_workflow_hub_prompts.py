@@ -3,16 +3,20 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from policy_examples import plan_of
 from small_policy import safediff
 from test_policy_rows import BENIGN, ROWS, SMALL, source
 
-from safediff.errors import Inconclusive
+from safediff.errors import Inconclusive, UsageError
 from safediff.judge.load import judge_requests
 from safediff.policy.plan import HubPrompts, Plan
 from safediff.verify.assignments import assignments, rows_of
+from safediff.workflow.engine_gate import same_policy
+from safediff.workflow.export_source import ExportSource
 from safediff.workflow.hub_prompts import with_hub_prompts
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -85,6 +89,18 @@ def test_the_choice_follows_the_seed(tmp_path: Path, cache: Path) -> None:
         again = replace(plan, verify=replace(plan.verify, sampling=sampling))
         chosen.add(tuple(p.prompt for p in with_hub_prompts(again).concepts[0].prompts))
     assert len(chosen) > 2
+
+
+def test_a_gate_takes_a_policy_whose_prompts_are_fetched(tmp_path: Path, cache: Path) -> None:
+    """Of a release that combines policies, each of them."""
+    stored, other = with_hub_prompts(planned(tmp_path)).to_json(), {"name": "other"}
+    policy = tmp_path / "p.yaml"
+    for policies in ((stored,), (stored, other), (other, stored)):
+        source = SimpleNamespace(path=tmp_path, policies=policies)
+        assert same_policy(cast(ExportSource, source), policy).to_json() == stored
+    source = SimpleNamespace(path=tmp_path, policies=(other,))
+    with pytest.raises(UsageError, match="is not the policy that"):
+        same_policy(cast(ExportSource, source), policy)
 
 
 def test_plans_without_hub_prompts_stay_as_they_are(tmp_path: Path) -> None:

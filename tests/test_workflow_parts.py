@@ -16,7 +16,7 @@ from safediff.export.manifest import read_manifest
 from safediff.release.certificate_schema import read_certificate
 from safediff.release.checksums import sha256_file
 from safediff.workflow import deploy_parts
-from safediff.workflow.deploy import deploy_run
+from safediff.workflow.deploy import Layout, deploy_run
 
 CERTIFICATE = "safety-certificate.json"
 
@@ -62,6 +62,19 @@ def test_an_engine_of_another_precision_has_an_entry(tmp_path: Path) -> None:
     assert sorted(row["part"] for row in rows) == ["text_encoder", "unet", "vae_decoder"]
     (row,) = [row for row in rows if row["part"] == "unet"]
     assert row["precision"] == "fp32"  # its graph was traced anew
+
+
+@pytest.mark.parametrize("layouts", [(), ("triton",)], ids=["without", "with"])
+def test_a_triton_repository_serves_the_engine_beside_it(
+    tmp_path: Path, layouts: tuple[Layout, ...]
+) -> None:
+    assert (exported() / "triton" / "safediff_unet" / "1" / MODEL_NAME).exists()
+    deploy_run(exported(), tmp_path / "again", "fp16", 18, layouts)
+    found = [*(tmp_path / "again").glob("triton/*/1/model.onnx")]
+    assert (tmp_path / "again" / "triton").exists() == bool(layouts)
+    assert [sha256_file(path) for path in found] == [
+        sha256_file(tmp_path / "again" / "unet" / MODEL_NAME) for _ in layouts
+    ]
 
 
 Export = Callable[..., Path]

@@ -21,6 +21,10 @@ class Progress:
     step: int
     num_passes: int
     """UNet sample passes so far (a forward of one sample; forward and backward count three)."""
+    seconds: float = 0.0
+    """Of every attempt up to its last checkpoint; not of what was lost with it."""
+    process_seconds: float = 0.0
+    """Likewise, times the processes of each attempt."""
 
 
 def save_checkpoint(
@@ -60,7 +64,7 @@ def load_checkpoint(
     """Restore a run in place.
 
     Raises:
-        UsageError: the checkpoint belongs to another plan.
+        UsageError: the checkpoint belongs to another plan, or does not say what it took.
         Inconclusive: the file is damaged.
     """
     try:
@@ -74,6 +78,11 @@ def load_checkpoint(
     if meta["key"] != key:
         raise UsageError(
             f"{path}: belongs to another plan (policy, model or safediff version changed)",
+            "start again without --resume",
+        )
+    if meta["progress"].keys() != asdict(Progress(0, 0, 0)).keys():
+        raise UsageError(
+            f"{path}: is of an earlier safediff, whose checkpoints do not say what they took",
             "start again without --resume",
         )
     state: dict[int, dict[str, Tensor]] = {}

@@ -2,8 +2,9 @@
 
 import hashlib
 import math
+import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -62,7 +63,13 @@ class Erased:
     """None without a moving average: then the teacher is the student."""
     adapter: Adapter | None
     """The teacher's factors, where a rank was asked for."""
-    num_passes: int
+    progress: Progress
+    """With everything that it took."""
+
+    @property
+    def num_passes(self) -> int:
+        """UNet sample passes, of all attempts."""
+        return self.progress.num_passes
 
 
 class DistilTrainer:
@@ -82,6 +89,7 @@ class DistilTrainer:
 
         Several processes share the rows of every batch; each holds the same student.
         """
+        self.began = time.monotonic()
         self.original, self.params, self.seed, self.keep = backbone, params, seed, keep
         self.method, self.shards = method, shards
         require_text_path(backbone, params)
@@ -173,7 +181,16 @@ class DistilTrainer:
             teacher=self._patch(self.teacher, "teacher"),
             student=self._student_patch(),
             adapter=self._adapter(),
-            num_passes=self.progress.num_passes,
+            progress=self._timed(),
+        )
+
+    def _timed(self) -> Progress:
+        """The progress with what this attempt took until now; ``progress`` has the earlier ones."""
+        earlier, seconds = self.progress, time.monotonic() - self.began
+        return replace(
+            earlier,
+            seconds=earlier.seconds + seconds,
+            process_seconds=earlier.process_seconds + seconds * self.shards.count,
         )
 
     def _train(self, on_step: OnStep, checkpoint: Path | None) -> None:
@@ -182,7 +199,7 @@ class DistilTrainer:
             if checkpoint is not None and self.shards.leads and self._checkpoint_due():
                 save_checkpoint(
                     checkpoint,
-                    self.progress,
+                    self._timed(),
                     self.key,
                     self.student,
                     self.teacher,
@@ -229,8 +246,11 @@ class DistilTrainer:
 
     def _count(self, rollouts: int = 0, steps: int = 0, passes: int = 0) -> None:
         now = self.progress
-        self.progress = Progress(
-            now.num_rollouts + rollouts, now.step + steps, now.num_passes + passes
+        self.progress = replace(
+            now,
+            num_rollouts=now.num_rollouts + rollouts,
+            step=now.step + steps,
+            num_passes=now.num_passes + passes,
         )
 
     def _one_step(self, step: int, state: State, batch: Batch, on_step: OnStep) -> None:

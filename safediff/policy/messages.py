@@ -61,6 +61,8 @@ def _sentence(detail: ErrorDetails, known: Loc, schema: Json) -> str:
         return f"{_EXPECTED[kind]}, got {_shown(value)}"
     if kind == "too_short":
         return "must not be empty"
+    if kind == "too_long":
+        return f"may hold {context['max_length']} at most, got {context['actual_length']}"
     if kind == "string_too_short":
         return "must not be empty text"
     if kind == "string_pattern_mismatch":

@@ -269,7 +269,7 @@ class WaiverPlan:
 class ExportPlan:
     """Which engines are built."""
 
-    targets: tuple[Literal["onnx", "trt"], ...]
+    targets: tuple[Literal["onnx"], ...]
     precision: Literal["fp32", "fp16"]
     opset: Literal[18, 23]
 

@@ -6,7 +6,7 @@ defaults that depend on other keys, so stages never read these models but the pl
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Discriminator, Field, Tag, model_validator
+from pydantic import BaseModel, Discriminator, Field, Tag, field_validator, model_validator
 
 from safediff.attack.params import ATTACKS
 from safediff.policy.entry import (
@@ -495,9 +495,22 @@ class Waiver(Entry):
 class Export(Entry):
     """Which engines are built."""
 
-    targets: tuple[Literal["onnx", "trt"], ...] = ("onnx",)
+    targets: Annotated[tuple[Literal["onnx"], ...], Field(max_length=1)] = Field(
+        default=("onnx",),
+        description="onnx, or nothing: the release then holds the weights alone. Plans of TensorRT "
+        "are built from a release.",
+    )
     precision: Literal["fp32", "fp16"] = "fp32"
     opset: Literal[18, 23] = 18
+
+    @field_validator("targets", mode="before")
+    @classmethod
+    def _no_plans(cls, targets: Any) -> Any:
+        if isinstance(targets, tuple | list) and "trt" in targets:
+            raise ValueError(
+                "trt is no target of a policy: build it with safediff export RELEASE --trt"
+            )
+        return targets
 
 
 class Policy(Entry):

@@ -29,24 +29,46 @@ def certificate_names(names: Sequence[str] | Mapping[str, str]) -> list[str]:
     return [name for name in (CERTIFICATE_NAME, *others) if name in names]
 
 
-def add_engines(folder: Path, rows: Sequence[Json], replaced: Collection[str]) -> None:
+def add_engines(
+    folder: Path,
+    rows: Sequence[Json],
+    replaced: Collection[str],
+    gates: Mapping[str, Sequence[Json]],
+) -> None:
     """Enter engines into every certificate of a folder; the checksums are left to the caller.
 
     Args:
         folder: The release.
-        rows: ``AddedEngine`` of the schema.
+        rows: ``AddedEngine`` of the schema, as if nobody had gated them.
         replaced: Paths of which earlier entries no longer hold.
+        gates: Gate reports by path; each is entered in the certificate of its policy alone.
     """
     for name in certificate_names([p.relative_to(folder).as_posix() for p in folder.rglob("*")]):
         path = folder / name
         certificate = json.loads(path.read_text(encoding="utf-8"))
         earlier = certificate.get("engines", [])
         kept = [row for row in earlier if row["path"] not in replaced]
-        engines = sorted([*kept, *rows], key=lambda row: str(row["path"]))
+        own = [_gated(row, own_gate(certificate, gates.get(row["path"], ()))) for row in rows]
+        engines = sorted([*kept, *own], key=lambda row: str(row["path"]))
         if engines != earlier:
             extends = certificate.get("extends") or sha256_file(path)
             extended = {**certificate, "engines": engines, "extends": extends}
             path.write_text(dump_certificate(extended), encoding="utf-8")
+
+
+def own_gate(certificate: Json, gates: Sequence[Json]) -> Json | None:
+    """Among gate reports on an engine, that of the certificate's own policy."""
+    policy = certificate["policy"]
+    own = policy.get("name"), policy.get("sha256")
+    found = (g for g in gates if (g.get("policy_name"), g.get("policy_sha256")) == own)
+    return next(found, None)
+
+
+def _gated(row: Json, gate: Json | None) -> Json:
+    if gate is None:
+        return row
+    parity = row["parity"] and {**row["parity"], "gate_rerun": True}
+    return {**row, "gate": gate["verdict"], "parity": parity}
 
 
 def added_plans(certificate: Json) -> list[Json]:

@@ -4,7 +4,7 @@ Hashes are those of SHA256SUMS, which the files were just held against. A graph 
 only to compare its weights, after everything that hashes can decide.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from safediff.errors import Inconclusive, SafediffError, UsageError
 from safediff.export.engine_files import DATA_NAME, MODEL_NAME
 from safediff.export.identity import verify_identity
-from safediff.export.manifest import read_manifest
+from safediff.export.manifest import gates_of, read_manifest
 from safediff.export.parts import (
     DECODER_FOLDER,
     TEXT_FOLDER,
@@ -30,6 +30,7 @@ from safediff.release.engines import (
     PLAN_SUFFIX,
     added_plans,
     engine_problems,
+    own_gate,
 )
 from safediff.release.layout import TEXT_LEVEL
 from safediff.release.weights import UNET_PATH, denoiser_folder
@@ -41,6 +42,7 @@ EngineChoice = str
 WEIGHTS = (".safetensors", ".bin", ".index.json")
 """Where diffusers and transformers look for a part's weights; an index would name other files."""
 TEXT_WEIGHTS, DIFFUSERS_WEIGHTS = "model.safetensors", "diffusion_pytorch_model.safetensors"
+UNSIGNED = "no checked signature covers the gate report on it"
 NEXT_STEP = "do not deploy it; get the release again from where it was made"
 
 
@@ -49,7 +51,7 @@ class Choice(NamedTuple):
 
     engine: Literal["onnx", "torch", "plan"]
     certified: bool = True
-    """Whether the certificate lists its very bytes."""
+    """Whether every certificate lists its very bytes."""
     remark: str = ""
     """Why it is another one than one might expect."""
     doubt: str = ""
@@ -89,7 +91,7 @@ def require_certified(path: Path, certificate: Json, sums: Mapping[str, str]) ->
 
 def choose_engine(
     path: Path,
-    certificate: Json | None,
+    certificates: Sequence[Json],
     sums: Mapping[str, str],
     wanted: EngineChoice,
     *,
@@ -98,12 +100,14 @@ def choose_engine(
 ) -> Choice:
     """The engine to open, from hashes and the manifest alone.
 
+    Every certificate has to list its bytes, or its policy to have passed its gate on them.
+
     Whoever can renew the checksums can write a gate report into the manifest, so that of an engine
     that the certificate does not list counts under a signature only.
 
     Args:
         path: The folder.
-        certificate: None: nothing to compare with, so what is there is taken.
+        certificates: All of the release; none: nothing to compare with, so what is there is taken.
         sums: Hashes of the files.
         wanted: By the user.
         signed: Whether a signature over all files was checked.
@@ -113,7 +117,7 @@ def choose_engine(
         UsageError: the engine is not there, or is none of this release.
     """
     if wanted.endswith(PLAN_SUFFIX):
-        return _choose_plan(path, certificate, sums, wanted, signed=signed)
+        return _choose_plan(path, certificates, sums, wanted, signed=signed)
     files = engine_files(path)
     has_onnx = files[0] in sums
     if wanted == "onnx" and not has_onnx:
@@ -121,41 +125,41 @@ def choose_engine(
     if wanted == "torch" or not has_onnx:
         return Choice("torch")
     found = {name: sums.get(name) for name in files}
-    if certificate is None or found.items() <= _listed(certificate).items():
+    silent = [c for c in certificates if not found.items() <= _listed(c).items()]
+    if not silent:
         return Choice("onnx")
     what = f"{files[0]} is not the engine that the certificate speaks of"
     manifest = read_manifest(path)
     if manifest is None:
         raise UsageError(f"{path}: {what}", NEXT_STEP)
-    passed = _gate_passed(manifest, *found.values())
-    if passed and signed:
+    never = _never_passed(silent, manifest, *found.values())
+    if not never and signed:
         return Choice("onnx", certified=False)
-    lacking = "no checked signature covers the gate report on it"
-    doubt = f"{what}, and {lacking if passed else 'no gate report on it passed'}"
+    of = f" of policy {never[0]}" if never and len(certificates) > 1 else ""
+    doubt = f"{what}, and {f'no gate report on it{of} passed' if never else UNSIGNED}"
     if wanted == "onnx" or reason:
         return Choice("onnx", certified=False, doubt=doubt)
     return Choice("torch", remark=f"{doubt}; serving the PyTorch weights, which it does speak of")
 
 
 def _choose_plan(
-    path: Path, certificate: Json | None, sums: Mapping[str, str], wanted: str, *, signed: bool
+    path: Path, certificates: Sequence[Json], sums: Mapping[str, str], wanted: str, *, signed: bool
 ) -> Choice:
     """A plan that was asked for by its path in the release, or by where it lies."""
     name = wanted if wanted in sums else wanted.removeprefix(f"{path.as_posix()}/")
-    if certificate is None or name not in {row["path"] for row in added_plans(certificate)}:
+    known = [{row["path"] for row in added_plans(certificate)} for certificate in certificates]
+    if not known or not all(name in names for names in known):
         raise UsageError(
             f"{path}: {wanted} is not a plan that its certificate speaks of",
             f"build one with safediff export --trt or --trt-rtx; they lie in {ENGINES_FOLDER}/",
         )
     manifest = read_manifest(path)
-    passed = manifest is not None and _gate_passed(
-        manifest, sums[name], sums.get(f"{name}{SIDECAR_SUFFIX}")
-    )
-    if passed and signed:
+    hashes = sums[name], sums.get(f"{name}{SIDECAR_SUFFIX}")
+    never = _never_passed(certificates, manifest, *hashes)
+    if not never and signed:
         return Choice("plan", certified=False, plan_file=name)
-    lacking = "no checked signature covers the gate report on it"
-    never = "it has not passed the gate on a GPU"
-    doubt = f"{name}: {lacking if passed else never}"
+    of = f" of policy {never[0]}" if never and len(certificates) > 1 else ""
+    doubt = f"{name}: {f'it has not passed the gate{of} on a GPU' if never else UNSIGNED}"
     return Choice("plan", certified=False, doubt=doubt, plan_file=name)
 
 
@@ -163,14 +167,21 @@ def _listed(certificate: Json) -> dict[str, str]:
     return {row["path"]: row["sha256"] for row in certificate["subject"]}
 
 
-def _gate_passed(manifest: Json, model_sha256: str | None, data_sha256: str | None) -> bool:
-    """Whether a gate report on these very bytes passed."""
-    for row in manifest["engines"]:
-        gate = row["gate"]
-        same = (row["sha256"], row["data_sha256"]) == (model_sha256, data_sha256)
-        if same and gate is not None and gate["bound_to"] == row["sha256"]:
-            return bool(gate["verdict"] == Verdict.PASS.value)
-    return False
+def _never_passed(
+    certificates: Sequence[Json],
+    manifest: Json | None,
+    model_sha256: str | None,
+    data_sha256: str | None,
+) -> list[str]:
+    """Names of the policies that have no gate report on these very bytes that passed."""
+    gates = [
+        gate
+        for row in (manifest["engines"] if manifest else ())
+        if (row["sha256"], row["data_sha256"]) == (model_sha256, data_sha256)
+        for gate in gates_of(row)
+        if gate["bound_to"] == row["sha256"] and gate["verdict"] == Verdict.PASS.value
+    ]
+    return [str(c["policy"].get("name")) for c in certificates if own_gate(c, gates) is None]
 
 
 def prove_compiled(path: Path, choice: Choice) -> None:

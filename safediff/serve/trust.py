@@ -116,9 +116,8 @@ def establish(
     )
     for certificate in certificates:
         require_certified(path, certificate, sums)
-    first = certificates[0] if certificates else None
     signed = public_key is not None
-    choice = choose_engine(path, first, sums, engine, signed=signed, reason=reason)
+    choice = choose_engine(path, certificates, sums, engine, signed=signed, reason=reason)
     doubt = doubt or choice.doubt
     if doubt and not reason:
         raise UsageError(

@@ -42,8 +42,7 @@ from safediff.workflow.engines import (
     parity_json,
 )
 from safediff.workflow.erase import TEACHER, Pictures
-from safediff.workflow.evidence import certificate_evidence, report_data, write_reports
-from safediff.workflow.flops import flop_estimate
+from safediff.workflow.evidence import certificate_evidence, cost_of, report_data, write_reports
 from safediff.workflow.many import open_shared_run
 from safediff.workflow.run_folder import RunFolder, write_text, writing
 from safediff.workflow.safe_model import patched
@@ -239,19 +238,22 @@ def _gate(
     ui: Ui,
     shards: Shards,
 ) -> Gate:
-    """One policy's checks on the combined weights and, if it asks for one, on their engine."""
+    """One policy's checks on the combined weights and, if it asks for one, on their engine.
+
+    Where no engine is asked for, evidence of the weights alone is released.
+    """
     plan, run = part.plan, RunFolder(made.path / "gates" / part.plan.name)
     base_sha256 = unet_sha256(base.denoiser)
     hashes = {"base": base_sha256, "unet": unet_sha256(model.denoiser)}
     evidence = None
     with Verification(plan, base, base_sha256, run.path, Pictures(ui, plan), shards) as found:
         report, album = found.measure(COMBINED, model, hashes)
-        reports, albums = [report], [found.base_album, album]
+        reports, albums, parity = [report], [found.base_album, album], []
         if "onnx" in plan.export.targets and combined(reports).exit_code == 0:
             if shards.leads:
                 export_engine(plan, base, model, made.engine)
             shards.wait()
-            engine, parity, check, weights = compare_engine(plan, base, model, made.engine)
+            engine, near, check, weights = compare_engine(plan, base, model, made.engine)
             states = base.denoiser.state_dict(), model.denoiser.state_dict()
             survival = measure_survival(*states, plan.export.precision)
             hashes = {"base": base_sha256, "engine": weights}
@@ -259,16 +261,17 @@ def _gate(
             report, album = found.measure(ENGINE, engine, hashes, extra=checks)
             reports.append(report)
             albums.append(album)
-            if combined(reports).exit_code == 0:
-                evidence = certificate_evidence(
-                    plan,
-                    run,
-                    reports,
-                    found.judges,
-                    base_sha256,
-                    _modification(every, how, base, made),
-                    [parity_json(parity, survival, model)],
-                )
+            parity.append(parity_json(near, survival, model))
+        if combined(reports).exit_code == 0:
+            evidence = certificate_evidence(
+                plan,
+                run,
+                reports,
+                found.judges,
+                base_sha256,
+                _modification(every, how, base, made),
+                parity,
+            )
         if shards.leads:
             draws = found.erased_draws(), found.kept
             write_reports(run, reports, report_data(reports, albums, None, *draws))
@@ -277,10 +280,6 @@ def _gate(
 
 def _modification(every: Sequence[Part], how: str, base: Backbone, made: RunFolder) -> Json:
     """How the weights were changed: by all parents together."""
-    costs = [json.loads((p.run.path / "training.json").read_text("utf-8")) for p in every]
-    passes = sum(int(cost["passes"]) for cost in costs)
-    seconds = sum(float(cost["seconds"]) for cost in costs)
-    device = next(base.text_encoder.parameters()).device
     papers = dict.fromkeys(find_method(part.plan.erase.method).paper for part in every)
     tensors = load_patch(made.patch).tensors.values()
     return {
@@ -291,16 +290,13 @@ def _modification(every: Sequence[Part], how: str, base: Backbone, made: RunFold
         "seed": every[-1].plan.erase.seed,
         "parameters_changed": sum(tensor.numel() for tensor in tensors),
         "steps": None,
-        "unet_sample_passes": passes,
-        "seconds": seconds,
-        "gpu_hours": seconds / 3600 if device.type == "cuda" else 0.0,
-        "flop_estimate": flop_estimate(base, passes),
+        **cost_of([part.run for part in every], base),
         "patch_sha256": sha256_file(made.patch),
     }
 
 
 def _release(found: Combination, model: Backbone, made: RunFolder) -> None:
-    """The model once, with a certificate and a journal of every policy."""
+    """The model once, with a certificate and a journal of every policy; its engine, if any."""
     first, *others = found.gates
     assert first.evidence is not None
     place = "policies/{}".format
@@ -315,9 +311,8 @@ def _release(found: Combination, model: Backbone, made: RunFolder) -> None:
         assert gate.evidence is not None
         journal = {**gate.evidence.journal, "path": f"{folder}/journal.jsonl"}
         more[f"{folder}/{CERTIFICATE_NAME}"] = replace(gate.evidence, journal=journal)
-    write_release(
-        made.release, model, first.evidence, engine=made.engine, extra_files=extra, more=more
-    )
+    engine = made.engine if first.evidence.deployment_parity else None
+    write_release(made.release, model, first.evidence, engine=engine, extra_files=extra, more=more)
 
 
 def _journal(made: RunFolder, gate: Gate) -> Path:
@@ -326,15 +321,12 @@ def _journal(made: RunFolder, gate: Gate) -> Path:
 
 def _write_summary(found: Combination, patch: Patch) -> None:
     """``combination.json``: who was combined, and what that did to each check."""
-    first = found.gates[0].part.plan
+    first = found.gates[0].part.plan.to_json()
     data = {
-        "schema_version": 1,
+        "schema_version": 2,
         "how": found.how,
-        "model": {
-            "base": first.model.base,
-            "revision": first.model.revision,
-            "dtype": first.model.dtype,
-        },
+        "model": first["model"],
+        "guard": first.get("guard"),
         "base_sha256": patch.base_sha256,
         "patch_sha256": sha256_file(RunFolder(found.folder).patch),
         "verdict": found.verdict,

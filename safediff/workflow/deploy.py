@@ -6,7 +6,7 @@ for each engine that was added; the manifest holds the gate reports on those.
 """
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from safediff.export.engine_files import DATA_NAME, MODEL_NAME, Precision
 from safediff.export.identity import verify_identity
 from safediff.export.manifest import MANIFEST_NAME, is_exported
 from safediff.export.single_file import write_single_file
-from safediff.export.to_triton import write_repository
+from safediff.export.to_triton import REPOSITORY, write_repository
 from safediff.folders import new_folder
 from safediff.gate.verdict import GateReport
 from safediff.models.patch import unet_sha256
@@ -25,7 +25,7 @@ from safediff.release.checksums import UNLISTED
 from safediff.release.layout import write_model
 from safediff.workflow.calibrate import MAX_ERROR
 from safediff.workflow.deploy_parts import write_parts
-from safediff.workflow.engine_gate import measure_gate, require_met, same_policy
+from safediff.workflow.engine_gate import gates_line, measure_gate, require_met, same_policy
 from safediff.workflow.engine_report import EngineReport, measure_engine, require_passed
 from safediff.workflow.engines import require_unet
 from safediff.workflow.entries import added_unet, enter, onnx_engine
@@ -47,7 +47,7 @@ def deploy_run(
     opset: int,
     layouts: tuple[Layout, ...] = (),
     graph_of: Path | None = None,
-    policy: Path | None = None,
+    policies: Sequence[Path] = (),
     max_error: float = MAX_ERROR,
 ) -> "Deployed":
     """``deploy`` for the command line.
@@ -59,11 +59,11 @@ def deploy_run(
         opset: Of the graphs.
         layouts: Further forms.
         graph_of: Engine or release whose graph is taken.
-        policy: Policy to measure on the engine; its hash must be that of the source's.
+        policies: Policies to measure on the engine, each one of the source's.
         max_error: What int8 may cost (``calibrate``).
 
     Raises:
-        UsageError: ``path`` is neither run nor release, the policy is another one, or the denoiser
+        UsageError: ``path`` is neither run nor release, a policy is another one, or the denoiser
             is a transformer.
         Inconclusive: something can't be exported, measured or written.
         PolicyViolated: the engine failed a check; then ``folder`` is left as it was.
@@ -72,7 +72,7 @@ def deploy_run(
         require_opset(precision, opset)
     source = open_source(path)
     require_unet(source.model, "--full")
-    plan = None if policy is None else same_policy(source, policy)
+    plans = [same_policy(source, policy) for policy in policies]
     engine: WriteEngine
     if graph_of is None:
         engine = partial(
@@ -80,8 +80,8 @@ def deploy_run(
         )
     else:
         engine = partial(swap_into, source, graph_of)
-    gate = None if plan is None else partial(measure_gate, plan, source)
-    return deploy(source, folder, precision, opset, layouts=layouts, engine=engine, gate=gate)
+    gates = [partial(measure_gate, plan, source) for plan in plans]
+    return deploy(source, folder, precision, opset, layouts=layouts, engine=engine, gates=gates)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,14 +89,10 @@ class Deployed:
     """What was written and measured."""
 
     engine: EngineReport
-    gate: GateReport | None
-
-    @property
-    def line(self) -> str:
-        """For the user."""
-        if self.gate is None:
-            return self.engine.line
-        return f"{self.engine.line}; gate: {self.gate.verdict.value}"
+    gates: tuple[GateReport, ...]
+    """Of each policy that was measured on it."""
+    line: str
+    """For the user."""
 
 
 def deploy(
@@ -107,7 +103,7 @@ def deploy(
     *,
     layouts: tuple[Layout, ...] = (),
     engine: WriteEngine | None = None,
-    gate: Gate | None = None,
+    gates: Sequence[Gate] = (),
 ) -> Deployed:
     """Write the folder; it appears when all of it is there.
 
@@ -119,8 +115,8 @@ def deploy(
         opset: Of the graphs.
         layouts: Further forms of the same weights.
         engine: Writes the UNet's engine folder; None exports one.
-        gate: Run on the engine; its report goes into the manifest if it passed, else into
-            ``<folder>.gate.json``.
+        gates: Run on the engine, one a policy; their reports go into the manifest if they passed,
+            else the first that did not into ``<folder>.gate.json``.
 
     Raises:
         UsageError: ``folder`` is something else.
@@ -138,24 +134,26 @@ def deploy(
             engine(unet)
         verify_identity(unet / MODEL_NAME, source.model.denoiser.state_dict())
         report = measure_engine(source, unet)
-        require_passed(report, folder, gated=gate is not None)
-        gated = None if gate is None else gate(unet, report)
-        if gated is not None:
-            require_met(gated, folder)
+        require_passed(report, folder, gated=bool(gates))
+        gated = []
+        for gate in gates:
+            gated.append(gate(unet, report))
+            require_met(gated[-1], folder)
         for name in (MODEL_NAME, DATA_NAME):
             shutil.copyfile(unet / name, out / "unet" / name)
         shutil.rmtree(unet)
         added = write_parts(source, out, folder, precision, opset)
         entry = onnx_engine(out, report, gated)
         if not entry["in_certificate"]:
-            added.append(added_unet(out, report, gated))
+            added.append(added_unet(out, report))
         if "triton" in layouts:
             sha256 = unet_sha256(source.model.denoiser)
-            write_repository(out / "triton", out / "unet", sha256)
+            write_repository(out / REPOSITORY, out / "unet", sha256)
         if "single-file" in layouts:
             write_single_file(out / SINGLE_FILE, source.model)
         enter(out, source, [entry], added)
-    return Deployed(engine=report, gate=gated)
+    line = f"{report.line}; {gates_line(source, gated)}" if gated else report.line
+    return Deployed(engine=report, gates=tuple(gated), line=line)
 
 
 def _copy_model(source: ExportSource, out: Path) -> None:
@@ -164,3 +162,4 @@ def _copy_model(source: ExportSource, out: Path) -> None:
     else:
         left_out = shutil.ignore_patterns(*UNLISTED, MODEL_NAME, DATA_NAME, MANIFEST_NAME)
         shutil.copytree(source.release, out, dirs_exist_ok=True, ignore=left_out)
+        shutil.rmtree(out / REPOSITORY, ignore_errors=True)  # it served the earlier engine

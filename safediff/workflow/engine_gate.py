@@ -20,23 +20,34 @@ from safediff.verify.verification import Verification
 from safediff.workflow.engine_report import EngineReport
 from safediff.workflow.engines import ENGINE
 from safediff.workflow.export_source import ExportSource
+from safediff.workflow.hub_prompts import with_hub_prompts
 
 FAILED_GATE = ".gate.json"
 
 
 def same_policy(source: ExportSource, policy: Path) -> Plan:
-    """The policy that a model was erased by.
+    """The policy that a model was erased by, or one of those that it combines.
 
     Raises:
         UsageError: it is another one.
+        Inconclusive: its prompts cannot be fetched.
     """
-    plan = load_plan(policy)
-    if plan.to_json() != source.policy:
+    plan = with_hub_prompts(load_plan(policy))
+    if plan.to_json() not in source.policies:
         raise UsageError(
             f"{policy}: is not the policy that {source.path} was erased by, or has changed since",
             "give that policy, or erase again",
         )
     return plan
+
+
+def gates_line(source: ExportSource, gated: Sequence[GateReport]) -> str:
+    """What the gates said; of several policies each by name, also where it was not measured."""
+    found = {report.policy_name: report.verdict.value for report in gated}
+    names = [policy["name"] for policy in source.policies]
+    if len(names) == 1:
+        return f"gate: {', '.join(found.values())}"
+    return "gate: " + ", ".join(f"{found.get(name, 'not measured')} ({name})" for name in names)
 
 
 def measure_gate(

@@ -9,7 +9,7 @@ from typing import Any
 from safediff.environment import environment
 from safediff.export.engine_files import DATA_NAME, MODEL_NAME
 from safediff.export.identity import tensor_sha256
-from safediff.export.manifest import SCHEMA, read_manifest, write_manifest
+from safediff.export.manifest import SCHEMA, gates_of, read_manifest, write_manifest
 from safediff.export.part_parity import PartParity
 from safediff.export.plan_sidecar import sidecar_path
 from safediff.gate.verdict import GateReport
@@ -38,8 +38,9 @@ def enter(
         folder: A copy of the release.
         source: What was exported.
         engines: Entries of the manifest; one of the same path takes the place of an earlier one.
-        added: Entries of the certificates; without a certificate they are kept nowhere else than
-            in the manifest's ``parts``.
+        added: Entries of the certificates, each of which also says what ``engines`` holds of its
+            policy's gate; without a certificate they are kept nowhere else than in the manifest's
+            ``parts``.
     """
     manifest = {**_header(source), "engines": [], "parts": []} | _earlier(source, folder)
     paths = {row["path"] for row in (*engines, *added)}
@@ -49,7 +50,7 @@ def enter(
     manifest["parts"] = [*parts, *(row for row in added if row["part"] != "unet")]
     write_manifest(folder, manifest)
     if is_certified(folder):
-        add_engines(folder, added, paths)
+        add_engines(folder, added, paths, {row["path"]: gates_of(row) for row in engines})
     write_checksums(folder)
 
 
@@ -85,7 +86,7 @@ def certified_files(folder: Path) -> set[str]:
     return {row["sha256"] for row in certificate["subject"]}
 
 
-def onnx_engine(folder: Path, report: EngineReport, gated: GateReport | None) -> Json:
+def onnx_engine(folder: Path, report: EngineReport, gated: Sequence[GateReport]) -> Json:
     """The manifest's entry of ``unet/model.onnx``."""
     path = folder / "unet" / MODEL_NAME
     sha256 = sha256_file(path)
@@ -95,24 +96,30 @@ def onnx_engine(folder: Path, report: EngineReport, gated: GateReport | None) ->
         "sha256": sha256,
         "data_sha256": sha256_file(path.with_name(DATA_NAME)),
         "in_certificate": sha256 in certified_files(folder),
-        "gate": None if gated is None else gated.to_json() | {"bound_to": sha256},
+        **_gates(gated, sha256),
         **report.to_json(),
     }
 
 
-def added_unet(folder: Path, report: EngineReport, gated: GateReport | None) -> Json:
+def _gates(gated: Sequence[GateReport], sha256: str) -> Json:
+    """The reports on an engine, bound to its bytes."""
+    bound = [report.to_json() | {"bound_to": sha256} for report in gated]
+    first, *more = bound or [None]
+    return {"gate": first, "more_gates": more} if more else {"gate": first}
+
+
+def added_unet(folder: Path, report: EngineReport) -> Json:
     """The certificate's entry of a UNet engine that it did not speak of."""
     unet = _onnx(folder, "unet", report.precision)
     parity = None
     if report.parity is not None:
-        parity = compared(report.parity, report.survival, unet["path"])
-        parity["gate_rerun"] = gated is not None
+        parity = compared(report.parity, report.survival, unet["path"]) | {"gate_rerun": False}
     return {
         **unet,
         "weights_sha256": report.weights_sha256,
         "weights": QUANTISED_ANEW if report.precision.startswith("int8") else BYTE_BY_BYTE,
         "parity": parity,
-        "gate": None if gated is None else gated.verdict.value,
+        "gate": None,
     }
 
 
@@ -142,7 +149,7 @@ def _onnx(folder: Path, part: str, precision: str) -> Json:
     }
 
 
-def plan_engine(folder: Path, plan: Path, sidecar: Json, gated: GateReport | None) -> Json:
+def plan_engine(folder: Path, plan: Path, sidecar: Json, gated: Sequence[GateReport]) -> Json:
     """The manifest's entry of a plan."""
     told = ("kind", "sha256", "precision", "target", "module_version", "weights_sha256", "static")
     return {
@@ -150,13 +157,11 @@ def plan_engine(folder: Path, plan: Path, sidecar: Json, gated: GateReport | Non
         "path": plan.relative_to(folder).as_posix(),
         "data_sha256": sha256_file(sidecar_path(plan)),
         "in_certificate": is_certified(folder),
-        "gate": None if gated is None else gated.to_json() | {"bound_to": sidecar["sha256"]},
+        **_gates(gated, sidecar["sha256"]),
     }
 
 
-def added_plan(
-    folder: Path, plan: Path, sidecar: Json, gated: GateReport | None, parity: Json | None
-) -> Json:
+def added_plan(folder: Path, plan: Path, sidecar: Json, parity: Json | None) -> Json:
     """The certificate's entry of a plan: what it was built from; that it was run, if it was."""
     name, found = plan.relative_to(folder).as_posix(), sidecar["weights_found"]
     onnx = sidecar["source_onnx_sha256"]
@@ -182,7 +187,7 @@ def added_plan(
             "source_certified": onnx in certified_files(folder) and "refitted_from" not in sidecar,
             "weights_found": found,
         },
-        "gate": None if gated is None else gated.verdict.value,
+        "gate": None,
     }
 
 

@@ -215,9 +215,6 @@ def _accuracy(hits: int, n: int, confidence: float) -> dict[str, Any]:
 def modification(plan: Plan, run: RunFolder, training: Training, base: Backbone) -> dict[str, Any]:
     """How the weights were changed, at what cost."""
     patch = training.teacher
-    cost = json.loads((run.path / "training.json").read_text(encoding="utf-8"))
-    seconds = float(cost["seconds"])
-    device = next(base.text_encoder.parameters()).device
     return {
         "method": plan.erase.method,
         "paper": find_method(plan.erase.method).paper,
@@ -226,12 +223,29 @@ def modification(plan: Plan, run: RunFolder, training: Training, base: Backbone)
         "seed": plan.erase.seed,
         "parameters_changed": sum(t.numel() for t in patch.tensors.values()),
         "steps": len(training.steps) or None,
-        "unet_sample_passes": cost["passes"],
-        "seconds": seconds,
-        "gpu_hours": seconds / 3600 if device.type == "cuda" else 0.0,
-        "flop_estimate": flop_estimate(base, cost["passes"]),
+        **cost_of([run], base),
         "patch_sha256": sha256_file(run.patch),
     }
+
+
+def cost_of(runs: Sequence[RunFolder], base: Backbone) -> dict[str, Any]:
+    """What the trainings of ``runs`` took, over all their attempts and processes."""
+    found = [json.loads((run.path / "training.json").read_text(encoding="utf-8")) for run in runs]
+    passes = sum(int(cost["passes"]) for cost in found)
+    device = next(base.text_encoder.parameters()).device
+    return {
+        "unet_sample_passes": passes,
+        "seconds": sum(float(cost["seconds"]) for cost in found),
+        "gpu_hours": sum(map(_process_hours, found)) if device.type == "cuda" else 0.0,
+        "flop_estimate": flop_estimate(base, passes),
+    }
+
+
+def _process_hours(cost: Mapping[str, Any]) -> float:
+    """Of every process; runs of earlier versions say how many there were at last."""
+    if "process_seconds" in cost:
+        return float(cost["process_seconds"]) / 3600
+    return float(cost["seconds"]) * int(cost.get("processes", 1)) / 3600
 
 
 def prompt_sets(plan: Plan) -> list[dict[str, Any]]:

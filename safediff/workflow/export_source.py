@@ -12,6 +12,8 @@ from safediff.models.load import load_backbone
 from safediff.models.patch import unet_sha256
 from safediff.policy.plan import ModelPlan
 from safediff.release.certificate import CERTIFICATE_NAME
+from safediff.release.checksums import read_sums
+from safediff.release.engines import certificate_names
 from safediff.release.weights import denoiser_folder
 from safediff.workflow.engines import require_exportable
 from safediff.workflow.run_folder import RunFolder
@@ -23,8 +25,8 @@ class ExportSource:
     """A model whose weights were verified, or are to be."""
 
     path: Path
-    policy: dict[str, Any]
-    """The resolved plan."""
+    policies: tuple[dict[str, Any], ...]
+    """The resolved plans: one, or of a release that combines policies that of the folder first."""
     model: Backbone
     base: Backbone | None
     """None where the base can't be loaded here: then what depends on it is not measured."""
@@ -36,14 +38,19 @@ class ExportSource:
     """Engine folder of the same weights."""
 
     @property
+    def policy(self) -> dict[str, Any]:
+        """The resolved plan, of several the first."""
+        return self.policies[0]
+
+    @property
     def erased_prompts(self) -> list[str]:
         """Every phrasing of every concept."""
-        return [text for c in self.policy["concepts"] for text in c["phrasings"]]
+        return [text for p in self.policies for c in p["concepts"] for text in c["phrasings"]]
 
     @property
     def kept_prompts(self) -> list[str]:
         """The empty prompt and the keep list."""
-        return ["", *self.policy["erase"]["keep"]]
+        return ["", *(text for policy in self.policies for text in policy["erase"]["keep"])]
 
 
 def open_source(path: Path) -> ExportSource:
@@ -72,7 +79,7 @@ def _open_run(run: RunFolder) -> ExportSource:
     released = (run.release / CERTIFICATE_NAME).exists()
     return ExportSource(
         path=run.path,
-        policy=json.loads((run.path / "plan.json").read_text(encoding="utf-8"))["plan"],
+        policies=(json.loads((run.path / "plan.json").read_text(encoding="utf-8"))["plan"],),
         model=model,
         base=base,
         base_sha256=unet_sha256(base.denoiser),
@@ -83,13 +90,15 @@ def _open_run(run: RunFolder) -> ExportSource:
 
 def _open_release(path: Path) -> ExportSource:
     *_, model = open_subject(str(path)).models.values()
-    certificate = json.loads((path / CERTIFICATE_NAME).read_text(encoding="utf-8"))
-    base_sha256: str = certificate["base_model"]["sha256"]["unet"]
+    names = certificate_names(read_sums(path))
+    certificates = [json.loads((path / name).read_text(encoding="utf-8")) for name in names]
+    base_sha256: str = certificates[0]["base_model"]["sha256"]["unet"]
+    policies = tuple(certificate["policy"]["resolved"] for certificate in certificates)
     return ExportSource(
         path=path,
-        policy=certificate["policy"]["resolved"],
+        policies=policies,
         model=model,
-        base=_find_base(certificate["policy"]["resolved"]["model"], base_sha256),
+        base=_find_base(policies[0]["model"], base_sha256),
         base_sha256=base_sha256,
         release=path,
         engine=_engine(denoiser_folder(path)),

@@ -1,6 +1,7 @@
-"""Measures a policy on a plan, on the GPU that it was built for."""
+"""Measures policies on a plan, on the GPU that it was built for."""
 
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,10 @@ from safediff.folders import new_folder
 from safediff.gate.verdict import CheckResult, GateReport
 from safediff.models.backbone import Backbone
 from safediff.policy.plan import Plan
-from safediff.release.certificate import CERTIFICATE_NAME
 from safediff.release.certificate_schema import read_certificate
 from safediff.release.checksums import UNLISTED, read_sums
-from safediff.release.engines import added_plans, engine_problems
-from safediff.workflow.engine_gate import gate, require_met, same_policy
+from safediff.release.engines import added_plans, certificate_names, engine_problems
+from safediff.workflow.engine_gate import gate, gates_line, require_met, same_policy
 from safediff.workflow.engine_report import compare, left_of_edit
 from safediff.workflow.engines import closeness, compared, edit_left
 from safediff.workflow.entries import added_plan, enter, plan_engine
@@ -29,20 +29,20 @@ Json = dict[str, Any]
 NEXT = "build it again from the release"
 
 
-def gate_plan(path: Path, plan: Path, policy: Path, folder: Path) -> str:
-    """Measure the policy on a plan of a release; write a copy of the release that says so.
+def gate_plan(path: Path, plan: Path, policies: Sequence[Path], folder: Path) -> str:
+    """Measure policies on a plan of a release; write a copy of the release that says so.
 
     Args:
         path: The release.
         plan: One of its plans.
-        policy: That of the release.
+        policies: Of the release.
         folder: The folder to write.
 
     Returns:
         One line.
 
     Raises:
-        UsageError: the plan is none of the release's, or the policy is another one.
+        UsageError: the plan is none of the release's, or a policy is another one.
         Inconclusive: the plan can't be opened on this machine, or nothing could be decided.
         PolicyViolated: the plan failed a check; then ``folder`` is left as it was.
     """
@@ -53,14 +53,15 @@ def gate_plan(path: Path, plan: Path, policy: Path, folder: Path) -> str:
     if folder.absolute() == source.release.absolute():
         raise UsageError(f"{folder}: is the release that is read", "write to another folder")
     there = source.release / name
-    gated, parity = measure_plan(same_policy(source, policy), source, there, folder)
+    plans = [same_policy(source, policy) for policy in policies]
+    gated, parity = measure_plan(plans, source, there, folder)
     with new_folder(folder, is_exported, "an exported release") as out:
         left_out = shutil.ignore_patterns(*UNLISTED)
         shutil.copytree(source.release, out, dirs_exist_ok=True, ignore=left_out)
         sidecar = read_sidecar(out / name)
-        row = added_plan(out, out / name, sidecar, gated, parity)
+        row = added_plan(out, out / name, sidecar, parity)
         enter(out, source, [plan_engine(out, out / name, sidecar, gated)], [row])
-    return f"{folder / name}: gate: {gated.verdict.value}; sign {folder} so that it is served"
+    return f"{folder / name}: {gates_line(source, gated)}; sign {folder} so that it is served"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,9 +99,11 @@ def require_plan(release: Path, plan: Path, source: ExportSource) -> str:
     Raises:
         UsageError: it is none of the release's, or not what its certificate says.
     """
-    certificate = read_certificate(release / CERTIFICATE_NAME)
-    if problems := list(engine_problems(release, certificate, read_sums(release))):
-        raise UsageError(f"{release}: {problems[0]}", NEXT)
+    sums = read_sums(release)
+    for certified in certificate_names(sums):
+        certificate = read_certificate(release / certified)
+        if problems := list(engine_problems(release, certificate, sums)):
+            raise UsageError(f"{release}: {problems[0]}", NEXT)
     names = {(release / row["path"]).resolve(): row["path"] for row in added_plans(certificate)}
     if (name := names.get(plan.resolve()) or names.get((release / plan).resolve())) is None:
         raise UsageError(
@@ -113,9 +116,9 @@ def require_plan(release: Path, plan: Path, source: ExportSource) -> str:
 
 
 def measure_plan(
-    policy: Plan, source: ExportSource, plan: Path, folder: Path
-) -> tuple[GateReport, Json]:
-    """The policy's checks on a plan, and its parity with PyTorch as the certificate holds it.
+    policies: Sequence[Plan], source: ExportSource, plan: Path, folder: Path
+) -> tuple[list[GateReport], Json]:
+    """The policies' checks on a plan, and its parity with PyTorch as the certificate holds it.
 
     Raises:
         Inconclusive: it can't be opened on this machine, or nothing could be decided.
@@ -123,8 +126,10 @@ def measure_plan(
     """
     compiled = plan_backbone(source, plan)
     checks, parity = plan_checks(source, compiled, plan)
-    gated = gate(policy, source, compiled, read_sidecar(plan)["sha256"], checks)
-    require_met(gated, folder)
+    gated = []
+    for policy in policies:
+        gated.append(gate(policy, source, compiled, read_sidecar(plan)["sha256"], checks))
+        require_met(gated[-1], folder)
     return gated, parity
 
 
@@ -146,4 +151,4 @@ def plan_checks(
     precision = read_sidecar(plan)["precision"]
     parity, survival = compare(source, compiled, precision), left_of_edit(source, precision)
     checks = [closeness(parity), *([] if survival is None else [edit_left(survival)])]
-    return checks, {**compared(parity, survival, plan.name), "gate_rerun": True}
+    return checks, {**compared(parity, survival, plan.name), "gate_rerun": False}

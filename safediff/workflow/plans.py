@@ -7,7 +7,7 @@ release yet gives the plan and its sidecar alone.
 
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,19 +27,19 @@ from safediff.export.to_tensorrt import (
     plan_name,
     require_gpu,
 )
-from safediff.export.to_triton import write_repository
+from safediff.export.to_triton import REPOSITORY, write_repository
 from safediff.folders import new_folder
 from safediff.policy.plan import Plan
 from safediff.release.checksums import UNLISTED
 from safediff.release.engines import ENGINES_FOLDER
-from safediff.workflow.engine_gate import same_policy
+from safediff.workflow.engine_gate import gates_line, same_policy
 from safediff.workflow.engines import require_unet
 from safediff.workflow.entries import added_plan, enter, plan_engine
 from safediff.workflow.export import write_engine
 from safediff.workflow.export_source import ExportSource, open_source
 from safediff.workflow.plan_gate import measure_plan
 
-TRITON = "triton"
+NOT_GATED = "not gated, so nothing is claimed of it"
 Write = Callable[[Path], Path]
 """Writes a plan and its sidecar into a folder; returns its path."""
 
@@ -55,7 +55,7 @@ def export_plan(
     static: bool = False,
     refittable: bool = False,
     triton: bool = False,
-    policy: Path | None = None,
+    policies: Sequence[Path] = (),
 ) -> str:
     """Write a copy of the release with a plan and its sidecar in ``engines/``; returns one line.
 
@@ -69,7 +69,7 @@ def export_plan(
         static: One picture at the model's size, instead of one to eight from half to twice it.
         refittable: The weights of the plan can be exchanged (``refit_plan``); it is slower.
         triton: Also write a repository that serves the plan by Triton's TensorRT backend.
-        policy: Measured on the plan, which needs the GPU that it is built for.
+        policies: Measured on the plan, which needs the GPU that it is built for.
 
     Raises:
         UsageError: ``path`` is neither run nor release, its denoiser is a transformer, the module
@@ -82,7 +82,7 @@ def export_plan(
     require_gpu(kind, target, flags)
     source = open_source(path)
     require_unet(source.model, f"a plan of {kind}")
-    plan = None if policy is None else same_policy(source, policy)
+    plans = [same_policy(source, policy) for policy in policies]
     profile = _profile(source, static=static)
     name = plan_name(
         *(kind, str(module.__version__), precision, target), static=static, refittable=refittable
@@ -100,11 +100,11 @@ def export_plan(
                 base_sha256=source.base_sha256,
             )
             if triton:
-                shutil.rmtree(out / TRITON, ignore_errors=True)
-                write_repository(out / TRITON, engine, sidecar["weights_sha256"], made)
+                shutil.rmtree(out / REPOSITORY, ignore_errors=True)
+                write_repository(out / REPOSITORY, engine, sidecar["weights_sha256"], made)
         return made
 
-    return _written(source, folder, write, plan)
+    return _written(source, folder, write, plans)
 
 
 def refit_plan(path: Path, plan: Path, folder: Path) -> str:
@@ -129,7 +129,7 @@ def refit_plan(path: Path, plan: Path, folder: Path) -> str:
         refit(plan, made, source.model.denoiser.state_dict())
         return made
 
-    return _written(source, folder, write, None)
+    return _written(source, folder, write, ())
 
 
 def _profile(source: ExportSource, *, static: bool) -> Profile:
@@ -139,11 +139,11 @@ def _profile(source: ExportSource, *, static: bool) -> Profile:
     return Profile.fixed(side) if static else Profile.ranged(side, sides.multiple)
 
 
-def _written(source: ExportSource, folder: Path, write: Write, policy: Plan | None) -> str:
+def _written(source: ExportSource, folder: Path, write: Write, policies: Sequence[Plan]) -> str:
     """The plan among the other files of its release, with its entries."""
     if source.release is None:
         plan = write(folder)
-        return _line(plan, _with_weights(source, plan), None)
+        return _line(plan, _with_weights(source, plan), NOT_GATED)
     if folder.absolute() == source.release.absolute():
         raise UsageError(f"{folder}: is the release that is read", "write to another folder")
     with new_folder(folder, is_exported, "an exported release") as out:
@@ -151,13 +151,11 @@ def _written(source: ExportSource, folder: Path, write: Write, policy: Plan | No
         shutil.copytree(source.release, out, dirs_exist_ok=True, ignore=left_out)
         plan = write(out)
         sidecar = _with_weights(source, plan)
-        gated, parity = None, None
-        if policy is not None:
-            gated, parity = measure_plan(policy, source, plan, folder)
-        row = added_plan(out, plan, sidecar, gated, parity)
+        gated, parity = measure_plan(policies, source, plan, folder) if policies else ([], None)
+        row = added_plan(out, plan, sidecar, parity)
         enter(out, source, [plan_engine(out, plan, sidecar, gated)], [row])
-    verdict = None if gated is None else gated.verdict.value
-    return _line(folder / ENGINES_FOLDER / plan.name, sidecar, verdict)
+    told = gates_line(source, gated) if gated else NOT_GATED
+    return _line(folder / ENGINES_FOLDER / plan.name, sidecar, told)
 
 
 def _with_weights(source: ExportSource, plan: Path) -> dict[str, Any]:
@@ -170,10 +168,9 @@ def _with_weights(source: ExportSource, plan: Path) -> dict[str, Any]:
     return amend_sidecar(plan, weights_found=found.to_json())
 
 
-def _line(plan: Path, sidecar: dict[str, Any], verdict: str | None) -> str:
+def _line(plan: Path, sidecar: dict[str, Any], gated: str) -> str:
     size_mb, found = sidecar["size_bytes"] / 1e6, sidecar["weights_found"]
     done = "refitted with" if "refitted_from" in sidecar else "built from"
-    gated = "not gated, so nothing is claimed of it" if verdict is None else f"gate: {verdict}"
     return (
         f"{plan}: {sidecar['precision']}, {size_mb:.1f} MB, for "
         f"{sidecar['target'] or 'the GPU here'}; {done} weights {sidecar['weights_sha256'][:12]}, "

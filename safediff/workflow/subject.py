@@ -88,10 +88,18 @@ def _open_run(run: RunFolder) -> Subject:
 
 
 def _open_combination(run: RunFolder) -> Subject:
-    base = load_backbone(ModelPlan(**_read(run.path / COMBINATION, "model")))
+    stored = _read(run.path / COMBINATION)
+    if stored.get("schema_version") != 2:
+        raise Inconclusive(
+            f"{run.path}: its {COMBINATION} is of an earlier version, which left out scheduler, "
+            "LoRA and guard",
+            "run the same safediff combine again; what is done already is kept",
+        )
+    base = load_backbone(ModelPlan(**stored["model"]))
     return Subject(
         models={"base": base, "combined": patched(base, load_patch(run.patch))},
         engine=run.engine if run.engine.exists() else None,
+        guard=_guard(stored),
     )
 
 
@@ -106,10 +114,11 @@ def _open_release(path: Path) -> Subject:
     )
 
 
-def _read(path: Path, part: str) -> dict[str, Any]:
-    """A plan, or what holds one."""
+def _read(path: Path, part: str | None = None) -> dict[str, Any]:
+    """A plan, or what holds one: a whole file, or a part of it."""
     try:
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))[part]
+        whole = json.loads(path.read_text(encoding="utf-8"))
+        found: dict[str, Any] = whole if part is None else whole[part]
     except (OSError, ValueError, KeyError) as error:
         raise Inconclusive(f"{path}: not a readable plan ({error})") from error
     return found

@@ -6,11 +6,12 @@ Of several processes, process 0 alone writes.
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 
+from safediff.erase.checkpoint import Progress
 from safediff.erase.closed_form.params import SpeedParams, UceParams
 from safediff.erase.closed_form.solve import solve
 from safediff.erase.methods import EraserParams, find_method, resolve
@@ -82,10 +83,11 @@ def _erase(
     shards: Shards,
     trackers: Sequence[str],
 ) -> None:
-    began, resumed, passes = time.monotonic(), run.checkpoint.exists(), 0
+    began, resumed = time.monotonic(), run.checkpoint.exists()
+    took = Progress(0, 0, 0)
     if isinstance(params, DistilParams):
         erased = _distil(plan, params, backbone, run, ui, shards, trackers)
-        teacher, passes = erased.teacher, erased.num_passes
+        teacher, took = erased.teacher, erased.progress
         if shards.leads and erased.adapter is not None:
             save_adapter(erased.adapter, run.adapter, backbone.component)
         if shards.leads and erased.student is not None:
@@ -94,10 +96,16 @@ def _erase(
         task = ui.task("erase", 1)
         teacher = _solve(plan, params, backbone)
         task.advance(1, "solved")
+        seconds = time.monotonic() - began
+        took = replace(took, seconds=seconds, process_seconds=seconds)  # the others wait
     if shards.leads:
-        seconds = f"{time.monotonic() - began:.1f}"
-        cost = {"seconds": seconds, "resumed": str(resumed).lower(), "passes": passes}
-        cost["threads"] = torch.get_num_threads()
+        cost = {
+            "seconds": f"{took.seconds:.1f}",
+            "process_seconds": f"{took.process_seconds:.1f}",
+            "resumed": str(resumed).lower(),
+            "passes": took.num_passes,
+            "threads": torch.get_num_threads(),
+        }
         if shards.count > 1:
             cost["processes"] = shards.count
         run.write_text("training.json", json.dumps(cost) + "\n")
