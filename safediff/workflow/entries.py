@@ -104,8 +104,8 @@ def onnx_engine(folder: Path, report: EngineReport, gated: Sequence[GateReport])
 def _gates(gated: Sequence[GateReport], sha256: str) -> Json:
     """The reports on an engine, bound to its bytes."""
     bound = [report.to_json() | {"bound_to": sha256} for report in gated]
-    first, *more = bound or [None]
-    return {"gate": first, "more_gates": more} if more else {"gate": first}
+    more = {"more_gates": bound[1:]} if bound[1:] else {}
+    return {"gate": bound[0] if bound else None, **more}
 
 
 def added_unet(folder: Path, report: EngineReport) -> Json:
