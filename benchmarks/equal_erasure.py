@@ -4,7 +4,9 @@ Reads curves of ``ema_curves.py`` on one policy and the same pictures: ours, and
 reading of SDD (preset ``repo``) with its published learning rate and with others, since a rate
 chosen for a model of 860 million parameters need not be the best for another. At each level, the
 passes of the first checkpoint whose EMA teacher leaves no more of the concepts than that; of the
-reference the better of teacher and student, and of its rates the fastest.
+reference the better of teacher and student, and of its rates the fastest. A model that no longer
+draws anything leaves nothing of the concepts either, so the reference is also asked for a
+checkpoint that keeps nine tenths of the near neighbours.
 
     python benchmarks/equal_erasure.py --ours benchmarks/ema_demo-weapons.json \
         --reference benchmarks/ema_repo_*.json --out benchmarks/equal_erasure.json
@@ -19,7 +21,9 @@ from typing import Any
 
 Json = dict[str, Any]
 LEVELS = (0.9, 0.5, 0.3, 0.1, 0.05)
-ERASED = "erasure/all"
+ERASED, NEAR = "erasure/all", "retention/near neighbours"
+KEPT = 0.9
+"""Of the near neighbours, in the last column."""
 SAME = ("policy", "picture_seed")
 """What curves must agree in to be held against one another."""
 
@@ -58,25 +62,36 @@ def summary(curve: Json) -> Json:
 
 def at_level(level: float, ours: Json, references: Sequence[Json]) -> Json | None:
     """Where each first leaves at most ``level``; none if one of them never does."""
-    mine = first(level, ours, ["teacher"])
-    found = [(first(level, curve, ["teacher", "student"]), curve) for curve in references]
-    theirs = [(point, curve) for point, curve in found if point]
-    if mine is None or not theirs:
+    mine, theirs = first(level, ours, ["teacher"]), fastest(level, references)
+    if mine is None or theirs is None:
         return None
-    best, curve = min(theirs, key=lambda pair: pair[0]["passes"])
-    best["learning_rate"] = curve["settings"]["learning_rate"]
     return {
         "level": level,
         "ours": mine,
-        "reference": best,
-        "ratio": round(best["passes"] / mine["passes"], 2),
+        "reference": theirs,
+        "ratio": round(theirs["passes"] / mine["passes"], 2),
+        "reference_keeping": fastest(level, references, KEPT),
     }
 
 
-def first(level: float, curve: Json, roles: Iterable[str]) -> Json | None:
-    """The first checkpoint at which one of the roles leaves at most ``level``."""
+def fastest(level: float, references: Sequence[Json], kept: float = 0.0) -> Json | None:
+    """The reference's earliest checkpoint over all rates, with its rate."""
+    found = [
+        point | {"learning_rate": curve["settings"]["learning_rate"]}
+        for curve in references
+        if (point := first(level, curve, ["teacher", "student"], kept))
+    ]
+    return min(found, key=lambda point: int(point["passes"])) if found else None
+
+
+def first(level: float, curve: Json, roles: Iterable[str], kept: float = 0.0) -> Json | None:
+    """The first checkpoint at which one of the roles leaves at most ``level``, keeping ``kept``."""
     for point in curve["points"]:
-        reached = [role for role in roles if point[role][ERASED]["estimate"] <= level]
+        reached = [
+            role
+            for role in roles
+            if point[role][ERASED]["estimate"] <= level and point[role][NEAR]["estimate"] >= kept
+        ]
         if reached:
             role = min(reached, key=lambda role: point[role][ERASED]["estimate"])
             return {"step": point["step"], "passes": point["passes"], "role": role} | point[role]
@@ -87,15 +102,16 @@ def table(result: Json) -> list[str]:
     """Markdown: one row for each level that both reach."""
     lines = [
         "| left ≤ | reference: passes | rate | near neighbours | ours: passes | near neighbours"
-        " | ratio |",
-        "|---|---|---|---|---|---|---|",
+        f" | ratio | reference keeping {KEPT:g} of them |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for row in result["levels"]:
-        theirs, mine = row["reference"], row["ours"]
-        near = [f"{point['retention/near neighbours']['estimate']:.3f}" for point in (theirs, mine)]
+        theirs, mine, keeping = row["reference"], row["ours"], row["reference_keeping"]
+        near = [f"{point[NEAR]['estimate']:.3f}" for point in (theirs, mine)]
         lines.append(
             f"| {row['level']:g} | {theirs['passes']:,} | {theirs['learning_rate']:g} | {near[0]} "
-            f"| {mine['passes']:,} | {near[1]} | {row['ratio']:.1f} x |"
+            f"| {mine['passes']:,} | {near[1]} | {row['ratio']:.1f} x "
+            f"| {'never' if keeping is None else format(keeping['passes'], ',')} |"
         )
     return lines
 

@@ -45,6 +45,17 @@ def test_the_first_checkpoint_counts_by_our_teacher_and_their_better_one() -> No
     assert row["ratio"] == 10.0
 
 
+def test_what_draws_nothing_any_more_does_not_count_as_keeping() -> None:
+    ruined = curve(1e-2, (500, 0.2, 0.1))
+    for role in ("teacher", "student"):
+        ruined["points"][0][role]["retention/near neighbours"]["estimate"] = 0.1
+    row = bench.at_level(0.3, OURS, [ruined, TUNED])
+    assert row is not None
+    assert row["reference"]["passes"] == 500
+    assert row["reference_keeping"]["passes"] == 2000
+    assert bench.at_level(0.3, OURS, [ruined])["reference_keeping"] is None
+
+
 def test_a_level_that_one_never_reaches_is_no_row() -> None:
     assert bench.at_level(0.1, OURS, [SLOW, TUNED]) is None
     assert bench.at_level(0.1, TUNED, [OURS]) is None
@@ -66,7 +77,9 @@ def test_it_writes_and_prints_all_levels_that_both_reach(
     result = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
     assert [row["level"] for row in result["levels"]] == [0.9, 0.5, 0.3]
     assert [row["learning_rate"] for row in result["reference"]] == [1e-5, 1e-3]
-    assert "| 0.3 | 2,000 | 0.001 | 0.970 | 200 | 0.972 | 10.0 x |" in capsys.readouterr().out
+    assert (
+        "| 0.3 | 2,000 | 0.001 | 0.970 | 200 | 0.972 | 10.0 x | 2,000 |" in capsys.readouterr().out
+    )
 
 
 def test_other_pictures_are_not_compared(
