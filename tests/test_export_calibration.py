@@ -221,7 +221,7 @@ def test_where_nothing_may_be_lost_there_is_no_engine(source: ExportSource, tmp_
 
 def test_what_is_missing_is_said(source: ExportSource, tmp_path: Path) -> None:
     assert calibration_texts(source)["erased"] == ["an axe", "axe", "a big axe"]
-    bare = replace(source, base=None, policy=source.policy | {"concepts": []})
+    bare = replace(source, base=None, policies=(source.policy | {"concepts": []},))
     found = write_calibrated(bare, tiny_engine(), tmp_path / "engine", {}, max_error=9.0)
     assert found.line.endswith(
         "no erased phrasings: calibrated on kept texts and the empty prompt; "

@@ -94,7 +94,7 @@ class FineTuning(Attack):
             with torch.enable_grad():
                 loss = denoising_loss(_with(safe, student), points, c.rows(rows))
                 # by these alone: the safe model's own parameters may ask for gradients as well
-                gradients = differentiate(loss, trained, safe, points)
+                gradients = differentiate(loss, trained, points)
             for value, gradient in zip(trained, gradients, strict=True):
                 value.grad = gradient
             adam.step()

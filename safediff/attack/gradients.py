@@ -60,11 +60,9 @@ def denoising_loss(backbone: Backbone, points: Points, c: Condition) -> Tensor:
     return F.mse_loss(backbone.denoise(points.z, points.t, c).float(), points.y.float())
 
 
-def differentiate(
-    loss: Tensor, values: Sequence[Tensor], backbone: Backbone, points: Points
-) -> list[Tensor]:
+def differentiate(loss: Tensor, values: Sequence[Tensor], points: Points) -> list[Tensor]:
     """Gradients of a denoising loss, scaled on the way where float16 would lose them."""
-    scale = loss_scale(backbone.denoiser.dtype, points.y.numel())
+    scale = loss_scale(points.z.dtype, points.y.numel())
     found = torch.autograd.grad(loss, list(values), torch.full_like(loss, scale))
     return [gradient / scale for gradient in found]
 

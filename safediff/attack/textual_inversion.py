@@ -112,7 +112,7 @@ class TextualInversion(TextAttack):
             with torch.enable_grad():
                 c = self._read([draws[row].prompt for row in rows.tolist()], concept, v)
                 loss = denoising_loss(safe, points, c)
-                (v.grad,) = differentiate(loss, [v], safe, points)
+                (v.grad,) = differentiate(loss, [v], points)
             adam.step()
             losses.append(float(loss.detach()))
         return Inverted(v.detach(), tuple(losses))

@@ -124,7 +124,7 @@ class UnlearnDiffAtk(Attack):
         losses = []
         for _ in range(self.num_iterations):
             loss = self._relaxed(u, draw.prompt, points)
-            (u.grad,) = differentiate(loss, [u], safe, points)
+            (u.grad,) = differentiate(loss, [u], points)
             adam.step()
             text = f"{words.text(u.argmax(1))} {draw.prompt}"
             losses.append(self._spelt(text, points) if u.isfinite().all() else nan)

@@ -103,8 +103,8 @@ def erase(
     prove_sources(plan)
     if base is None:
         base = load_backbone(plan.model)
-    prove_sight(judges, base.picture_size)
     _require_possible(plan, base)
+    prove_sight(judges, base.picture_size)
     training = train(plan, base, run, ui, shards, trackers)
     outcome = Outcome(run)
     teacher, base_sha256 = patched(base, training.teacher), training.teacher.base_sha256
