@@ -26,6 +26,7 @@ from safediff.export.signature import UNET_PREFIX
 from safediff.folders import new_folder
 
 QUANTIZED, SCALE = "_quantized", "_scale"
+DEQUANTIZE = "DequantizeLinear"
 _OWN_SUFFIX = "_Transposed"  # the quantiser's, on weights that it turned itself
 LEVELS = 127
 """Steps on either side of zero."""
@@ -205,8 +206,12 @@ def read_weight(model: ir.Model, key: str) -> NDArray[np.float64] | None:
     q, scale = stored.get(name + QUANTIZED), stored.get(name + SCALE)
     if q is None or scale is None or q.const_value is None or scale.const_value is None:
         return None
-    found: NDArray[np.float64] = (q.const_value.numpy() * scale.const_value.numpy()).T
-    return found.astype(np.float64)
+    levels, steps = q.const_value.numpy(), scale.const_value.numpy()
+    if any(node.op_type == DEQUANTIZE for node, _ in q.uses()):  # a scale for each row
+        steps = steps.reshape(-1, *(1,) * (levels.ndim - 1))
+        return (levels * steps).astype(np.float64)
+    found: NDArray[np.float64] = (levels * steps).T.astype(np.float64)
+    return found
 
 
 def _key(name: str) -> str | None:

@@ -18,6 +18,7 @@ from torch import Tensor
 from safediff.errors import Inconclusive, UsageError
 from safediff.export.engine_files import CONFIG_NAME, DATA_NAME, MODEL_NAME, is_engine
 from safediff.export.int8 import (
+    DEQUANTIZE,
     LEVELS,
     QUANTIZED,
     SCALE,
@@ -27,7 +28,6 @@ from safediff.export.int8 import (
 from safediff.export.signature import UNET_PREFIX
 from safediff.folders import new_folder
 
-DEQUANTIZE = "DequantizeLinear"
 MIN_SIZE = 1024
 """Elements; below it nothing is gained."""
 

@@ -14,6 +14,7 @@ from tiny import tiny_engine, tiny_unet
 from safediff.errors import Inconclusive, UsageError
 from safediff.export.exported_unet import ExportedUNet
 from safediff.export.identity import initializers_sha256, read_precision, verify_identity
+from safediff.export.int8 import read_weight
 from safediff.export.int8_weights import int8_channels, quantize_weights
 from safediff.export.manifest import read_manifest
 from safediff.export.survival import measure_survival
@@ -97,6 +98,20 @@ def test_int8_weights_are_a_smaller_file_that_computes_nearly_the_same(stored: P
     (found,) = ExportedUNet(stored, num_threads=1)(z, 501, c, return_dict=False)
     (expected,) = ExportedUNet(tiny_engine(), num_threads=1)(z, 501, c, return_dict=False)
     assert 0 < float((found - expected).abs().max() / expected.std()) < 0.5
+
+
+def test_int8_weights_are_read_as_they_are_computed_with(stored: Path) -> None:
+    """Also a square one, whose transpose has the same shape."""
+    model, square = ir.load(stored / "model.onnx"), 0
+    for key, weight in tiny_unet().state_dict().items():
+        found = read_weight(model, key)
+        assert found is not None, key
+        assert found.shape == tuple(weight.shape), key
+        step = float(weight.abs().max()) / 127
+        assert np.abs(found - weight.numpy()).max() <= 0.5001 * step, key
+        stored_as = model.graph.initializers.get(f"unet.{key}_quantized")
+        square += stored_as is not None and weight.ndim == 2 and len(weight) == weight.shape[1]
+    assert square > 0
 
 
 def test_int8_weights_are_rounded_channel_by_channel() -> None:
