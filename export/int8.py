@@ -208,9 +208,10 @@ def read_weight(model: ir.Model, key: str) -> NDArray[np.float64] | None:
         return None
     levels, steps = q.const_value.numpy(), scale.const_value.numpy()
     if any(node.op_type == DEQUANTIZE for node, _ in q.uses()):  # a scale for each row
-        steps = steps.reshape(-1, *(1,) * (levels.ndim - 1))
-        return (levels * steps).astype(np.float64)
-    found: NDArray[np.float64] = (levels * steps).T.astype(np.float64)
+        weight = levels * steps.reshape(-1, *(1,) * (levels.ndim - 1))
+    else:
+        weight = (levels * steps).T
+    found: NDArray[np.float64] = weight.astype(np.float64)
     return found
 
 

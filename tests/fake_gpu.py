@@ -7,7 +7,6 @@ both places, ``numpy()``, and a CPU generator that is to draw on the GPU.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -154,7 +153,7 @@ def on_gpu(backbone: Backbone) -> Backbone:
     for part in backbone.components().values():
         if isinstance(part, nn.Module):
             to_gpu(part)
-    return replace(backbone)
+    return backbone
 
 
 Load = Callable[..., Backbone]

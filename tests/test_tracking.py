@@ -97,7 +97,10 @@ def test_both_trackers_are_told_numbers_and_settings(
         assert text not in shown  # no text of the policy
 
 
-@pytest.mark.skipif(find_spec("wandb") is None, reason="optional: pip install wandb")
+@pytest.mark.skipif(
+    find_spec("wandb") is None,
+    reason="the real tracker is optional, a fake one is always tried: pip install wandb",
+)
 def test_wandb_itself_is_told_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")

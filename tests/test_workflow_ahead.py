@@ -136,7 +136,10 @@ def until(true: Callable[[], bool], seconds: float = 200.0) -> bool:
     return true()
 
 
-@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads /proc")
+@pytest.mark.skipif(
+    not Path("/proc/self/task").exists(),
+    reason="finds the processes that are left in Linux's /proc, which this system has not",
+)
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_nobody_goes_on_without_the_comparison(tmp_path: Path, how: signal.Signals) -> None:
     """A killed process cannot say goodbye; Ctrl-C goes to all processes of a terminal."""
