@@ -11,7 +11,7 @@ def compare(
     rows: Annotated[
         list[str] | None,
         typer.Option(
-            "--rows", help="Row ids, `default` or `quick`; the paper's and ours if not given."
+            "--rows", help="Row ids, `quick`, `default` or `all`; `default` if not given."
         ),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Only rows that take minutes.")] = False,

@@ -12,7 +12,7 @@ from transformer_examples import example
 from safediff.compare.earlier import read_earlier
 from safediff.compare.markdown import markdown
 from safediff.compare.possible import possible_rows
-from safediff.compare.rows import DEFAULT, POLICY, ROWS, choose
+from safediff.compare.rows import ALL, POLICY, ROWS, choose
 from safediff.compare.table import to_json
 from safediff.errors import UsageError
 from safediff.models.backbone import Backbone
@@ -33,8 +33,8 @@ UNGUIDED = ("guidance_scale: 5.0", "guidance_scale: 0.0")
 
 
 def left_out(plan: Plan, base: Backbone) -> set[str]:
-    rows, missing = possible_rows(choose(["default"], plan), plan, base)
-    chosen = {row.id for row in choose(["default"], plan)}
+    rows, missing = possible_rows(choose(["all"], plan), plan, base)
+    chosen = {row.id for row in choose(["all"], plan)}
     assert {row.id for row in rows} == chosen - set(missing)
     assert all(missing.values())
     return set(missing)
@@ -85,7 +85,7 @@ def test_what_is_named_is_refused_in_one_line(tmp_path: Path) -> None:
     joint = example("sd3", tmp_path / "sd3").backbone
     with pytest.raises(UsageError, match=r"row 'policy': erase\.options\.null_space"):
         possible_rows([ROWS[POLICY]], plan, joint)
-    assert {*DEFAULT} >= GUARDS | CLOSED | OF_STATES | PUBLISHED
+    assert {*ALL} >= GUARDS | CLOSED | OF_STATES | PUBLISHED
 
 
 def test_the_table_says_what_is_missing(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from policy_examples import plan_of
 from scipy.stats import binom
 
 from safediff.compare.entry import Entry, Measured, Setup, paired_tests
-from safediff.compare.rows import DEFAULT, POLICY, QUICK, ROWS, choose
+from safediff.compare.rows import ALL, DEFAULT, POLICY, QUICK, ROWS, choose
 from safediff.erase.methods import METHODS, resolve
 from safediff.errors import UsageError
 from safediff.guard.params import PRESETS
@@ -37,8 +37,8 @@ def test_every_row_names_what_exists() -> None:
     assert guards == set(PRESETS)
     methods = {row.method for row in ROWS.values() if row.method}
     assert methods == set(METHODS)
-    assert set(DEFAULT) <= set(ROWS)
-    assert set(QUICK) <= set(DEFAULT)
+    assert set(ALL) <= set(ROWS)
+    assert set(QUICK) < set(DEFAULT) < set(ALL)
 
 
 def test_base_and_policy_are_always_measured() -> None:
@@ -50,7 +50,7 @@ def test_base_and_policy_are_always_measured() -> None:
 def ids(folder: Path, erase: str, *names: str) -> list[str]:
     """The rows that a name stands for under a policy with such an eraser."""
     plan = plan_of(folder, ("keep:", f"erase: {erase}\nkeep:"))
-    return [row.id for row in choose(names or ("default",), plan)]
+    return [row.id for row in choose(names or ("all",), plan)]
 
 
 def test_every_preset_of_every_method_has_a_row() -> None:
@@ -59,29 +59,29 @@ def test_every_preset_of_every_method_has_a_row() -> None:
     assert published - rows == {("esd-u", "eta-1")}
 
 
-def test_default_rows_measure_no_model_twice(tmp_path: Path) -> None:
+def test_sets_measure_no_model_twice(tmp_path: Path) -> None:
     both_readings = {"sdd-teacher", "sdd-student", "sdd-repo-teacher", "sdd-repo-student"}
     ours = set(ids(tmp_path, "{method: sdd, preset: safediff}"))
-    assert set(DEFAULT) - ours == {"sdd-safediff"}
+    assert set(ALL) - ours == {"sdd-safediff"}
     changed = "{method: sdd, preset: safediff, options: {num_steps: 9}}"
-    assert set(ids(tmp_path, changed)) == set(DEFAULT) >= both_readings
+    assert set(ids(tmp_path, changed)) == set(ALL) >= both_readings
     # what the preset says anyway changes nothing
     same = "{method: sdd, preset: safediff, options: {num_steps: 256}}"
     assert set(ids(tmp_path, same)) == ours
     paper = set(ids(tmp_path, "{method: sdd, preset: paper}"))
-    assert set(DEFAULT) - paper == {"sdd-teacher", "sdd-student"}
+    assert set(ALL) - paper == {"sdd-teacher", "sdd-student"}
     assert "sdd-safediff" in paper
     repo = set(ids(tmp_path, "{method: sdd, preset: repo}"))
-    assert set(DEFAULT) - repo == {"sdd-repo-teacher", "sdd-repo-student"}
+    assert set(ALL) - repo == {"sdd-repo-teacher", "sdd-repo-student"}
 
 
-def test_default_rows_have_settings_that_the_policys_eraser_knows(tmp_path: Path) -> None:
-    uce = set(DEFAULT) - set(ids(tmp_path, "{method: uce, preset: paper}"))
+def test_sets_have_settings_that_the_policys_eraser_knows(tmp_path: Path) -> None:
+    uce = set(ALL) - set(ids(tmp_path, "{method: uce, preset: paper}"))
     # no moving average, nothing drawn at random, nothing trained
     assert uce == {"uce", "policy-student", "policy-seed"} | {
         *("policy-hardened", "policy-lora-4", "policy-lora-16")
     }
-    esd = set(DEFAULT) - set(ids(tmp_path, "{method: esd-u, preset: eta-3}"))
+    esd = set(ALL) - set(ids(tmp_path, "{method: esd-u, preset: eta-3}"))
     assert esd == {"esd-u-3", "policy-student", "policy-hardened"} | {
         *("policy-lora-4", "policy-lora-16")
     }
@@ -89,13 +89,13 @@ def test_default_rows_have_settings_that_the_policys_eraser_knows(tmp_path: Path
 
 def test_a_policy_with_a_guard_is_another_model(tmp_path: Path) -> None:
     guarded = "{method: sdd, preset: paper}\nguard: {name: neg}"
-    assert set(ids(tmp_path, guarded)) == set(DEFAULT)
+    assert set(ids(tmp_path, guarded)) == set(ALL)
 
 
 def test_rows_that_are_named_are_measured(tmp_path: Path) -> None:
     paper = "{method: sdd, preset: paper}"
     assert ids(tmp_path, paper, "sdd-teacher") == ["sd", "sdd-teacher", POLICY]
-    both = ids(tmp_path, paper, "default", "rece-nudity")
+    both = ids(tmp_path, paper, "all", "rece-nudity")
     assert [id for id in both if id not in ids(tmp_path, paper)] == ["rece-nudity"]
     assert ids(tmp_path, paper, "quick") == list(QUICK)
 
