@@ -6,7 +6,7 @@ import torch
 from scipy.linalg import sqrtm
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
-from torchmetrics.image.kid import KernelInceptionDistance
+from torchmetrics.image.kid import poly_mmd
 
 from safediff.metrics.distribution import fid, kid
 
@@ -61,57 +61,78 @@ def test_fid_is_that_of_torchmetrics() -> None:
     assert fid(REAL, FAKE) == pytest.approx(float(theirs.compute()), rel=1e-6)
 
 
+PAIRED = REAL[:160] + gaussian(160, 0.1, 0.3, 1)
+
+
 def direct_mmd(x: Tensor, y: Tensor) -> float:
-    """Unbiased MMD^2 with k(a, b) = (a b / d + 1)^3 over the whole sets."""
+    """MMD^2 with k(a, b) = (a b / d + 1)^3 over all ordered pairs of two rows, one by one."""
     x, y = x.double(), y.double()
+    n, total = len(x), 0.0
 
-    def kernel(a: Tensor, b: Tensor) -> Tensor:
-        return (a @ b.T / x.shape[1] + 1) ** 3
+    def k(a: Tensor, b: Tensor) -> float:
+        return float((a @ b / x.shape[1] + 1) ** 3)
 
-    def within(a: Tensor) -> Tensor:
-        k, n = kernel(a, a), len(a)
-        return (k.sum() - k.diagonal().sum()) / (n * (n - 1))
+    for i in range(n):
+        for j in range(n):
+            if i != j:
+                total += k(x[i], x[j]) + k(y[i], y[j]) - k(x[i], y[j]) - k(x[j], y[i])
+    return total / (n * (n - 1))
 
-    return float(within(x) + within(y) - 2 * kernel(x, y).mean())
 
-
-@pytest.mark.parametrize("fake", [FAKE, gaussian(160, 0.0, 1.0, 2)], ids=["other", "same law"])
-def test_kid_estimates_the_mmd_of_the_full_sets(fake: Tensor) -> None:
+@pytest.mark.parametrize("fake", [FAKE, PAIRED], ids=["other pictures", "pairs"])
+def test_kid_estimates_the_mmd_of_all_pairs(fake: Tensor) -> None:
     """Subsets are drawn without bias: their mean meets the full value within its error."""
-    found = kid(REAL, fake, num_subsets=400)
-    assert (found.subset_size, found.num_subsets) == (80, 400)
-    assert abs(found.mean - direct_mmd(REAL, fake)) < 4 * found.std / 400**0.5
+    found = kid(REAL[:60], fake[:60], num_subsets=400)
+    assert (found.subset_size, found.num_subsets) == (30, 400)
+    assert abs(found.mean - direct_mmd(REAL[:60], fake[:60])) < 4 * found.std / 400**0.5
 
 
-@pytest.mark.filterwarnings("ignore:Metric `Kernel")
-def test_kid_is_that_of_torchmetrics() -> None:
-    """Theirs gets features through a network of its own and draws the same subsets."""
-    theirs = KernelInceptionDistance(
-        feature=Given(), subsets=50, subset_size=80, normalize=False
-    ).set_dtype(torch.float64)
-    theirs.update(REAL.double(), real=True)
-    theirs.update(FAKE.double(), real=False)
-    torch.manual_seed(3)
-    mean, std = theirs.compute()
-    found = kid(REAL, FAKE, seed=3)
-    assert (found.subset_size, found.num_subsets) == (80, 50)
-    assert found.mean == pytest.approx(float(mean), rel=1e-6)
-    assert found.std == pytest.approx(float(std), rel=1e-6)
-    assert kid(REAL, FAKE, seed=4).mean != pytest.approx(found.mean, rel=1e-6)
+def test_kid_has_the_kernel_of_torchmetrics() -> None:
+    """Theirs counts pairs in the cross term; without them both are the same number."""
+    x, y = PAIRED[:60].double(), FAKE[:60].double()
+    kernel = (x @ y.T / 6 + 1).pow(3)
+    left_out = 2 * float(kernel.trace() / 60 - kernel.mean()) / (60 - 1)
+    assert direct_mmd(x, y) == pytest.approx(float(poly_mmd(x, y)) + left_out, rel=1e-6)
 
 
-def test_kid_of_a_set_with_itself_is_not_positive() -> None:
-    """The unbiased estimate leaves out a picture's kernel with itself within sets only."""
-    assert kid(REAL, REAL.clone()).mean <= 0 < kid(REAL, FAKE).mean
+def test_kid_of_a_set_with_itself_is_zero() -> None:
+    found = kid(REAL, REAL.clone())
+    assert (found.mean, found.std) == pytest.approx((0.0, 0.0), abs=1e-12)
+
+
+def test_kid_of_pairs_is_not_below_that_of_unpaired_sets() -> None:
+    """The law of the pictures decides, not how alike two of one seed are: here they are equally
+    far apart in law. An estimate that counts a picture with its own partner is near -6."""
+    values = []
+    for seed in range(40):
+        real = gaussian(40, 0.0, 1.0, 100 + seed)
+        near = real + gaussian(40, 0.0, 0.1, 200 + seed)
+        values.append(kid(real, near, num_subsets=8).mean)
+    spread = torch.tensor(values)
+    assert abs(float(spread.mean())) < 4 * float(spread.std()) / 40**0.5 + 0.005
+
+
+def test_kid_takes_the_pictures_of_one_prompt_together() -> None:
+    """Copies of one picture are one unit: they add no certainty."""
+    groups = [str(place // 4) for place in range(160)]
+    real, fake = REAL[:40].repeat_interleave(4, 0), FAKE[:40].repeat_interleave(4, 0)
+    together = kid(real, fake, groups)
+    assert together.subset_size == 20
+    assert together.std > 1.5 * kid(real, fake).std
+
+
+def test_kid_needs_three_prompts() -> None:
+    with pytest.raises(ValueError, match="3 groups of pictures or more, not 2"):
+        kid(REAL[:8], FAKE[:8], ["a"] * 4 + ["b"] * 4)
 
 
 def test_kid_is_deterministic() -> None:
     state = torch.random.get_rng_state()
-    found = kid(REAL, FAKE, seed=1)
+    found = kid(PAIRED, FAKE, seed=1)
     assert torch.equal(torch.random.get_rng_state(), state)
     torch.manual_seed(123)
-    assert kid(REAL, FAKE, seed=1) == found
-    assert kid(REAL, FAKE, seed=2).mean != found.mean
+    assert kid(PAIRED, FAKE, seed=1) == found
+    assert kid(PAIRED, FAKE, seed=2).mean != found.mean
 
 
 @pytest.mark.parametrize("shift", [0.0, 1.0])

@@ -189,15 +189,21 @@ EXPLANATIONS: dict[str, Explanation] = {
     "quality/kid": Explanation(
         asks="Are kept pictures distributed as before, without FID's bias?",
         measures="Squared maximum mean discrepancy with a cubic polynomial kernel between features "
-        "of base and erased pictures of kept prompts, over random subsets. Its upper bound must "
-        "not exceed verify.quality.kid; the subsets share pictures, so their deviation is taken "
-        "as the standard error itself.",
-        why="Unlike FID it is unbiased at any number of pictures, and it has an interval.",
+        "of base and erased pictures of kept prompts, over random halves of the prompts. Both "
+        "models draw from the same latents: a picture and its counterpart are never compared. The "
+        "upper bound must not exceed verify.quality.kid; the halves share pictures, so their "
+        "deviation is taken as the standard error itself.",
+        why="Unlike FID it is unbiased at any number of pictures, and it has an interval. That of "
+        "paired pictures is unbiased only without the pairs: with them a model against itself "
+        "is far below zero, and a limit would forgive as much.",
         fooled_by=(
             "The features, as with FID.",
             "Rare damage: a few ruined pictures among many good ones hardly move it.",
         ),
-        references=("Binkowski et al. (2018), arXiv:1801.01401",),
+        references=(
+            "Binkowski et al. (2018), arXiv:1801.01401",
+            "Gretton et al. (2012), JMLR 13:723, Lemma 6: the estimate of pairs",
+        ),
     ),
     "quality/clip": Explanation(
         asks="Do kept pictures still match their prompts?",

@@ -132,7 +132,9 @@ class QualityMeter:
         if check.metric == "fid":
             return Found(fid(*features(_choice(check))), None, n)
         if check.metric == "kid":
-            mean, std, _, num_subsets = kid(*features(_choice(check)))
+            if len(set(pairs.prompts)) < MIN_PAIRS:
+                return Found(math.nan, math.nan, n)
+            mean, std, _, num_subsets = kid(*features(_choice(check)), pairs.prompts)
             return Found(mean, std, num_subsets)
         if check.metric not in METRICS.own:
             values = measure_other(check.metric, pairs.base, pairs.subject, pairs.prompts)
