@@ -318,7 +318,7 @@ def engine(architecture: Architecture) -> dict[str, Any]:
 @torch.no_grad()
 def flops_per_pass(backbone: RandomTexts) -> float:
     """Matrix and convolution FLOPs of one sample through the UNet once."""
-    c = backbone.encode([""])
+    c = backbone.null()
     z = torch.zeros(1, *backbone.latent_shape).to(c.hidden)
     with FlopCounterMode(display=False) as counter:
         backbone.denoise(z, torch.tensor(500, device=z.device), c)

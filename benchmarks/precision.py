@@ -198,7 +198,7 @@ def engine_cost(source: ExportSource, folder: Path) -> dict[str, Any]:
         times: dict[int, list[float]] = {}
         for batch in BATCHES:
             z = torch.randn(batch, *source.model.latent_shape)
-            c = source.model.encode([""]).repeat(batch)
+            c = source.model.null().repeat(batch)
             for _ in range(NUM_ROUNDS):
                 taken = [call_ms(source, path, z, c) for path in (fp32, folder)]
                 times.setdefault(batch, []).append(taken[0] / taken[1])

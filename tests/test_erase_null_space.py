@@ -10,6 +10,7 @@ from tiny import TEXT_DIM, tiny_unet
 from safediff.erase.null_space import relative_change, second_moment, soft_projector
 from safediff.erase.params import DistilParams
 from safediff.erase.weights import Student, trainable_names
+from safediff.errors import UsageError
 from safediff.models.backbone import Backbone, Condition
 
 ENERGY = torch.tensor([4.0, 1.0, 0.25, 0.0], dtype=torch.float64)
@@ -29,6 +30,11 @@ def test_projector_follows_a_rotation() -> None:
     found = soft_projector(turn @ torch.diag(ENERGY) @ turn.T, 0.1)
     expected = turn @ soft_projector(torch.diag(ENERGY), 0.1).double() @ turn.T
     torch.testing.assert_close(found.double(), expected, atol=1e-5, rtol=0)
+
+
+def test_nothing_kept_is_refused() -> None:
+    with pytest.raises(UsageError, match="null_space: every state of the kept texts is zero"):
+        soft_projector(torch.zeros(4, 4, dtype=torch.float64), 0.1)
 
 
 def test_second_moment_is_the_mean_over_all_tokens() -> None:

@@ -22,7 +22,7 @@ from safediff.models.load import as_backbone, load_backbone
 from safediff.policy.plan import ModelPlan
 from safediff.sample.sampler import Draw, Sampling, denoise_all, initial_latents
 
-DRAWS = [Draw("an axe"), Draw("owl"), Draw("owl", 1)]
+DRAWS = [Draw("an axe"), Draw("owl"), Draw("owl", 1), Draw("")]
 SAMPLING = Sampling(num_steps=6, guidance_scale=5.0, seed=3)
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
@@ -65,7 +65,7 @@ def pipeline(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 
 def drawn(backbone: Backbone) -> Tensor:
-    null = backbone.encode([""]).repeat(len(DRAWS))
+    null = backbone.null().repeat(len(DRAWS))
     c = backbone.encode([draw.prompt for draw in DRAWS])
     return denoise_all(backbone, DRAWS, null, c, SAMPLING)
 

@@ -59,7 +59,7 @@ def measure_alignment(
 
 def _points(base: Backbone, seed: int) -> list[Point]:
     scheduler = base.new_scheduler()
-    c_0 = base.encode([""]).repeat(ALIGNMENT_LATENTS)
+    c_0 = base.null().repeat(ALIGNMENT_LATENTS)
     scheduler.set_timesteps(ALIGNMENT_STEPS, device=c_0.hidden.device)
     generator = torch.Generator().manual_seed(seed)
     z = torch.randn(ALIGNMENT_LATENTS, *base.latent_shape, generator=generator)
@@ -77,7 +77,7 @@ def _answers(
     model: Backbone, points: Sequence[Point], texts: Sequence[str]
 ) -> tuple[Tensor, Tensor]:
     """Predictions (1, points, ...) for the empty prompt and (texts, points, ...) for the texts."""
-    each = model.encode(["", *texts])
+    each = model.encode_with_null(["", *texts])
     c = each.rows(torch.arange(len(each)).repeat_interleave(ALIGNMENT_LATENTS))
     parts = [slice(start, start + BATCH_SIZE) for start in range(0, len(c), BATCH_SIZE)]
     found = []

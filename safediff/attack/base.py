@@ -86,5 +86,5 @@ class TextAttack(Attack):
     def latents(self, draws: Sequence[Draw], sampling: Sampling) -> Tensor:
         """See ``Attack``."""
         c = self.condition([draw.prompt for draw in draws])
-        c_0 = self.models.safe.encode([""]).repeat(len(draws))
+        c_0 = self.models.safe.null().repeat(len(draws))
         return denoise_all(self.models.safe, draws, c_0, c, sampling, self.models.guard)

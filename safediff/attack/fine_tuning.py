@@ -60,7 +60,7 @@ class FineTuning(Attack):
         """See ``Attack``."""
         model = self.tuned(sampling).model
         c = model.encode([draw.prompt for draw in draws])
-        c_0 = model.encode([""]).repeat(len(draws))
+        c_0 = model.null().repeat(len(draws))
         return denoise_all(model, draws, c_0, c, sampling, self.models.guard)
 
     def training_draws(self) -> list[Draw]:

@@ -70,7 +70,7 @@ def differentiate(loss: Tensor, values: Sequence[Tensor], points: Points) -> lis
 @torch.no_grad()
 def base_latents(base: Backbone, draws: list[Draw], sampling: Sampling) -> Tensor:
     """Final latents (n, c, h, w) of the base model's pictures, unguarded, in batches."""
-    c_0 = base.encode([""])
+    c_0 = base.null()
     parts = [draws[i : i + sampling.batch_size] for i in range(0, len(draws), sampling.batch_size)]
     return torch.cat(
         [

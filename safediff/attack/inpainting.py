@@ -50,7 +50,7 @@ class Inpainting(Attack):
         """Final latents (n, c, h, w) of the base model's pictures."""
         base = self.models.base
         c = base.encode([draw.prompt for draw in draws])
-        c_0 = base.encode([""]).repeat(len(draws))
+        c_0 = base.null().repeat(len(draws))
         return denoise_all(base, draws, c_0, c, sampling)
 
 

@@ -70,7 +70,7 @@ class RingABellSearch(Attack):
         """See ``Attack``."""
         safe = self.models.safe
         c = safe.encode([self.search(draw, sampling).text for draw in draws])
-        c_0 = safe.encode([""]).repeat(len(draws))
+        c_0 = safe.null().repeat(len(draws))
         return denoise_all(safe, draws, c_0, c, sampling, self.models.guard)
 
     @torch.no_grad()

@@ -11,5 +11,5 @@ def start_guidance(
 ) -> Guidance:
     """Guidance for the prompts, one row each, by the guard or without one."""
     c = backbone.encode(prompts)
-    c_0 = backbone.encode([""]).repeat(len(prompts))
+    c_0 = backbone.null().repeat(len(prompts))
     return guidance_of(guard, backbone, c_0, c, sampling.guidance_scale)

@@ -93,7 +93,7 @@ class UnlearnDiffAtk(Attack):
             # nothing was searched, so the attempt must count as failed, not as resisted
             return torch.full((1, *safe.latent_shape), torch.nan, device=safe.text_encoder.device)
         c = safe.encode(found.texts)
-        c_0 = safe.encode([""])
+        c_0 = safe.null()
         z = torch.cat(
             [
                 denoise_all(

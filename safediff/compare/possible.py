@@ -64,5 +64,5 @@ def _require_guard(guard: Guard, plan: Plan, base: Backbone) -> None:
     """Begin to draw with the guard, at the lowest guidance of all prompts."""
     given = [row.guidance_scale for row in rows_of(plan).values()]
     scales = [plan.verify.sampling.guidance_scale, *(s for s in given if s is not None)]
-    null = base.encode([""])
+    null = base.null()
     start_guidance(guard, base, null, null, min(scales))

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from safediff.errors import UsageError
 from safediff.models.backbone import Condition
 
 
@@ -23,8 +24,17 @@ def second_moment(tokens: Tensor) -> Tensor:
 
 
 def soft_projector(moment: Tensor, strength: float) -> Tensor:
-    """P = lambda (lambda I + M)^-1 with lambda = strength * trace(M) / d; (d, d) in float32."""
+    """P = lambda (lambda I + M)^-1 with lambda = strength * trace(M) / d; (d, d) in float32.
+
+    Raises:
+        UsageError: M is zero: no kept text has a state, so nothing says what to leave alone.
+    """
     width = len(moment)
+    if not moment.trace():
+        raise UsageError(
+            "erase.options.null_space: every state of the kept texts is zero, so they span nothing",
+            "add texts to keep, or set null_space: 0",
+        )
     scale = strength * moment.trace() / width
     identity = torch.eye(width, dtype=moment.dtype, device=moment.device)
     inverse: Tensor = torch.linalg.inv(scale * identity + moment)

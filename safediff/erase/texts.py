@@ -67,13 +67,16 @@ class TextBank:
         def encode(texts: Sequence[str]) -> Condition:
             return backbone.at_scale(backbone.encode(texts), scale)
 
+        def targets(texts: Sequence[str]) -> Condition:
+            return backbone.at_scale(backbone.encode_with_null(texts), scale)
+
         self.units = [(text, concept) for concept in concepts for text in concept.erase]
         self.encode = encode
-        self.null = encode([""])
+        self.null = targets([""])
         self.each = encode([text for text, _ in self.units])
         self.spoken = [_phrasings_of(text, concept) for text, concept in self.units]
         self.phrasings = [encode([phrasing for phrasing, _ in bank]) for bank in self.spoken]
-        self.toward = [encode([instead for _, instead in bank]) for bank in self.spoken]
+        self.toward = [targets([instead for _, instead in bank]) for bank in self.spoken]
         self.keep = encode(keep) if keep else None
         self.keep_weights: Tensor | None = None
         """Relative chance of each kept text, on the CPU; None: all alike."""
@@ -88,8 +91,9 @@ class TextBank:
         return self.encode([", ".join(text for text, _ in self.units)])
 
     def kept_tokens(self) -> Condition:
-        """The kept texts and the empty prompt."""
-        return self.null if self.keep is None else Condition.cat([self.keep, self.null])
+        """The kept texts and the empty one, whose start and padding all texts share."""
+        empty = self.encode([""])
+        return empty if self.keep is None else Condition.cat([self.keep, empty])
 
     def draw(
         self,

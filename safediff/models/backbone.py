@@ -199,6 +199,14 @@ class Backbone(ABC):
             UsageError: a text is longer than the encoder's window; CLIP would cut it silently.
         """
 
+    def encode_with_null(self, texts: Sequence[str]) -> Condition:
+        """``encode``, but c_0 for the empty text: some families have another one in its place."""
+        return self.encode(texts)
+
+    def null(self) -> Condition:
+        """c_0, the empty prompt of guidance, one row."""
+        return self.encode_with_null([""])
+
     def denoise(self, z: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """The network's answer e(z, t, c), shape of z; ``prediction_type`` says what it is."""
         added = {} if condition.added is None else {"added_cond_kwargs": dict(condition.added)}

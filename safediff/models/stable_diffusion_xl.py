@@ -25,7 +25,7 @@ class StableDiffusionXL(Backbone):
     tokenizer_2: Any
     text_encoder_2: Any
     zero_null: bool
-    """Whether the empty prompt is all zeros instead of what the encoders make of it."""
+    """Whether c_0 is all zeros instead of what the encoders make of the empty text."""
 
     @classmethod
     def from_pipeline(cls, name: str, pipeline: Any) -> Self:
@@ -71,10 +71,16 @@ class StableDiffusionXL(Backbone):
         first, _ = _read(self.tokenizer, self.text_encoder, texts)
         second, pooled = _read(self.tokenizer_2, self.text_encoder_2, texts)
         hidden = torch.cat([first, second.to(first)], dim=-1)
-        if self.zero_null:
-            blank = [not text for text in texts]
-            hidden[blank], pooled[blank] = 0, 0
         return Condition(hidden, {"text_embeds": pooled, "time_ids": self._time_ids(pooled)})
+
+    def encode_with_null(self, texts: Sequence[str]) -> Condition:
+        """See ``Backbone``; c_0 is all zeros where ``zero_null`` says so."""
+        found = self.encode(texts)
+        if self.zero_null:
+            assert found.added is not None
+            blank = [not text for text in texts]
+            found.hidden[blank], found.added["text_embeds"][blank] = 0, 0
+        return found
 
     def _time_ids(self, pooled: Tensor) -> Tensor:
         """Original size, crop, target size in pixels, for each row of ``pooled``."""

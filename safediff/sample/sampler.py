@@ -84,7 +84,7 @@ def sample(
     Raises:
         UsageError: a prompt or the guard's texts are longer than the text encoder's window.
     """
-    null = backbone.encode([""])
+    null = backbone.null()
     for part, own in sampling.batches(draws):
         distinct = sorted({draw.prompt for draw in part})
         rows = torch.tensor([distinct.index(draw.prompt) for draw in part])

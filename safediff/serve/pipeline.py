@@ -61,7 +61,7 @@ class SafePipeline:
         self.defaults = self.verified or default_settings(backbone)
         """Those that the policy was verified with."""
         self.reader = Reader(backbone)
-        self._null = backbone.encode([""])
+        self._null = backbone.null()
         self._lock = threading.Lock()
 
     @classmethod

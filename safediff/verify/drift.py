@@ -19,7 +19,7 @@ def null_drift(base: Backbone, safe: Backbone, seed: int = 0) -> list[tuple[int,
         (t, drift) for each of 10 steps, unguided, over 16 trajectories from seeded latents.
     """
     scheduler = base.new_scheduler()
-    c_0 = base.encode([""]).repeat(NUM_LATENTS)
+    c_0 = base.null().repeat(NUM_LATENTS)
     scheduler.set_timesteps(NUM_STEPS, device=c_0.hidden.device)
     own_c_0 = c_0.to(str(c_0.hidden.device), safe.denoiser.dtype)
     generator = torch.Generator().manual_seed(seed)

@@ -20,7 +20,7 @@ def flop_estimate(base: Backbone, num_passes: int) -> dict[str, Any]:
     """The estimate as the certificate holds it; no value where no pass was made."""
     if num_passes == 0:
         return {"value": None, "per_unet_pass": None, "how": CLOSED_FORM}
-    condition = base.encode([""])
+    condition = base.null()
     z = torch.zeros(1, *base.latent_shape).to(condition.hidden)
     with flop_counter() as counter:
         base.denoise(z, torch.tensor(500, device=z.device), condition)
