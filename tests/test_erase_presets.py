@@ -1,7 +1,7 @@
 """Two steps of every preset of SDD and ESD against the formulas, written out in float64."""
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -128,15 +128,14 @@ def followed(backbone: Backbone, params: DistilParams, patch: pytest.MonkeyPatch
 
     def noted_rollout(
         model: Backbone, null: Condition, c_p: Condition, steps: list[int], *rest: Any
-    ) -> Iterator[State]:
+    ) -> list[State]:
         noted = Rolled(
             *(drawn[-1], c_p.hidden, steps, rest[1].get_state()),
             *(copies(trainer.student.values), copies(trainer.teacher)),
         )
         found.rolled.append(noted)
-        for state in rollout(model, null, c_p, steps, *rest):
-            noted.states.append(state)
-            yield state
+        noted.states.extend(rollout(model, null, c_p, steps, *rest))
+        return noted.states
 
     def noted_clip(values: Any, limit: float) -> Tensor:
         own = list(trainer.student.values)
@@ -146,7 +145,8 @@ def followed(backbone: Backbone, params: DistilParams, patch: pytest.MonkeyPatch
     def on_step(info: StepInfo) -> None:
         rolled = found.rolled[-1]
         after, teacher = copies(trainer.student.values), copies(trainer.teacher)
-        found.taken.append(Taken(*raw[-1], after, teacher, info, rolled, rolled.states[-1]))
+        earlier = sum(taken.rolled is rolled for taken in found.taken)
+        found.taken.append(Taken(*raw[-1], after, teacher, info, rolled, rolled.states[earlier]))
 
     patch.setattr(trainer.texts, "draw", noted_draw)
     patch.setattr(trainer_module, "rollout", noted_rollout)

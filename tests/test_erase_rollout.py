@@ -1,11 +1,15 @@
 """Rollouts: how far they go, which timestep goes with them, and what guidance does."""
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from erase_examples import SMALL, frozen_backbone
+from tiny import tiny_backbone, tiny_xl_backbone
 from torch import Tensor
 
 from safediff.erase.rollout import draw_steps, draw_timestep, rollout
@@ -46,12 +50,9 @@ def test_zero_steps_leave_the_noise_alone(backbone: Backbone) -> None:
 def test_one_denoiser_call_per_step_of_the_longest(backbone: Backbone) -> None:
     unet = CountingUNet(backbone.denoiser)
     c_0, c_p = backbone.encode(["", ""]), backbone.encode(["axe", "bomb"])
-    calls = []
-    for state in rollout(backbone.with_denoiser(unet), c_0, c_p, [0, 2, 5], SMALL, generator()):
-        calls.append((state.u, len(unet.timesteps)))
-        assert state.t.shape == (2,)
-        assert state.z.shape == (2, 4, 8, 8)
-    assert calls == [(0, 0), (2, 2), (5, 5)]
+    states = rollout(backbone.with_denoiser(unet), c_0, c_p, [0, 2, 5], SMALL, generator())
+    assert [(state.u, state.num_evaluations) for state in states] == [(0, 0), (2, 2), (5, 5)]
+    assert all(state.t.shape == (2,) and state.z.shape == (2, 4, 8, 8) for state in states)
     assert unet.timesteps == [876, 751, 626, 501, 376]
 
 
@@ -127,12 +128,10 @@ def test_a_patched_unet_rolls_out_its_own_weights_and_leaves_the_others(backbone
     texts = backbone.encode(["", ""]), backbone.encode(["axe", "bomb"])
 
     def states(model: Backbone) -> list[Tensor]:
-        found = []
-        for state in rollout(model, *texts, [2, 5], SMALL, generator()):
-            found.append(state.z)
-            held = unet.state_dict()  # at every state the UNet is as it was
-            assert all(torch.equal(held[name], value) for name, value in before.items())
-            assert not [name for name, layer in unet.named_modules() if "forward" in vars(layer)]
+        found = [state.z for state in rollout(model, *texts, [2, 5], SMALL, generator())]
+        held = unet.state_dict()  # the UNet is as it was
+        assert all(torch.equal(held[name], value) for name, value in before.items())
+        assert not [name for name, layer in unet.named_modules() if "forward" in vars(layer)]
         return found
 
     expected = states(backbone.with_denoiser(CountingUNet(patched.denoiser)))  # called as it is
@@ -140,6 +139,45 @@ def test_a_patched_unet_rolls_out_its_own_weights_and_leaves_the_others(backbone
     for found, right, other in zip(states(patched), expected, original, strict=True):
         torch.testing.assert_close(found, right, rtol=0, atol=1e-4)
         assert not torch.allclose(found, other, atol=1e-2)
+
+
+@pytest.mark.parametrize("family", [tiny_backbone, tiny_xl_backbone])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_rolls_out_the_same_bits_with_texts_projected_once(
+    family: Callable[[Path], Backbone], dtype: torch.dtype, tmp_path: Path
+) -> None:
+    model = family(tmp_path)
+    unet = model.denoiser.to(dtype).requires_grad_(False)
+    weights = {
+        name: value + 0.3 * torch.randn(value.shape)  # float32, as a student's
+        for name, value in unet.named_parameters()
+        if "attn2.to_v" in name
+    }
+    projections = [layer for name, layer in unet.named_modules() if name.endswith("attn2.to_v")]
+    calls: list[Tensor] = []
+    for layer in projections:
+        layer.forward = partial(counted, calls, layer.forward)
+    patched = PatchedUNet(unet, weights)
+    texts = model.encode_with_null(["", ""]), model.encode(["axe", "bomb"])
+
+    def states(denoiser: Any) -> list[Tensor]:
+        found = rollout(model.with_denoiser(denoiser), *texts, [2, 5], SMALL, generator())
+        return [state.z for state in found]
+
+    expected = states(CountingUNet(patched))  # called as it is
+    assert len(calls) == 5 * len(projections)
+    calls.clear()
+    found = states(patched)
+    assert len(calls) == len(projections)
+    assert all(z.dtype == torch.float32 for z in found)
+    for z, right, other in zip(found, expected, states(PatchedUNet(unet, {})), strict=True):
+        assert torch.equal(z, right)
+        assert not torch.allclose(z, other, atol=1e-2)
+
+
+def counted(calls: list[Tensor], forward: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    calls.append(x)
+    return forward(x)
 
 
 def test_weights_come_back_when_a_call_fails(backbone: Backbone) -> None:
@@ -158,7 +196,7 @@ def test_weights_come_back_when_a_call_fails(backbone: Backbone) -> None:
     assert torch.equal(value, before)
 
 
-def test_casts_and_cuts_are_not_gone_round(backbone: Backbone) -> None:
+def test_cuts_and_compiled_code_are_not_gone_round(backbone: Backbone) -> None:
     for patched in (
         PatchedUNet(backbone.denoiser, {}, max_rows=1),
         PatchedUNet(

@@ -98,9 +98,11 @@ def erasing_memory(
         text = skeleton_condition(architecture, 1)
         with trunk(backbone, params) as seen:
             live.reset_peak()
-            teacher = student.snapshot([*student.values], trunk_dtype)
-            _rollout_call(seen.with_denoiser(seen.denoiser.replaced(teacher)), text, params)
+            with torch.no_grad():
+                weights = student.weights(dtype=trunk_dtype)
+            _rollout_call(seen.with_denoiser(seen.denoiser.replaced(weights)), text, params)
             rollout = live.peak - held
+            del weights
             live.reset_peak()
             _loss(seen, student, text, params)
             step = live.peak - held

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from safediff.erase.params import DistilParams, early_steps
-from safediff.erase.weights import PatchedUNet
+from safediff.erase.weights import Cast, PatchedUNet
 from safediff.guard.base import start_guidance
 from safediff.models.backbone import Backbone, Condition
 from safediff.models.fast import faster
@@ -67,11 +67,11 @@ def rollout(
     params: DistilParams,
     generator: torch.Generator,
     shards: Shards = ALONE,
-) -> Iterator[State]:
-    """One guided trajectory per row of ``c_p``; yields the state at each u of ``steps``.
+) -> list[State]:
+    """One guided trajectory per row of ``c_p``; the state at each u of ``steps``, in order.
 
     u = 0 leaves z_T. ``c_0`` has one row for each of ``c_p``. Latents are float32. Of several
-    processes, each follows its own rows (``Shards.stripe``), and yields those only; all of them
+    processes, each follows its own rows (``Shards.stripe``), and gets those only; all of them
     draw the random numbers of all rows, so that every row has those that it would have in one
     process.
     """
@@ -84,28 +84,32 @@ def rollout(
     z = torch.randn(num_rows, *model.latent_shape, generator=generator)[mine]
     use_own_noise(scheduler, z)
     z = z.to(device) * scheduler.init_noise_sigma
+    states: list[State] = []
     done = 0
-    for u in steps:
-        place = place_of_step(u, params.num_inference_steps, scheduler)
-        if len(z) and place > done:
-            with _in_use(model) as used:
+    with _in_use(model) as used:
+        for u in steps:
+            place = place_of_step(u, params.num_inference_steps, scheduler)
+            if len(z) and place > done:
                 z = run_steps(used, guidance, scheduler, scheduler.timesteps[done:place], z)
-        done = place
-        now = scheduler.timesteps[place]
-        if isinstance(scheduler, FlowSteps):
-            t = scheduler.draw_timestep(u, num_rows, generator)[mine]
-        else:
-            t = draw_timestep(u, params.num_inference_steps, num_rows, generator)[mine]
-        if params.loss_timestep == "step":
-            t = now.expand(len(z))
-        yield State(scheduler.scale_model_input(z, now), t.to(device), u, place)
+            done = place
+            now = scheduler.timesteps[place]
+            if isinstance(scheduler, FlowSteps):
+                t = scheduler.draw_timestep(u, num_rows, generator)[mine]
+            else:
+                t = draw_timestep(u, params.num_inference_steps, num_rows, generator)[mine]
+            if params.loss_timestep == "step":
+                t = now.expand(len(z))
+            states.append(State(scheduler.scale_model_input(z, now), t.to(device), u, place))
+    return states
 
 
 @contextmanager
 def _in_use(model: Backbone) -> Iterator[Backbone]:
-    """The model around a faster UNet, until its weights change."""
+    """The model around a faster UNet, which holds the replaced tensors meanwhile."""
+    unet = model.denoiser
     with ExitStack() as stack:
-        unet = model.denoiser
-        if isinstance(unet, PatchedUNet):
-            unet = stack.enter_context(unet.in_place())
-        yield model.with_denoiser(stack.enter_context(faster(unet)))
+        bare = stack.enter_context(unet.in_place()) if isinstance(unet, PatchedUNet) else unet
+        used = stack.enter_context(faster(bare))
+        if bare is not unet and unet.dtype != torch.float32:  # that of the latents
+            used = Cast(used, unet.dtype)
+        yield model.with_denoiser(used)

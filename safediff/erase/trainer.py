@@ -222,7 +222,9 @@ class DistilTrainer:
         branches = num_branches(params.guidance_scale, self.original.distilled_guidance)
         null = self.texts.null.repeat(num_rows)
         model, done = self._rollout_model(), 0
-        for state in rollout(model, null, batch.c_p, steps, params, generator, self.shards):
+        states = rollout(model, null, batch.c_p, steps, params, generator, self.shards)
+        del model  # tensors that were computed or cast for it need not live through the steps
+        for state in states:
             self._count(passes=branches * num_rows * (state.num_evaluations - done))
             done = state.num_evaluations
             if self.progress.step < params.num_steps:
@@ -237,12 +239,12 @@ class DistilTrainer:
 
     @torch.no_grad()
     def _rollout_model(self) -> Backbone:
-        """Who rolls out, as it is now: steps on the way do not bend the trajectory."""
+        """Who rolls out, as it is now: the rollout is over before the first step."""
         if self.params.rollout_model == "original":
             return self.trunk
         of_teacher = self.params.rollout_model == "teacher"
         values = self.teacher if of_teacher else [*self.student.values]
-        return self.seen(self.student.snapshot(values, self.trunk.denoiser.dtype))
+        return self.seen(self.student.weights(values, self.trunk.denoiser.dtype))
 
     def _count(self, rollouts: int = 0, steps: int = 0, passes: int = 0) -> None:
         now = self.progress

@@ -106,9 +106,10 @@ class PatchedUNet:
     def in_place(self) -> Iterator[Any]:
         """Within, the UNet itself, holding the replaced tensors, for calls without gradients.
 
-        Yields this object as it is where casts, cuts or compiled code stand around the UNet.
+        It computes in its own precision and casts nothing: ``Cast`` does. Yields this object as it
+        is where cuts or compiled code stand around the UNet.
         """
-        if self.dtype != torch.float32 or self.max_rows or self.call is not functional_call:
+        if self.max_rows or self.call is not functional_call:
             yield self
             return
         own = dict(self.unet.named_parameters())
@@ -134,10 +135,37 @@ class PatchedUNet:
         return tree_map(lambda *of_parts: torch.cat(of_parts), *parts)
 
     def _answer(self, z: Tensor, args: tuple[Tensor, ...], kwargs: dict[str, Any]) -> Any:
-        cast = partial(_cast, dtype=self.dtype)
-        inputs = {k: v if k in _KEPT_FLOAT else tree_map(cast, v) for k, v in kwargs.items()}
+        inputs = _inputs(kwargs, self.dtype)
         out = self.call(self.unet, self.weights, (z.to(self.dtype), *args), inputs)
         return tree_map(partial(_cast, dtype=z.dtype), out)
+
+
+class Cast:
+    """A UNet of another precision than its callers', who get answers in that of their latents.
+
+    A text that comes in again is cast once: the UNet sees the same tensor at every step.
+    """
+
+    def __init__(self, unet: Any, dtype: torch.dtype) -> None:
+        """``dtype``: the precision of the UNet."""
+        self.unet, self.dtype = unet, dtype
+        self.config: Any = unet.config
+        self._text: tuple[Tensor | None, Any] = (None, None)
+
+    def __call__(self, z: Tensor, *args: Tensor, **kwargs: Any) -> Any:
+        """Run the UNet; arguments as the UNet's own, the text among them by name."""
+        text = kwargs["encoder_hidden_states"]
+        if self._text[0] is not text:
+            self._text = (text, text.to(self.dtype))
+        inputs = _inputs(kwargs | {"encoder_hidden_states": self._text[1]}, self.dtype)
+        out = self.unet(z.to(self.dtype), *args, **inputs)
+        return tree_map(partial(_cast, dtype=z.dtype), out)
+
+
+def _inputs(given: dict[str, Any], dtype: torch.dtype) -> dict[str, Any]:
+    """What a UNet gets by name, in its precision."""
+    cast = partial(_cast, dtype=dtype)
+    return {k: v if k in _KEPT_FLOAT else tree_map(cast, v) for k, v in given.items()}
 
 
 def _cast(value: Any, dtype: torch.dtype) -> Any:
@@ -220,13 +248,6 @@ class Student(nn.Module):
             return {name: value.to(dtype) for name, value in named}
         p = self.projector
         return {name: (self._start_of(name) + value @ p).to(dtype) for name, value in named}
-
-    @torch.no_grad()
-    def snapshot(self, values: Sequence[Tensor], dtype: torch.dtype) -> dict[str, Tensor]:
-        """``weights`` that stay as they are while the values go on."""
-        own = [value.detach() for value in values]
-        live = set(map(id, own))
-        return {n: w.clone() if id(w) in live else w for n, w in self.weights(own, dtype).items()}
 
     def factors(self, values: Sequence[Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
         """A (r, in) and B (out, r) of every tensor, the projector multiplied into A."""
