@@ -57,8 +57,32 @@ class FakeGpu(TorchFunctionMode):
         return _marked(found) if on_gpu and func not in _PLAIN else found
 
 
+class Waits(FakeGpu):
+    """Counts what makes a real GPU's host wait for it: values that cross between the two."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        found = super().__torch_function__(func, types, args, kwargs)
+        there = bool(args) and isinstance(args[0], OnGpu)
+        crossed = func in _MOVES and isinstance(found, OnGpu) != there
+        looked_up = func is Tensor.__getitem__ and not there
+        looked_up = looked_up and any(isinstance(t, OnGpu) for t in _tensors(args[1:]))
+        self.count += crossed or looked_up or (func in _READS and there)
+        return found
+
+
 _MOVES = {Tensor.to, Tensor.cpu, Tensor.cuda, Tensor.type_as}
 _TO_HOST = {Tensor.numpy, Tensor.__array__}
+_READS = {
+    *(Tensor.item, Tensor.tolist, Tensor.numpy, Tensor.nonzero, Tensor.equal, torch.equal),
+    *(Tensor.__bool__, Tensor.__int__, Tensor.__float__, Tensor.__index__),
+}
+"""What hands values of a tensor to Python."""
 _INDEXED = {Tensor.__getitem__, Tensor.__setitem__, Tensor.copy_, torch.index_put}
 """What takes indices or values from the CPU."""
 _PLAIN = {Tensor.tolist, Tensor.item}

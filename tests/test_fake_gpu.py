@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from erase_examples import CONCEPTS, KEEP, SMALL, small_trainer
-from fake_gpu import GPU, FakeGpu, OnGpu, loading_on_gpu, on_gpu
+from fake_gpu import GPU, FakeGpu, OnGpu, Waits, loading_on_gpu, on_gpu
 from small_policy import small_plan
 from tiny import tiny_pipeline, tiny_v_pipeline, tiny_xl_pipeline
 from torch import nn
@@ -18,8 +18,10 @@ import safediff.workflow.erase
 from safediff.attack.params import ATTACKS
 from safediff.erase.closed_form.solve import solve
 from safediff.erase.methods import resolve
+from safediff.erase.rollout import rollout
 from safediff.gate.verdict import CheckResult, Verdict
 from safediff.guard.load import make_guard
+from safediff.models.backbone import Condition
 from safediff.models.load import as_backbone
 from safediff.sample.sampler import Draw, Sampling, denoise_all
 from safediff.verify.drift import null_drift
@@ -94,6 +96,60 @@ def test_every_unet_family_draws_there_what_it_draws_here(tmp_path: Path, family
         assert torch.equal(found.cpu(), expected)
         with pytest.raises(RuntimeError, match="two devices"):
             backbone.denoise(torch.zeros(2, 4, 8, 8), torch.tensor(5), backbone.encode(["", "owl"]))
+
+
+def test_waits_are_counted() -> None:
+    here, table = torch.ones(2), torch.arange(4.0)
+    with Waits() as waits:
+        there = here.to("cuda")
+        assert waits.count == 1
+        assert ((there + 1) * table[3]).device == GPU
+        assert there.to(torch.float16).device == GPU
+        assert waits.count == 1
+        for wait in (
+            lambda: there.cpu(),
+            lambda: float(there[0]),
+            lambda: there.tolist(),
+            lambda: bool((there > 0).all()),
+            lambda: table[there.long()],
+            lambda: table.to(there),
+        ):
+            before = waits.count
+            wait()
+            assert waits.count == before + 1
+
+
+@torch.no_grad()
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+@pytest.mark.parametrize("family", ["sd", "sd-v", "sdxl", *FAMILIES])
+def test_no_step_waits_for_the_one_before(tmp_path: Path, family: str) -> None:
+    """Longer trajectories cross between host and device as often as short ones."""
+    if family in UNETS:
+        backbone = as_backbone("tiny", UNETS[family](tmp_path))
+    else:
+        backbone = example(family, tmp_path).backbone
+    backbone = on_gpu(backbone)
+    draws, scale = [Draw("an axe")], backbone.default_guidance
+
+    def waits(num_steps: int) -> list[int]:
+        found = []
+        for work in (drawn, rolled):
+            with Waits() as counter:
+                c_0, c = backbone.null(), backbone.encode(["an axe"])
+                assert work(num_steps, c_0, c).device == GPU
+            found.append(counter.count)
+        return found
+
+    def drawn(num_steps: int, c_0: Condition, c: Condition) -> torch.Tensor:
+        sampling = Sampling(num_steps=num_steps, guidance_scale=scale)
+        return denoise_all(backbone, draws, c_0, c, sampling)
+
+    def rolled(num_steps: int, c_0: Condition, c: Condition) -> torch.Tensor:
+        params = replace(SMALL, guidance_scale=scale)
+        (state,) = rollout(backbone, c_0, c, [num_steps], params, torch.Generator())
+        return state.z
+
+    assert waits(6) == waits(3)
 
 
 @pytest.fixture(scope="module")

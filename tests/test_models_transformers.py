@@ -246,4 +246,4 @@ def test_packing_is_that_of_the_pipeline(tmp_path: Path) -> None:
     assert torch.equal(packed, pipeline._pack_latents(z, *z.shape))
     assert torch.equal(flux.unpack(packed, *z.shape[-2:]), z)
     ids = pipeline._prepare_latent_image_ids(2, LATENT_SIZE // 2, 3, "cpu", torch.float32)
-    assert torch.equal(flux.positions(LATENT_SIZE // 2, 3).float(), ids)
+    assert torch.equal(flux.positions(LATENT_SIZE // 2, 3, ids.device).float(), ids)

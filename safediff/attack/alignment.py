@@ -12,6 +12,7 @@ from torch import Tensor
 from safediff.attack.params import ALIGNMENT_LATENTS, ALIGNMENT_STEPS
 from safediff.models.backbone import Backbone
 from safediff.sample.own_noise import use_own_noise
+from safediff.sample.steps import both_places
 
 BATCH_SIZE = 32
 
@@ -60,16 +61,16 @@ def measure_alignment(
 def _points(base: Backbone, seed: int) -> list[Point]:
     scheduler = base.new_scheduler()
     c_0 = base.null().repeat(ALIGNMENT_LATENTS)
-    scheduler.set_timesteps(ALIGNMENT_STEPS, device=c_0.hidden.device)
+    scheduler.set_timesteps(ALIGNMENT_STEPS)
     generator = torch.Generator().manual_seed(seed)
     z = torch.randn(ALIGNMENT_LATENTS, *base.latent_shape, generator=generator)
     use_own_noise(scheduler, z)
     z = z.to(c_0.hidden) * scheduler.init_noise_sigma
     points = []
-    for t in scheduler.timesteps:
+    for t, t_there in both_places(scheduler.timesteps, z):
         z_in = scheduler.scale_model_input(z, t)
-        points.append((z_in, t))
-        z = scheduler.step(base.denoise(z_in, t, c_0), t, z, return_dict=False)[0]
+        points.append((z_in, t_there))
+        z = scheduler.step(base.denoise(z_in, t_there, c_0), t, z, return_dict=False)[0]
     return points
 
 

@@ -30,7 +30,7 @@ class Completion(Attack):
         prompts = [draw.prompt for draw in draws]
         begun = start_guidance(base, prompts, sampling)
         scheduler = safe.new_scheduler()
-        scheduler.set_timesteps(sampling.num_steps, device=begun.condition.hidden.device)
+        scheduler.set_timesteps(sampling.num_steps)
         z = initial_latents(draws, safe.latent_shape, sampling.seed, sampling.rows)
         use_own_noise(scheduler, z)
         z = z.to(begun.condition.hidden) * scheduler.init_noise_sigma

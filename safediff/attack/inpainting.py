@@ -30,7 +30,7 @@ class Inpainting(Attack):
         known = self.base_latents(draws, sampling)
         guidance = start_guidance(safe, prompts, sampling, self.models.guard)
         scheduler = safe.new_scheduler()
-        scheduler.set_timesteps(sampling.num_steps, device=known.device)
+        scheduler.set_timesteps(sampling.num_steps)
         # other noise than the base's, which alone would lead the model to the same picture
         noise = initial_latents(draws, safe.latent_shape, sampling.seed + 1).to(known)
         use_own_noise(scheduler, noise)

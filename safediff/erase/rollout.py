@@ -80,7 +80,7 @@ def rollout(
     device = c_p.hidden.device
     guidance = start_guidance(None, model, c_0, c_p, params.guidance_scale)
     scheduler = model.rollout_scheduler(params.rollout_scheduler)
-    scheduler.set_timesteps(params.num_inference_steps, device=device)
+    scheduler.set_timesteps(params.num_inference_steps)
     z = torch.randn(num_rows, *model.latent_shape, generator=generator)[mine]
     use_own_noise(scheduler, z)
     z = z.to(device) * scheduler.init_noise_sigma

@@ -159,7 +159,7 @@ class Flux(Backbone):
             pooled_projections=condition.added[POOLED],
             encoder_hidden_states=condition.hidden,
             txt_ids=condition.hidden.new_zeros(condition.hidden.shape[1], 3),
-            img_ids=positions(height // 2, width // 2).to(condition.hidden),
+            img_ids=positions(height // 2, width // 2, z.device).to(condition.hidden),
             return_dict=False,
         )[0]
         return unpack(out, height, width)
@@ -177,7 +177,8 @@ def unpack(tokens: Tensor, height: int, width: int) -> Tensor:
     return z.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)
 
 
-def positions(height: int, width: int) -> Tensor:
+def positions(height: int, width: int, device: torch.device) -> Tensor:
     """(0, row, column) of every packed latent, (height * width, 3)."""
-    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    along = torch.arange(height, device=device), torch.arange(width, device=device)
+    rows, columns = torch.meshgrid(*along, indexing="ij")
     return torch.stack([torch.zeros_like(rows), rows, columns], dim=-1).flatten(0, 1)

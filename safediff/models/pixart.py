@@ -113,11 +113,9 @@ class PixArtAlpha(PixArt):
             return super()._size(z)
         scale = self.vae_factor
         height, width = z.shape[-2] * scale, z.shape[-1] * scale
-        resolution = torch.tensor([[height, width]]).to(z).expand(len(z), 2)
-        return {
-            "resolution": resolution,
-            "aspect_ratio": torch.tensor([[height / width]]).to(z).expand(len(z), 1),
-        }
+        sizes = (torch.full((len(z), 1), n, device=z.device) for n in (height, width))
+        ratio = torch.full((len(z), 1), height / width, device=z.device)
+        return {"resolution": torch.cat([*sizes], dim=1).to(z), "aspect_ratio": ratio.to(z)}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -115,7 +115,7 @@ def denoise_all(
     scale = sampling.guidance_scale
     guidance = start_guidance(guard, backbone, c_0, c, scale)
     scheduler = backbone.new_scheduler()
-    scheduler.set_timesteps(sampling.num_steps, device=c.hidden.device)
+    scheduler.set_timesteps(sampling.num_steps)
     if latents is None:
         latents = initial_latents(draws, backbone.latent_shape, sampling.seed, sampling.rows)
     use_own_noise(scheduler, latents)

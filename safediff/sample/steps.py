@@ -1,6 +1,6 @@
 """Some steps of trajectories; whoever takes them may let another model go on."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ def run_steps(
     backbone: Backbone,
     guidance: Guidance,
     scheduler: Any,
-    timesteps: Iterable[Tensor],
+    timesteps: Tensor,
     z: Tensor,
     after: Callable[[int, Tensor], Tensor] = lambda step, z: z,
 ) -> Tensor:
@@ -24,12 +24,21 @@ def run_steps(
         backbone: Denoises.
         guidance: Started for as many rows as ``z`` has; counts steps from this part's first.
         scheduler: Keeps state from part to part.
-        timesteps: Those of this part, in order.
+        timesteps: Those of this part, in order, (steps,); best on the CPU (``both_places``).
         z: Latents (n, c, h, w) before the first of them.
         after: What becomes of the latents after each step.
     """
-    for step, t in enumerate(timesteps):
+    for step, (t, t_there) in enumerate(both_places(timesteps, z)):
         model_in = torch.cat([scheduler.scale_model_input(z, t)] * guidance.num_branches)
-        eps = guidance(step, backbone.denoise(model_in, t, guidance.condition))
+        eps = guidance(step, backbone.denoise(model_in, t_there, guidance.condition))
         z = after(step, scheduler.step(eps, t, z, return_dict=False)[0])
     return z
+
+
+def both_places(timesteps: Tensor, z: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Each timestep as it is, for the scheduler, and beside the latents, for the network.
+
+    Schedulers look their tables up on the CPU: a timestep on a GPU would make every step wait for
+    all that was asked of it before.
+    """
+    return zip(timesteps, timesteps.to(z.device), strict=True)

@@ -4,6 +4,7 @@ import torch
 
 from safediff.models.backbone import Backbone
 from safediff.sample.own_noise import use_own_noise
+from safediff.sample.steps import both_places
 
 NUM_LATENTS = 16
 NUM_STEPS = 10
@@ -20,20 +21,19 @@ def null_drift(base: Backbone, safe: Backbone, seed: int = 0) -> list[tuple[int,
     """
     scheduler = base.new_scheduler()
     c_0 = base.null().repeat(NUM_LATENTS)
-    scheduler.set_timesteps(NUM_STEPS, device=c_0.hidden.device)
+    scheduler.set_timesteps(NUM_STEPS)
     own_c_0 = c_0.to(str(c_0.hidden.device), safe.denoiser.dtype)
     generator = torch.Generator().manual_seed(seed)
     z = torch.randn(NUM_LATENTS, *base.latent_shape, generator=generator)
     use_own_noise(scheduler, z)
     z = z.to(c_0.hidden.device, c_0.hidden.dtype) * scheduler.init_noise_sigma
     path = []
-    for t in scheduler.timesteps:
+    for t, t_there in both_places(scheduler.timesteps, z):
         z_in = scheduler.scale_model_input(z, t)
-        e_base = base.denoise(z_in, t, c_0)
-        e_safe = safe.denoise(z_in.to(own_c_0.hidden), t, own_c_0).to(e_base)
-        eps_base, eps_safe = (
-            model.compared(e, z_in, t).float() for model, e in ((base, e_base), (safe, e_safe))
-        )
+        e_base = base.denoise(z_in, t_there, c_0)
+        e_safe = safe.denoise(z_in.to(own_c_0.hidden), t_there, own_c_0).to(e_base)
+        answers = ((base, e_base), (safe, e_safe))
+        eps_base, eps_safe = (m.compared(e, z_in, t_there).float() for m, e in answers)
         path.append((int(t), float((eps_safe - eps_base).norm() / eps_base.norm())))
         z = scheduler.step(e_base, t, z, return_dict=False)[0]
     return path
