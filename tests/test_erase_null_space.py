@@ -7,6 +7,8 @@ import torch
 from erase_examples import KEEP, SMALL, frozen_backbone, small_trainer
 from tiny import TEXT_DIM, tiny_unet
 
+from safediff.erase import null_space
+from safediff.erase.live_bytes import LiveBytes
 from safediff.erase.null_space import relative_change, second_moment, soft_projector
 from safediff.erase.params import DistilParams
 from safediff.erase.weights import Student, trainable_names
@@ -41,6 +43,17 @@ def test_second_moment_is_the_mean_over_all_tokens() -> None:
     hidden = torch.tensor([[[1.0, 2.0], [0.0, 1.0]], [[3.0, 0.0], [0.0, 0.0]]])
     expected = torch.tensor([[10.0, 2.0], [2.0, 5.0]], dtype=torch.float64) / 4
     torch.testing.assert_close(second_moment(hidden.flatten(0, 1)), expected)
+
+
+def test_many_tokens_are_not_widened_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens = torch.randn(1001, 16, generator=torch.Generator().manual_seed(2))
+    whole = second_moment(tokens)
+    assert torch.equal(whole, tokens.double().T @ tokens.double() / 1001)
+    monkeypatch.setattr(null_space, "_CHUNK_BYTES", 8 * 16 * 100)
+    with LiveBytes() as live:
+        found = second_moment(tokens)
+    torch.testing.assert_close(found, whole)
+    assert live.peak < 8 * 16 * 300
 
 
 def random_student(projected: bool, strength: float) -> tuple[Student, Condition, Condition]:

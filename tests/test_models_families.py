@@ -1,5 +1,6 @@
 """Every family draws what diffusers' own pipeline draws from the same latents."""
 
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,10 @@ from tiny import (
 from torch import Tensor
 
 from safediff.errors import UsageError
+from safediff.models import clip_text
 from safediff.models.backbone import Backbone
 from safediff.models.load import as_backbone, load_backbone
+from safediff.models.stable_diffusion_xl import StableDiffusionXL
 from safediff.policy.plan import ModelPlan
 from safediff.sample.sampler import Draw, Sampling, denoise_all, initial_latents
 
@@ -93,6 +96,29 @@ def test_latents_and_pictures_are_those_of_diffusers(pipeline: Any) -> None:
     assert finite.all()
     expected = drawn_by_diffusers(pipeline, "np").permute(0, 3, 1, 2) * 255
     assert (pictures.float() - expected).abs().max() <= 0.51
+
+
+def test_layers_of_one_batch_live_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = as_backbone("tiny", tiny_xl_pipeline(tmp_path))
+    assert isinstance(backbone, StableDiffusionXL)
+    expected = backbone.encode([f"owl {i}" for i in range(5)])
+    monkeypatch.setattr(clip_text, "MAX_BATCH", 2)
+    alive: list[weakref.ref[Any]] = []
+
+    def forgotten(*_: Any) -> None:
+        assert not any(output() is not None for output in alive)
+
+    for encoder in (backbone.text_encoder, backbone.text_encoder_2):
+        encoder.register_forward_pre_hook(forgotten)
+        encoder.register_forward_hook(lambda _, __, out: alive.append(weakref.ref(out)))
+    found = backbone.encode([f"owl {i}" for i in range(5)])
+    assert len(alive) == 6
+    assert found.added is not None
+    assert expected.added is not None
+    torch.testing.assert_close(found.hidden, expected.hidden)
+    torch.testing.assert_close(found.added["text_embeds"], expected.added["text_embeds"])
 
 
 @torch.no_grad()

@@ -8,6 +8,8 @@ and Double Projections (arXiv:2604.10032) edit in such a space in closed form; h
 distillation is confined to it.
 """
 
+import functools
+import operator
 from collections.abc import Mapping
 
 import torch
@@ -16,11 +18,15 @@ from torch import Tensor
 from safediff.errors import UsageError
 from safediff.models.backbone import Condition
 
+_CHUNK_BYTES = 2**26
+"""Of the tokens that are in float64 at a time."""
+
 
 def second_moment(tokens: Tensor) -> Tensor:
     """Mean of c c^T over the tokens (num, d) of the kept texts, (d, d) in float64."""
-    tokens = tokens.double()
-    return tokens.T @ tokens / len(tokens)
+    parts = tokens.split(max(1, _CHUNK_BYTES // (8 * tokens.shape[1])))
+    moments = (part.T @ part for part in map(Tensor.double, parts))
+    return functools.reduce(operator.add, moments) / len(tokens)
 
 
 def soft_projector(moment: Tensor, strength: float) -> Tensor:

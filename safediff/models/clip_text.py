@@ -1,7 +1,7 @@
 """Texts as CLIP reads them."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -10,6 +10,7 @@ from safediff.errors import UsageError
 
 MAX_BATCH = 64
 """Texts that an encoder reads at a time."""
+Kept = TypeVar("Kept")
 
 
 def token_ids(tokenizer: Any, texts: Sequence[str]) -> Tensor:
@@ -28,3 +29,21 @@ def token_ids(tokenizer: Any, texts: Sequence[str]) -> Tensor:
                 "shorten it or split the concept",
             )
     return torch.tensor(rows)
+
+
+def read_layers(
+    tokenizer: Any, encoder: Any, texts: Sequence[str], kept: Callable[[Any], Kept]
+) -> list[Kept]:
+    """What ``kept`` takes of an encoder's outputs, batch by batch; one batch's layers live at once.
+
+    Raises:
+        UsageError: see ``token_ids``.
+    """
+    parts = token_ids(tokenizer, texts).to(encoder.device).split(MAX_BATCH)
+    return [kept(encoder(part, output_hidden_states=True)) for part in parts]
+
+
+def inner(output: Any) -> Tensor:
+    """States before the last layer, (b, tokens, dim)."""
+    states: Tensor = output.hidden_states[-2]
+    return states

@@ -115,10 +115,11 @@ class StableDiffusion3(Backbone):
 
     def _clip(self, tokenizer: Any, encoder: Any, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """States before the last layer (b, tokens, dim), the projected whole (b, dim)."""
-        ids = clip_text.token_ids(tokenizer, texts).to(encoder.device)
-        found = [encoder(part, output_hidden_states=True) for part in ids.split(MAX_BATCH)]
-        states = torch.cat([part.hidden_states[-2] for part in found])
-        return states, torch.cat([part.text_embeds for part in found])
+        parts = clip_text.read_layers(
+            tokenizer, encoder, texts, lambda out: (clip_text.inner(out), out.text_embeds)
+        )
+        states, whole = (torch.cat(found) for found in zip(*parts, strict=True))
+        return states, whole
 
     def _t5(self, texts: Sequence[str], like: Tensor) -> Tensor:
         if self.text_encoder_3 is None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from safediff.models.backbone import Backbone, Condition
-from safediff.models.clip_text import MAX_BATCH, token_ids
+from safediff.models.clip_text import inner, read_layers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +68,11 @@ class StableDiffusionXL(Backbone):
     @torch.no_grad()
     def encode(self, texts: Sequence[str]) -> Condition:
         """See ``Backbone``; ``added`` has ``text_embeds`` (b, dim) and ``time_ids`` (b, 6)."""
-        first, _ = _read(self.tokenizer, self.text_encoder, texts)
-        second, pooled = _read(self.tokenizer_2, self.text_encoder_2, texts)
+        first = torch.cat(read_layers(self.tokenizer, self.text_encoder, texts, inner))
+        parts = read_layers(
+            self.tokenizer_2, self.text_encoder_2, texts, lambda out: (inner(out), out[0])
+        )
+        second, pooled = (torch.cat(found) for found in zip(*parts, strict=True))
         hidden = torch.cat([first, second.to(first)], dim=-1)
         return Condition(hidden, {"text_embeds": pooled, "time_ids": self._time_ids(pooled)})
 
@@ -86,10 +89,3 @@ class StableDiffusionXL(Backbone):
         """Original size, crop, target size in pixels, for each row of ``pooled``."""
         size = self.picture_size
         return torch.tensor([*size, 0, 0, *size]).to(pooled).repeat(len(pooled), 1)
-
-
-def _read(tokenizer: Any, encoder: Any, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-    """States before the last layer (b, tokens, dim), and the encoder's first output."""
-    ids = token_ids(tokenizer, texts).to(encoder.device)
-    parts = [encoder(part, output_hidden_states=True) for part in ids.split(MAX_BATCH)]
-    return torch.cat([p.hidden_states[-2] for p in parts]), torch.cat([p[0] for p in parts])
