@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from erase_examples import SMALL, frozen_backbone
 from tiny import tiny_backbone, tiny_xl_backbone
 from torch import Tensor
 
-from safediff.erase.rollout import draw_steps, draw_timestep, rollout
+from safediff.erase.rollout import bin_of, draw_steps, draw_timestep, rollout
 from safediff.erase.weights import PatchedUNet
 from safediff.models.backbone import Backbone, guided
 
@@ -81,9 +82,35 @@ def test_timestep_lies_in_the_bin_of_u(backbone: Backbone, num_steps: int) -> No
     scheduler.set_timesteps(num_steps)
     for u in (0, 1, num_steps // 2, num_steps - 1):
         low, high = 1000 - stride * (u + 1), 1000 - stride * u
-        t = draw_timestep(u, num_steps, 4000, generator(u))
+        t = draw_timestep(bin_of(u, num_steps, int(scheduler.timesteps[0])), 4000, generator(u))
         assert (int(t.min()), int(t.max())) == (low, high - 1)
         assert low <= int(scheduler.timesteps[u]) < high  # where the rollout stands
+
+
+@pytest.mark.parametrize("spacing", ["leading", "trailing", "linspace"])
+@pytest.mark.parametrize("num_steps", [1, 3, 7, 15, 30, 45, 300, 700])
+def test_bins_follow_steps_that_do_not_divide_the_training(
+    backbone: Backbone, num_steps: int, spacing: str
+) -> None:
+    scheduler = DDIMScheduler.from_config(backbone.scheduler.config, timestep_spacing=spacing)
+    scheduler.set_timesteps(num_steps)
+    bins = [bin_of(u, num_steps, int(scheduler.timesteps[0])) for u in range(num_steps)]
+    width = 1000 / num_steps
+    assert all(abs(len(each) - width) < 1 for each in bins)
+    assert [each.start for each in bins[:-1]] == [each.stop for each in bins[1:]]
+    assert bins[-1].start == 0
+    # linspace takes N - 1 steps from the last timestep to the first: they drift through the bins
+    reach = width if spacing == "linspace" else 1
+    for t, each in zip(scheduler.timesteps.tolist(), bins, strict=True):
+        assert each.start <= t < each.stop or abs(t - each.start) <= reach
+
+
+@pytest.mark.parametrize("num_steps", [50, 40, 25, 20, 10, 8, 4])
+@pytest.mark.parametrize("first", [0, 999])
+def test_bins_of_steps_that_divide_the_training_are_the_papers(num_steps: int, first: int) -> None:
+    stride = 1000 // num_steps
+    for u in range(num_steps):
+        assert bin_of(u, num_steps, first) == range(1000 - stride * (u + 1), 1000 - stride * u)
 
 
 @pytest.mark.parametrize("timesteps", ["uniform", "beta"])

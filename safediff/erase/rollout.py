@@ -42,10 +42,25 @@ def draw_steps(params: DistilParams, generator: torch.Generator) -> list[int]:
     return sorted(torch.multinomial(weights, params.reuse, generator=generator).tolist())
 
 
-def draw_timestep(u: int, num_inference_steps: int, count: int, g: torch.Generator) -> Tensor:
-    """T uniform in bin(u) = [T - s (u + 1), T - s u), s = T / N, T = 1000; shape (count,)."""
-    stride = 1000 // num_inference_steps
-    return torch.randint(1000 - stride * (u + 1), 1000 - stride * u, (count,), generator=g)
+def bin_of(u: int, num_inference_steps: int, first: float) -> range:
+    """bin(u) = [T - s (u + 1), T - s u), s = T / N, T = 1000: what step u spans of the training.
+
+    Where N does not divide T, most schedules spread N steps over all of T, and bins are rounded.
+    "Leading" ones take steps of floor(s), counted from 0, and leave out what is left at the top.
+
+    Args:
+        u: Steps before.
+        num_inference_steps: N.
+        first: Timestep of the first step, by which the two are told apart.
+    """
+    n, whole = num_inference_steps, 1000 // num_inference_steps
+    s = whole if first <= whole * (n - 1) + 1 else 1000 / n
+    return range(round(s * (n - 1 - u)), round(s * (n - u)))
+
+
+def draw_timestep(steps: range, count: int, g: torch.Generator) -> Tensor:
+    """T uniform in a bin; shape (count,)."""
+    return torch.randint(steps.start, steps.stop, (count,), generator=g)
 
 
 def place_of_step(u: int, num_inference_steps: int, scheduler: Any) -> int:
@@ -96,7 +111,8 @@ def rollout(
             if isinstance(scheduler, FlowSteps):
                 t = scheduler.draw_timestep(u, num_rows, generator)[mine]
             else:
-                t = draw_timestep(u, params.num_inference_steps, num_rows, generator)[mine]
+                steps_of_u = bin_of(u, params.num_inference_steps, float(scheduler.timesteps[0]))
+                t = draw_timestep(steps_of_u, num_rows, generator)[mine]
             if params.loss_timestep == "step":
                 t = now.expand(len(z))
             states.append(State(scheduler.scale_model_input(z, now), t.to(device), u, place))
