@@ -81,6 +81,7 @@ CHECKS: dict[str, tuple[Architecture, DistilParams, str]] = {
     "small, checkpointing": (SMALL, replace(RUN, gradient_checkpointing=True), "float32"),
     "small, micro_batch 1": (SMALL, replace(RUN, micro_batch=1), "float32"),
     "small, bfloat16": (SMALL, RUN, "bfloat16"),
+    "small, no moving average": (SMALL, replace(RUN, ema_decay=0.0), "float32"),
     "small, lora": (SMALL, replace(RUN, lora_rank=4), "float32"),
     "small, whole cross-attention": (
         SMALL,

@@ -19,7 +19,7 @@ SMALL = DistilParams(
     loss_text="each",
     rollout_text="each",
     log_every=100,
-    save_every=1,
+    save_every_s=0.0,
 )
 
 

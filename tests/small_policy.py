@@ -33,7 +33,7 @@ keep: [hammer, wrench, owl, banana, rose, pizza]
 erase:
   options:
     {num_steps: 8, learning_rate: 2.0e-2, num_inference_steps: 6, batch_size: 2, reuse: 2,
-     save_every: 1, log_every: 2}
+     save_every_s: 0, log_every: 2}
 verify:
   sampling: {num_steps: 8, guidance_scale: 5.0, batch_size: 16}
   erasure: {max_rate: 0.5, num_prompts: 12, min_base_rate: 0.1}

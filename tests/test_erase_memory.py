@@ -56,7 +56,11 @@ def test_live_bytes_count_storages_once_until_they_are_freed() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["small", "small, checkpointing", "small, micro_batch 1", "small, bfloat16"]
+    "name",
+    [
+        *("small", "small, checkpointing", "small, micro_batch 1", "small, bfloat16"),
+        "small, no moving average",
+    ],
 )
 def test_model_is_what_is_counted(benchmark: ModuleType, name: str) -> None:
     assert benchmark.check(*benchmark.CHECKS[name])["ratio"] == pytest.approx(1, abs=0.05)

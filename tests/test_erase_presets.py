@@ -112,7 +112,8 @@ def followed(backbone: Backbone, params: DistilParams, patch: pytest.MonkeyPatch
         value.data = value.data.double()
     if trainer.student.projector is not None:
         trainer.student.projector = trainer.student.projector.double()
-    trainer.teacher = [value.double() for value in trainer.teacher]
+    if trainer.average is not None:
+        trainer.average = [value.double() for value in trainer.average]
     drawn: list[Batch] = []
     raw: list[tuple[list[Tensor], list[Tensor]]] = []
     found = Run(trainer, params, copies(trainer.student.values), [], [])

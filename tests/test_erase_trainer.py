@@ -17,6 +17,8 @@ from erase_examples import CONCEPTS, KEEP, SMALL, concept, frozen_backbone, smal
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from safediff.erase import trainer as trainer_module
+from safediff.erase.checkpoint import Progress
 from safediff.erase.methods import resolve
 from safediff.erase.params import PRESETS, DistilParams
 from safediff.erase.texts import TextBank
@@ -29,7 +31,7 @@ from safediff.sample.shards import Shards
 HINTS = get_type_hints(DistilParams)
 
 # They say when something is written down, or with how much memory it is computed.
-WITHOUT_EFFECT = {"log_every", "save_every"} | {
+WITHOUT_EFFECT = {"log_every", "save_every_s"} | {
     "gradient_checkpointing",
     "micro_batch",
     "offload",
@@ -121,7 +123,7 @@ def test_every_knob_changes_the_result(
 
 def test_equal_settings_give_equal_results(backbone: Backbone) -> None:
     once = outcome(backbone, SMALL)
-    assert outcome(backbone, replace(SMALL, log_every=1, save_every=3)) == once
+    assert outcome(backbone, replace(SMALL, log_every=1, save_every_s=9.0)) == once
     assert outcome(backbone, SMALL, seed=8) != once
     assert outcome(backbone, SMALL, concepts=(concept("axe"), concept("bomb"))) != once
 
@@ -379,6 +381,50 @@ def test_interrupted_run_ends_with_the_same_bytes(
     trainer.restore(checkpoint)
     assert trainer.progress.step == 2
     assert patch_bytes(trainer, tmp_path, checkpoint) == uninterrupted
+
+
+def test_checkpoints_are_written_by_the_clock(
+    backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock that steps move by ten seconds each, and writing by a hundred."""
+    clock, saved = [0.0], []
+    monkeypatch.setattr(trainer_module, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+
+    def save(path: Path, progress: Progress, *rest: Any) -> None:
+        clock[0] += 100
+        saved.append(progress.step)
+
+    def tick(info: StepInfo) -> None:
+        clock[0] += 10
+
+    monkeypatch.setattr(trainer_module, "save_checkpoint", save)
+    for seconds, steps in ((0.0, [2, 4, 6, 8]), (30.0, [4, 8]), (60.0, [6, 8]), (1e9, [8])):
+        saved.clear()
+        params = replace(SMALL, num_steps=8, reuse=2, save_every_s=seconds)
+        small_trainer(backbone, params).run(tick, tmp_path / "checkpoint")
+        assert saved == steps
+
+
+def test_without_a_moving_average_no_copy_is_kept(backbone: Backbone, tmp_path: Path) -> None:
+    params, path = replace(RESUMED, ema_decay=0.0, ema_warmup=False), tmp_path / "checkpoint"
+    whole = small_trainer(backbone, params)
+    assert whole.average is None
+    ends = [value.data_ptr() for value in whole.student.values]
+    assert [value.data_ptr() for value in whole.teacher] == ends
+    expected = state_sha256(whole.run(ignore).teacher.tensors)
+
+    def interrupt(info: StepInfo) -> None:
+        if info.step == 3:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        small_trainer(backbone, params).run(interrupt, path)
+    with safe_open(path, "pt") as file:
+        kinds = {name.split(".")[0] for name in file.keys()}  # noqa: SIM118
+    assert kinds == {"student", "optimizer", "left"}
+    again = small_trainer(backbone, params)
+    again.restore(path)
+    assert state_sha256(again.run(ignore).teacher.tensors) == expected
 
 
 def test_what_it_took_adds_up_over_attempts_and_processes(

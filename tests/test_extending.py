@@ -34,7 +34,7 @@ EDITS = (
     ),
     (
         "erase:\n  options:\n    {num_steps: 8, learning_rate: 2.0e-2, num_inference_steps: 6, "
-        "batch_size: 2, reuse: 2,\n     save_every: 1, log_every: 2}",
+        "batch_size: 2, reuse: 2,\n     save_every_s: 0, log_every: 2}",
         "erase: {method: fade, options: {share: 0.25}}",
     ),
     (

@@ -44,12 +44,12 @@ KEPT = ("crown", "key", "heart", "star", "pizza", "owl", "car", "bus")
 ERASE = """\
   options:
     {num_steps: 8, learning_rate: 2.0e-2, num_inference_steps: 6, batch_size: 2, reuse: 2,
-     save_every: 1, log_every: 2}"""
+     save_every_s: 0, log_every: 2}"""
 OPTIONS = """\
   options:
     {{num_steps: {steps}, learning_rate: {rate}, trainable: {trainable}, eta: {eta},
      num_inference_steps: 4, batch_size: 12, reuse: 2, null_space: 0.0, keep_share: 0.5,
-     ema_decay: 0.0, timesteps: uniform, guidance_scale: 3.0, save_every: 50, log_every: 50}}"""
+     ema_decay: 0.0, timesteps: uniform, guidance_scale: 3.0, log_every: 50}}"""
 TUNED: Mapping[str, Mapping[str, Any]] = {
     "pixart-alpha": {"steps": 240, "rate": 5.0e-3, "trainable": "xattn", "eta": 1.0},
     "sd3": {"steps": 160, "rate": 5.0e-3, "trainable": "full", "eta": 1.0},

@@ -38,6 +38,8 @@ def save_checkpoint(
 ) -> None:
     """Write everything that the next step depends on. ``key`` identifies the plan.
 
+    ``teacher`` is empty where there is no moving average.
+
     Raises:
         Inconclusive: the file cannot be written.
     """

@@ -174,7 +174,8 @@ def _training_state(
     width = unet.config.cross_attention_dim
     projector = torch.zeros(width, width) if params.null_space else None
     student = Student(unet, names, projector, rank=params.lora_rank)
-    rest = [torch.zeros_like(value) for value in student.values for _ in ("mean", "m", "v")]
+    held = ("mean", "m", "v") if params.ema_decay else ("m", "v")
+    rest = [torch.zeros_like(value) for value in student.values for _ in held]
     if unet.dtype != model_dtype:  # what the trained tensors start from is kept in its precision
         rest += [torch.zeros(w.shape, dtype=model_dtype) for w in student.base.values()]
     return student, rest

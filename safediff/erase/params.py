@@ -111,8 +111,8 @@ class DistilParams:
     compile: bool = False
     """torch.compile, used only after its gradients were compared with eager ones."""
     log_every: Count = 10
-    save_every: Count = 20
-    """Rollouts between checkpoints."""
+    save_every_s: Number = 120.0
+    """Least seconds between checkpoints, which are written at the end of a rollout; 0: of each."""
 
 
 def num_kept(params: DistilParams) -> int:

@@ -118,11 +118,18 @@ class DistilTrainer:
             fused=True if self.student.values[0].is_cuda else None,  # no temporaries
         )
         self.optimizer = self.accelerator.prepare(optimizer)
-        self.teacher = [value.detach().clone() for value in self.student.values]
+        self.average = (
+            [value.detach().clone() for value in self.student.values] if params.ema_decay else None
+        )
         self.progress = Progress(0, 0, 0)
         self.left = torch.ones(len(self.texts.units))
         """What is left of every erase text, on the CPU."""
         self.last_loss = math.nan
+
+    @property
+    def teacher(self) -> list[Tensor]:
+        """The moving average of the student's values; without one, these themselves."""
+        return self.average or [value.detach() for value in self.student.values]
 
     def _projector(self) -> Tensor | None:
         if not self.params.null_space:
@@ -162,7 +169,8 @@ class DistilTrainer:
             Inconclusive: the file is damaged.
         """
         self.progress = load_checkpoint(
-            checkpoint, self.key, self.student, self.teacher, self.left, self.optimizer.optimizer
+            *(checkpoint, self.key, self.student, self.average or []),
+            *(self.left, self.optimizer.optimizer),
         )
 
     def run(self, on_step: OnStep, checkpoint: Path | None = None) -> Erased:
@@ -194,22 +202,17 @@ class DistilTrainer:
         )
 
     def _train(self, on_step: OnStep, checkpoint: Path | None) -> None:
+        saved = time.monotonic()
         while self.progress.step < self.params.num_steps:
             self._one_rollout(on_step)
-            if checkpoint is not None and self.shards.leads and self._checkpoint_due():
+            done = self.progress.step >= self.params.num_steps
+            due = done or time.monotonic() - saved >= self.params.save_every_s
+            if checkpoint is not None and self.shards.leads and due:
                 save_checkpoint(
-                    checkpoint,
-                    self._timed(),
-                    self.key,
-                    self.student,
-                    self.teacher,
-                    self.left,
-                    self.optimizer.optimizer,
+                    *(checkpoint, self._timed(), self.key, self.student, self.average or []),
+                    *(self.left, self.optimizer.optimizer),
                 )
-
-    def _checkpoint_due(self) -> bool:
-        done = self.progress.step >= self.params.num_steps
-        return done or self.progress.num_rollouts % self.params.save_every == 0
+                saved = time.monotonic()
 
     def _one_rollout(self, on_step: OnStep) -> None:
         params, index = self.params, self.progress.num_rollouts
@@ -295,10 +298,12 @@ class DistilTrainer:
 
     @torch.no_grad()
     def _update_teacher(self, step: int) -> None:
+        if self.average is None:
+            return
         m = self.params.ema_decay
         if self.params.ema_warmup:
             m = min(m, (1 + step) / (10 + step))
-        for mean, value in zip(self.teacher, self.student.values, strict=True):
+        for mean, value in zip(self.average, self.student.values, strict=True):
             mean.lerp_(value, 1 - m)
 
     def _info(self, step: int, losses: Losses, grad_norm: float, state: State) -> StepInfo:
@@ -329,7 +334,7 @@ class DistilTrainer:
         )
 
     def _student_patch(self) -> Patch | None:
-        if not self.params.ema_decay:
+        if self.average is None:
             return None
         return self._patch([value.detach() for value in self.student.values], "student")
 
