@@ -13,6 +13,7 @@ import torch
 from erase_examples import CONCEPTS, KEEP, SMALL, frozen_backbone, small_trainer
 from small_policy import QUICK, finished, safediff, write_policy
 from test_verify_shards import ACCELERATE, by_torchrun, launched, together
+from torch import Tensor
 from tracker_example import told as told_wandb
 from tracker_example import write_wandb
 
@@ -211,7 +212,7 @@ def test_a_process_without_rows_asks_nobody(backbone: Backbone) -> None:
     c_0 = null.repeat(len(whole.c_p))
     (state,) = rollout(silent, c_0, whole.c_p, [1], UNEVEN, generator, alone)
     assert len(state.z) == 0
-    rest = whole.share(alone), UNEVEN, trainer.accelerator.backward
+    rest = whole.share(alone), UNEVEN, Tensor.backward
     losses = backward(silent, trainer.student, state, null, *rest)
     assert losses.total == 0
     assert all(value.grad is None for value in trainer.student.values)

@@ -128,6 +128,19 @@ def test_equal_settings_give_equal_results(backbone: Backbone) -> None:
     assert outcome(backbone, SMALL, concepts=(concept("axe"), concept("bomb"))) != once
 
 
+def test_no_environment_divides_the_loss(
+    backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def norms() -> list[float]:
+        infos: list[StepInfo] = []
+        small_trainer(backbone, SMALL).run(infos.append)
+        return [info.grad_norm for info in infos]
+
+    expected = norms()
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    assert norms() == expected
+
+
 COMMON = {
     "learning_rate": 1e-5,
     "beta1": 0.9,

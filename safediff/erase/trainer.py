@@ -260,8 +260,11 @@ class DistilTrainer:
 
     def _one_step(self, step: int, state: State, batch: Batch, on_step: OnStep) -> None:
         params = self.params
-        mine, propagate = batch.share(self.shards), self.accelerator.backward
-        losses = backward(self.trunk, self.student, state, self.texts.null, mine, params, propagate)
+        mine = batch.share(self.shards)
+        # accelerate's backward divides by what its environment says of gradient accumulation
+        losses = backward(
+            *(self.trunk, self.student, state, self.texts.null, mine, params, Tensor.backward)
+        )
         losses = self._over_all(losses, len(batch.units))
         norm = self.accelerator.clip_grad_norm_(self.student.parameters(), params.max_grad_norm)
         grad_norm = float(norm)
