@@ -26,6 +26,17 @@ def test_rows_cost_what_their_parts_cost(tmp_path: Path) -> None:
     assert found["sdd-teacher"].erase == pytest.approx(1300 * (2 * 24.5 + 4), rel=0.01)
 
 
+def test_rows_of_the_policy_are_drawn_behind_its_guard(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, ("keep:", "guard: {name: sega}\nkeep:"))
+    assert plan.guard is not None
+    found = {cost.row.id: cost for cost in comparison_cost(plan, list(ROWS.values()))}
+    per_branch = plan.verify.num_images(len(plan.concepts)) * plan.verify.sampling.num_steps
+    for id in (POLICY, "policy-student"):
+        assert found[id].draw == (2 + len(plan.guard.texts)) * per_branch
+    for id in ("sd", "neg", "uce", "sdd-teacher"):
+        assert found[id].draw == 2 * per_branch
+
+
 def test_a_patch_that_two_rows_share_is_paid_once(tmp_path: Path) -> None:
     plan = plan_of(tmp_path)
     costs = {c.row.id: c for c in comparison_cost(plan, choose(["sdd-teacher", "sdd-student"]))}

@@ -1,13 +1,14 @@
-"""What a comparison's Markdown says of the time that its rows took."""
+"""What a comparison says of the time that its rows took, and of what a picture costs."""
 
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from policy_examples import plan_of
 
 from safediff.compare.entry import Entry, Setup
 from safediff.compare.markdown import markdown
-from safediff.compare.table import Comparison
+from safediff.compare.table import Comparison, columns
 
 
 def entry(id: str, erase: float, measure: float, role: str = "teacher") -> Entry:
@@ -33,6 +34,16 @@ def test_the_time_of_all_rows_counts_a_shared_training_once(tmp_path: Path) -> N
     text = said(tmp_path, entry("policy", 600, 60), entry("policy-student", 600, 120, "student"))
     assert "All rows took 13 minutes: 10 of erasing and 3 of drawing" in text
     assert "on 2 threads" in text
+
+
+@pytest.mark.parametrize(("plain", "guarded", "told"), [(2, 3, "1.5 x"), (1, 1, "1 x")])
+def test_a_picture_costs_by_what_one_without_a_guard_costs(
+    tmp_path: Path, plain: int, guarded: int, told: str
+) -> None:
+    own = replace(entry("policy", 1, 1), passes_per_step=plain)
+    other = replace(entry("sld-max", 0, 1), passes_per_step=guarded)
+    column = columns(Comparison(plan=plan_of(tmp_path), entries=(own, other), facts={}))[-1]
+    assert (column.heading, column.cell(own), column.cell(other)) == ("cost/image", "1 x", told)
 
 
 def test_rows_whose_time_nobody_took_are_not_counted(tmp_path: Path) -> None:

@@ -9,14 +9,17 @@ import pytest
 import torch
 from PIL import Image
 from small_policy import small_plan
+from tiny import tiny_backbone
+from transformer_examples import example
 
 from safediff.compare.markdown import markdown
 from safediff.compare.rows import OTHER_SEED, POLICY, choose
 from safediff.compare.table import render_concepts, to_json
 from safediff.errors import UsageError
 from safediff.gate.numbers import show
+from safediff.guard.load import make_guard
 from safediff.verify import album
-from safediff.workflow.compare import run_contest
+from safediff.workflow.compare import System, passes_per_step, run_contest
 from safediff.workflow.comparison_files import check_outputs, write_outputs
 from safediff.workflow.ui import SilentUi
 
@@ -152,6 +155,13 @@ def test_measured_rows_are_not_drawn_again(
         if entry.id in before:
             assert entry == before[entry.id]
     assert next(e for e in comparison.entries if e.id == "sld-max").passes_per_step == 3
+
+
+def test_a_step_takes_as_many_passes_as_it_has_branches(tmp_path: Path) -> None:
+    sd, flux = tiny_backbone(tmp_path / "sd"), example("flux dev", tmp_path / "flux").backbone
+    guard = make_guard("sega", ["axe", "bomb"])
+    asked = [(sd, None, 5.0), (sd, None, 1.0), (flux, None, 3.5), (sd, guard, 5.0)]
+    assert [passes_per_step(System(b, g), scale) for b, g, scale in asked] == [2, 1, 1, 4]
 
 
 def test_files(measured: Any, tmp_path: Path) -> None:

@@ -34,6 +34,8 @@ def comparison_cost(plan: Plan, rows: Sequence[Row], distilled: bool = False) ->
         branches = num_branches(plan.verify.sampling.guidance_scale, distilled)
         if row.guard:
             branches = find_preset(row.guard).num_branches(num_texts)
+        elif row.own and plan.guard:
+            branches = find_preset(plan.guard.name).num_branches(len(plan.guard.texts))
         erase = row.erase_plan(plan)
         passes = 0
         if erase is not None and repr(erase) not in done:

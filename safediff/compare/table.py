@@ -49,6 +49,7 @@ class Comparison:
 def columns(comparison: Comparison) -> list[Column]:
     """The columns that the rows have numbers for."""
     tests, entries = comparison.tests, comparison.entries
+    plain = min([2, *(entry.passes_per_step for entry in entries)])  # 1 if distilled
     gated, _ = erasure_checks(entries)
     retention = _ids(entries, "retention/")
     attacks = [id for id in _ids(entries, "robustness/") if id != ALIGNMENT]
@@ -64,7 +65,7 @@ def columns(comparison: Comparison) -> list[Column]:
         Column("CLIP (Δ)", _with_change("quality/clip")),
         Column("passes", lambda entry: f"{entry.erase_passes:,}"),
         Column("s", lambda entry: f"{entry.erase_seconds:.0f}"),
-        Column("cost/image", lambda entry: f"{entry.passes_per_step / 2:g} x"),
+        Column("cost/image", lambda entry: f"{entry.passes_per_step / plain:g} x"),
     ]
     return found
 

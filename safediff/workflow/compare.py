@@ -25,7 +25,7 @@ from safediff.guard.load import make_guard
 from safediff.models.backbone import Backbone
 from safediff.models.load import load_backbone
 from safediff.models.patch import unet_sha256
-from safediff.policy.plan import ErasePlan, Metric, Plan, QualityCheck
+from safediff.policy.plan import ErasePlan, Metric, Plan, QualityCheck, num_branches
 from safediff.sample.shards import ALONE, Shards
 from safediff.verify.album import Album
 from safediff.verify.verification import Verification
@@ -192,9 +192,16 @@ class Contest:
             hits=self.verification.hits(report.subject),
             erase_seconds=system.seconds,
             erase_passes=system.passes,
-            passes_per_step=system.guard.num_branches if system.guard else 2,
+            passes_per_step=passes_per_step(system, self.plan.verify.sampling.guidance_scale),
             setup=system.setup,
         )
+
+
+def passes_per_step(system: System, guidance_scale: float) -> int:
+    """UNet passes of one picture and step."""
+    if system.guard is not None:
+        return system.guard.num_branches
+    return num_branches(guidance_scale, system.backbone.distilled_guidance)
 
 
 def _erased_by(erase: ErasePlan, row: Row, cost: Json) -> Setup:
