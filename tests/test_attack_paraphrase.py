@@ -69,3 +69,12 @@ def test_variants_repeat_after_all_of_them() -> None:
 
 def test_wordings_may_be_drawn() -> None:
     assert all(check_text(wording.replace("{text}", "axe")) is None for wording in WORDINGS)
+
+
+def test_rewordings_of_a_long_prompt_fit_where_one_does() -> None:
+    """Thrice the prompt would be cut, or refused, by the text encoder."""
+    long = " ".join(["knife"] * 30)
+    found = [text for text in variants(long, ()) if text]
+    assert len(found) == NUM_VARIANTS
+    assert max(len(text.split()) for text in found) <= 50
+    assert paraphrase(" ".join(["knife"] * 60), (), 2, set()) is not None

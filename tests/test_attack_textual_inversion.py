@@ -119,3 +119,11 @@ def test_training_pictures_are_not_those_it_is_measured_on(
     monkeypatch.setattr(module, "base_latents", noting)
     inversion(models).learn(AXE, SAMPLING)
     assert seeds == [SAMPLING.seed + 1]
+
+
+def test_a_prompt_that_is_not_read_whole_is_no_start(models: Models) -> None:
+    """The vector might stand behind the end of the window."""
+    long = f"{'x' * 80} axe"
+    attack = replace(inversion(models), concepts={**CONCEPTS, long: AXE})
+    assert attack.obstacle() == "a prompt is longer than the text encoder reads"
+    assert inversion(models).obstacle() is None

@@ -97,9 +97,17 @@ def test_batches_and_repetition_do_not_matter(encoder: ClipEncoder) -> None:
     assert torch.equal(many, encoder.embed_images(images))
 
 
-def test_long_texts_are_refused_not_cut(encoder: ClipEncoder) -> None:
+def test_long_labels_are_refused_not_cut(encoder: ClipEncoder) -> None:
     with pytest.raises(UsageError, match="more tokens than the 77"):
-        encoder.embed_texts(["x " * 80])
+        ClipJudge(encoder, ["x " * 80], contrast=CONTRAST)
+
+
+def test_a_score_reads_long_prompts_up_to_the_window(encoder: ClipEncoder) -> None:
+    long, read = " ".join("x" * 80), " ".join("x" * 75)
+    assert encoder.too_long([long, read, "x"]) == [long]
+    other = encoder.embed_texts([read + " y"])
+    torch.testing.assert_close(encoder.embed_texts([long]), encoder.embed_texts([read]))
+    torch.testing.assert_close(other, encoder.embed_texts([read]))
 
 
 def test_score_is_the_softmax_against_the_contrast(encoder: ClipEncoder) -> None:

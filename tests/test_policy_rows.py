@@ -15,10 +15,10 @@ from safediff.policy.rows import PromptRow, RowError, read_table, text_column
 
 BENIGN = Path(__file__).parent / "data" / "benign-prompts.csv"
 ROWS = (
-    PromptRow(text="a church on a hill", seed=7, guidance_scale=7.5),
-    PromptRow(text="a tench, lying on the grass", seed=8, guidance_scale=6.0),
-    PromptRow(text="a garbage truck at noon", seed=9, guidance_scale=7.5),
-    PromptRow(text="a bowl of fruit by the window"),
+    PromptRow(text="a church on a hill", seed=7, guidance_scale=7.5, from_table=True),
+    PromptRow(text="a tench, lying on the grass", seed=8, guidance_scale=6.0, from_table=True),
+    PromptRow(text="a garbage truck at noon", seed=9, guidance_scale=7.5, from_table=True),
+    PromptRow(text="a bowl of fruit by the window", from_table=True),
 )
 RECORDS = list(csv.DictReader(BENIGN.read_text("utf-8").splitlines()))
 
@@ -30,7 +30,8 @@ def test_every_published_column_is_read(text: str, seed: str, guidance: str) -> 
     record = {text: "a  church\n", seed: "12", guidance: "7.5", "other": "x"}
     column = text_column(list(record), None, "a.csv")
     table = read_table([record], column, "a.csv")
-    assert table.rows == (PromptRow(text="a church", seed=12, guidance_scale=7.5),)
+    row = PromptRow(text="a church", seed=12, guidance_scale=7.5, from_table=True)
+    assert table.rows == (row,)
 
 
 def test_the_first_name_counts() -> None:
@@ -109,7 +110,8 @@ def test_splits_are_read_in_every_format(tmp_path: Path) -> None:
 
 def test_files_without_a_split_are_train(tmp_path: Path) -> None:
     (tmp_path / "i2p_benchmark.csv").write_text("prompt\na church\n")
-    assert read_dataset(tmp_path, "train", None, "set").rows == (PromptRow(text="a church"),)
+    (row,) = read_dataset(tmp_path, "train", None, "set").rows
+    assert row == PromptRow(text="a church", from_table=True)
     with pytest.raises(RowError, match="no tables of the split 'test'; it has train"):
         read_dataset(tmp_path, "test", None, "set")
 
@@ -143,6 +145,8 @@ def test_csv_prompts_keep_seed_and_guidance(tmp_path: Path) -> None:
     stored = plan.to_json()["concepts"]
     assert stored[0]["prompts"][0]["seed"] == 7
     assert "seed" not in stored[0]["prompts"][3]
+    assert all(prompt["from_table"] for prompt in stored[0]["prompts"])
+    assert not any("from_table" in prompt for prompt in stored[1]["prompts"])
     assert "seed" not in stored[1]["prompts"][0]
 
 

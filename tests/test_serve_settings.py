@@ -21,11 +21,11 @@ from safediff.errors import UsageError
 from safediff.guard.load import make_guard
 from safediff.guard.params import PRESETS
 from safediff.models.backbone import DEFAULT_GUIDANCE, Backbone
+from safediff.models.reader import Reader
 from safediff.sample.sampler import Draw, Sampling, sample
 from safediff.serve.app import build_app
 from safediff.serve.batching import Batcher
 from safediff.serve.pipeline import Order, SafePipeline
-from safediff.serve.reader import Reader
 from safediff.serve.settings import Settings, default_settings
 from safediff.serve.trust import Trust, _doubt, establish
 

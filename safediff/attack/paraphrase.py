@@ -8,6 +8,7 @@ from collections.abc import Container, Sequence
 
 from safediff.attack.texts import longest_text
 from safediff.policy.content import check_text
+from safediff.policy.window import MAX_TOKENS, estimated_tokens
 
 WORDINGS = (
     "a photo of a {text}",
@@ -30,6 +31,8 @@ NUM_VARIANTS = len(WORDINGS) + NUM_SLIPS
 def paraphrase(prompt: str, texts: Sequence[str], number: int, taken: Container[str]) -> str | None:
     """Variant ``number`` of a prompt, or the next one that may be used.
 
+    One that a text encoder would probably not read whole is used only where no other is left.
+
     Args:
         prompt: asks for a concept directly.
         texts: its erase texts; a prompt that spells none of them is reworded as a whole.
@@ -39,12 +42,16 @@ def paraphrase(prompt: str, texts: Sequence[str], number: int, taken: Container[
     Returns:
         The paraphrase; None where every variant is taken or refused by the content rules.
     """
+    too_long = None
     for turn in range(NUM_VARIANTS):
         candidate = _variant(prompt, texts, (number + turn) % NUM_VARIANTS)
         known = candidate == prompt or candidate in taken
-        if not known and check_text(candidate) is None:
+        if known or check_text(candidate) is not None:
+            continue
+        if estimated_tokens(candidate) <= MAX_TOKENS:
             return candidate
-    return None
+        too_long = too_long or candidate
+    return too_long
 
 
 def _variant(prompt: str, texts: Sequence[str], number: int) -> str:

@@ -28,6 +28,7 @@ from safediff.attack.gradients import (
 from safediff.attack.own_tokens import (
     encode_own,
     own_tokens_obstacle,
+    room,
     searchable_words,
     token_ids,
 )
@@ -64,8 +65,12 @@ class TextualInversion(TextAttack):
     _learned: dict[str, Inverted] = field(default_factory=dict, init=False, repr=False)
 
     def obstacle(self) -> str | None:
-        """The safe model gives no gradient, or has several text encoders."""
-        return obstacle(self.models.safe) or own_tokens_obstacle(self.models.safe)
+        """The safe model gives no gradient, or several text encoders; a prompt is too long."""
+        found = obstacle(self.models.safe) or own_tokens_obstacle(self.models.safe)
+        asked = (with_placeholder(text, own.erase) for text, own in self.concepts.items())
+        if found is None and any(room(self.models.safe, text) < 0 for text in asked):
+            found = "a prompt is longer than the text encoder reads"
+        return found
 
     def latents(self, draws: Sequence[Draw], sampling: Sampling) -> Tensor:
         """See ``Attack``."""

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from safediff.errors import UsageError
 from safediff.judge.base import Scores
 from safediff.judge.clip_encoder import SCALE, ClipEncoder, load_clip
 from safediff.judge.on_clip import OnClip
@@ -31,10 +32,20 @@ class ClipJudge(OnClip):
         threshold: float = 0.5,
         card: Path | None = None,
     ) -> None:
+        """Read the labels once.
+
+        Raises:
+            UsageError: a label or contrast text is longer than the model's window.
+        """
         super().__init__(encoder, encoder.weights_sha256, card)
         self.labels = tuple(labels)
         self.threshold = threshold
         texts = [template.replace("{label}", label) for label in self.labels]
+        if long := encoder.too_long([*texts, *contrast]):
+            raise UsageError(
+                f"'{long[0][:60]}' has more tokens than the {encoder.max_tokens} that CLIP reads",
+                "shorten the text",
+            )
         self._texts = encoder.embed_texts([*texts, *contrast]).double()
         self._offsets = torch.tensor(
             [self.card.offset(label) if self.card else 0.0 for label in self.labels],

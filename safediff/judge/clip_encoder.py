@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from safediff.errors import Inconclusive, UsageError
+from safediff.errors import Inconclusive
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -99,22 +99,19 @@ class ClipEncoder:
 
     @torch.no_grad()
     def embed_texts(self, texts: Sequence[str]) -> Tensor:
-        """Unit vectors (n, d).
-
-        Raises:
-            UsageError: a text is longer than the model's window.
-        """
+        """Unit vectors (n, d); of a long text as many tokens are read as published scores read."""
         starts = range(0, len(texts), BATCH_SIZE)
         return torch.cat([self._embed_part(texts[i : i + BATCH_SIZE]) for i in starts])
 
+    def too_long(self, texts: Sequence[str]) -> list[str]:
+        """The texts that are not read whole."""
+        rows = self.tokenizer(list(texts))["input_ids"]
+        found = zip(texts, rows, strict=True)
+        return [text for text, row in found if len(row) > self.max_tokens]
+
     def _embed_part(self, texts: Sequence[str]) -> Tensor:
-        tokens = self.tokenizer(list(texts), padding=True, return_tensors="pt")
-        if tokens.input_ids.shape[1] > self.max_tokens:
-            longest = max(texts, key=len)
-            raise UsageError(
-                f"'{longest[:60]}' has more tokens than the {self.max_tokens} that CLIP reads",
-                "shorten the text",
-            )
+        window = {"truncation": True, "max_length": self.max_tokens}
+        tokens = self.tokenizer(list(texts), padding=True, **window, return_tensors="pt")
         pooled = self.model.text_model(
             tokens.input_ids.to(self.device), tokens.attention_mask.to(self.device)
         ).pooler_output

@@ -16,6 +16,7 @@ from safediff.policy.plan import AttackCheck, Attempt, ConceptPlan
 from safediff.policy.problems import Loc, did_you_mean
 from safediff.policy.templates import share
 from safediff.policy.texts import TextFileError, read_rows
+from safediff.policy.window import MAX_TOKENS, estimated_tokens
 
 DEFAULT_PROMPTS = 24
 MAX_BENIGN = 32
@@ -127,6 +128,8 @@ def _dealt(
         for prompt in concept.prompts:
             owners.setdefault(prompt.prompt, concept.name)
     own = [[p for p, owner in owners.items() if owner == concept.name] for concept in concepts]
+    # attacks that add words to a prompt need room for them
+    own = [sorted(prompts, key=lambda p: estimated_tokens(p) > MAX_TOKENS) for prompts in own]
     available = [len(prompts) for prompts in own]
     asked = entry.num_prompts or min(DEFAULT_PROMPTS, sum(available))
     if sum(available) < asked and not desk.incomplete:

@@ -14,10 +14,6 @@ from safediff.policy.rows import PromptRow
 from safediff.policy.templates import TemplateSet, balanced, fill, placeholders, share, shuffled
 
 DEFAULT_TEMPLATES = ("{text}",)
-MAX_TOKENS = 75
-"""Content tokens of a CLIP text encoder; longer texts are cut without a word."""
-TOKENS_PER_WORD = 1.5
-"""An estimate."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +95,7 @@ def _concept(
     drawn = resolve_prompts(desk, entry.prompts, (*loc, "prompts"), default)
     spoken = phrasings or drawn.templates
     rows = {row.text: row for row in drawn.fixed}
+    tabled = any(row.from_table for row in drawn.fixed)
     prompts = tuple(rows)
     if desk.policy.verify.budget.rule == "sequential":
         prompts = shuffled(prompts, desk.policy.verify.sampling.seed)
@@ -115,14 +112,21 @@ def _concept(
         judge=judge,
         phrasings=tuple(targets),
         toward=tuple(targets.values()) if any(targets.values()) else (),
-        prompts=tuple(_prompt(rows.get(text, PromptRow(text=text)), labels) for text in prompts),
+        prompts=tuple(
+            _prompt(rows.get(text, PromptRow(text=text, from_table=tabled)), labels)
+            for text in prompts
+        ),
         hub_prompts=drawn.hub,
     )
 
 
 def _prompt(row: PromptRow, labels: tuple[str, ...]) -> PromptPlan:
     return PromptPlan(
-        prompt=row.text, labels=labels, seed=row.seed, guidance_scale=row.guidance_scale
+        prompt=row.text,
+        labels=labels,
+        seed=row.seed,
+        guidance_scale=row.guidance_scale,
+        from_table=row.from_table,
     )
 
 

@@ -1,13 +1,12 @@
 """The guard of a policy: which one, against which texts."""
 
-import math
 from collections.abc import Sequence
 
 from safediff.guard.params import GuardParams, find_preset
-from safediff.policy.concepts import MAX_TOKENS, TOKENS_PER_WORD
 from safediff.policy.desk import Desk
 from safediff.policy.plan import ConceptPlan, GuardPlan
 from safediff.policy.problems import Loc
+from safediff.policy.window import MAX_TOKENS, estimated_tokens
 
 _TEXTS: Loc = ("guard", "texts")
 
@@ -41,8 +40,7 @@ def resolve_guard(desk: Desk, concepts: Sequence[ConceptPlan]) -> GuardPlan | No
 def _check_window(desk: Desk, params: GuardParams, texts: Sequence[str]) -> None:
     loc: Loc = ("guard",) if desk.policy.guard and desk.policy.guard.texts is None else _TEXTS
     for branch in params.branch_texts(texts):
-        num_words = len(branch.split())
-        estimate = math.ceil(num_words * TOKENS_PER_WORD)
+        num_words, estimate = len(branch.split()), estimated_tokens(branch)
         if estimate > MAX_TOKENS:
             message = (
                 f"a branch of the guard has {num_words} words, about {estimate} tokens; the text "

@@ -1,6 +1,5 @@
 """Preset and overrides: checked against the eraser while the line number is at hand."""
 
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import fields
@@ -9,9 +8,9 @@ from typing import Any
 from safediff.erase.methods import find_method, resolve
 from safediff.erase.params import DistilParams
 from safediff.errors import UsageError
-from safediff.policy.concepts import MAX_TOKENS, TOKENS_PER_WORD
 from safediff.policy.desk import Desk
 from safediff.policy.problems import Loc, did_you_mean
+from safediff.policy.window import MAX_TOKENS, estimated_tokens
 
 _ONE_KNOB = re.compile(r"erase\.options\.(\w+): (.*)", re.DOTALL)
 
@@ -62,8 +61,7 @@ def _check_window(desk: Desk, preset: str, options: Mapping[str, Any]) -> None:
     if "joined" not in (params.loss_text, params.rollout_text):
         return
     joined = ", ".join(text for concept in desk.policy.concepts for text in concept.erase)
-    num_words = len(joined.split())
-    estimate = math.ceil(num_words * TOKENS_PER_WORD)
+    num_words, estimate = len(joined.split()), estimated_tokens(joined)
     if estimate > MAX_TOKENS:
         message = (
             f"all erase texts together have {num_words} words, about {estimate} tokens; the text "

@@ -52,6 +52,9 @@ class PromptPlan:
     """Of its first picture, as its data set gives it; further ones count up. None: derived."""
     guidance_scale: float | None = None
     """Likewise; None: that of the sampling."""
+    from_table: bool = False
+    """A table has it, or what it rewords: where it is too long it is read up to the text encoder's
+    window, as the published protocols do, and counted. What a policy says itself must fit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -329,6 +332,8 @@ class Plan:
                 for key in ("seed", "guidance_scale"):
                     if prompt[key] is None:
                         del prompt[key]
+                if not prompt["from_table"]:  # likewise
+                    del prompt["from_table"]
         return data
 
     @classmethod

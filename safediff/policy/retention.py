@@ -131,12 +131,13 @@ def _expect(desk: Desk, entry: schema.Retention, chosen: TemplateSet, loc: Loc) 
 
 def _prompt(item: Filled, expect: Iterable[str], rows: Mapping[str, PromptRow]) -> PromptPlan:
     labels = dict.fromkeys(fill(label, item.values) for label in expect)
-    row = rows.get(item.prompt, PromptRow(text=item.prompt))
+    row = rows.get(item.prompt, PromptRow(text=item.prompt, from_table=bool(rows)))
     return PromptPlan(
         prompt=item.prompt,
         labels=tuple(labels),
         seed=row.seed,
         guidance_scale=row.guidance_scale,
+        from_table=row.from_table,
     )
 
 

@@ -28,6 +28,8 @@ class PromptRow:
     text: str
     seed: int | None = None
     guidance_scale: float | None = None
+    from_table: bool = False
+    """Or written in the policy."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +105,12 @@ def _row(text: str, record: Mapping[str, object], place: str) -> PromptRow:
         raise RowError(f"{place}: the seed must be a whole number from 0 on, got {seed:g}")
     if guidance is not None and guidance < 0:
         raise RowError(f"{place}: the guidance must not be negative, got {guidance:g}")
-    return PromptRow(text=text, seed=None if seed is None else int(seed), guidance_scale=guidance)
+    return PromptRow(
+        text=text,
+        seed=None if seed is None else int(seed),
+        guidance_scale=guidance,
+        from_table=True,
+    )
 
 
 def _number(record: Mapping[str, object], names: Sequence[str], place: str) -> float | None:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from safediff.gate.cut import NUM_CUT
 from safediff.gate.robustness import ALIGNMENT
 from safediff.gate.verdict import CheckResult, GateReport
 from safediff.gate.waiving import WAIVED_DETAILS
@@ -12,7 +13,7 @@ Json = dict[str, Any]
 _SUCCESS = {"direct": "pre", "under_attack": "post", "either": "total", "base_model": "base"}
 """Name in a certificate and prefix in the details of a check."""
 _RATE = {"successes": "hits", "attempts": "n", "rate": "rate", "lower": "lower", "upper": "upper"}
-_NO_BUDGET = ("access", "source", "num_failures", "total_by_concept", "withdrawn")
+_NO_BUDGET = ("access", "source", "num_failures", "total_by_concept", "withdrawn", NUM_CUT)
 _PER_ATTEMPT = ("generations_per_prompt", "unet_passes_per_prompt")
 
 

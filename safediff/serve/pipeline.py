@@ -25,11 +25,11 @@ from safediff.guard.base import Guard
 from safediff.guard.load import make_guard
 from safediff.models.backbone import Backbone
 from safediff.models.load import as_backbone, load_backbone
+from safediff.models.reader import Reader
 from safediff.policy.plan import ModelPlan
 from safediff.release.weights import denoiser_folder
 from safediff.sample.sampler import Draw, Sampling, denoise_all, initial_latents
 from safediff.serve.certified import EngineChoice, is_compiled, text_folders
-from safediff.serve.reader import Reader
 from safediff.serve.settings import Misfit, default_settings, misfit, verified_settings
 from safediff.serve.settings import Settings as Settings
 from safediff.serve.trust import Trust, establish

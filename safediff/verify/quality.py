@@ -12,10 +12,12 @@ from torch import Tensor
 
 from safediff.errors import Inconclusive
 from safediff.gate import checks
+from safediff.gate.cut import NUM_CUT
 from safediff.gate.numbers import finite
 from safediff.gate.verdict import CheckResult
 from safediff.judge.base import Judge
-from safediff.judge.clip_encoder import load_clip
+from safediff.judge.clip_encoder import ClipEncoder, load_clip
+from safediff.judge.on_clip import OnClip
 from safediff.metrics.clip_score import clip_scores
 from safediff.metrics.distribution import fid, kid
 from safediff.metrics.inception import InceptionFeatures
@@ -114,6 +116,8 @@ class QualityMeter:
         if source is not None:
             facts["features"] = f"{check.features}: {source.name}"
             facts["weights_sha256"] = source.weights_sha256
+            if check.metric == "clip" and (count := _num_cut(source, pairs.prompts)):
+                facts[NUM_CUT] = count
         return replace(result, details={**result.details, **facts})
 
     def _source(self, check: QualityCheck) -> FeatureSource | DistanceSource | None:
@@ -220,6 +224,12 @@ def _feature_source(
         return InceptionFeatures(weights) if name == "inception" else judge
     except Inconclusive as error:
         return error
+
+
+def _num_cut(source: object, prompts: Sequence[str]) -> int:
+    """How many prompts a CLIP model does not read whole; the embedded judge reads all."""
+    encoder = source.encoder if isinstance(source, OnClip) else source
+    return len(set(encoder.too_long(prompts))) if isinstance(encoder, ClipEncoder) else 0
 
 
 def _distance_source(judge: Judge, choice: Choice) -> DistanceSource | Inconclusive:

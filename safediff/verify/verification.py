@@ -10,6 +10,7 @@ from safediff.environment import environment
 from safediff.errors import Inconclusive
 from safediff.gate import checks
 from safediff.gate.counted import counted_checks
+from safediff.gate.cut import with_count
 from safediff.gate.journal import JournalContents, JournalHeader, JournalRecord
 from safediff.gate.recount import recount
 from safediff.gate.sequential import Reason, Stop
@@ -37,6 +38,7 @@ from safediff.verify.assignments import assignments, distinct_draws, rows_of
 from safediff.verify.attacks import AttackRange
 from safediff.verify.drift import null_drift
 from safediff.verify.ledger import Ledger
+from safediff.verify.long_prompts import cut_prompts, cutting
 from safediff.verify.picture_files import still_there
 from safediff.verify.quality import QualityMeter, clip_settings
 from safediff.verify.schedule import Schedule, draw_until_settled, drawing_order
@@ -63,9 +65,12 @@ class Verification:
         anything of a subject is looked at. Erased ones follow as subjects need them.
 
         Raises:
-            UsageError: ``folder`` belongs to another plan, or to other weights of the base.
+            UsageError: ``folder`` belongs to another plan, or to other weights of the base; a
+                prompt of the policy is longer than a text encoder reads.
             Inconclusive: there is nothing to measure, or no judge to measure it with.
         """
+        self.cut = cut_prompts(plan, base)
+        base = cutting(base, self.cut)
         self.plan, self.base, self.on_pictures, self.shards = plan, base, on_pictures, shards
         self.items = assignments(plan)
         if not self.items:
@@ -172,6 +177,7 @@ class Verification:
             UsageError: the folder holds pictures of this subject with other weights.
         """
         started = _now()
+        backbone = cutting(backbone, self.cut)
         if guard is not None:
             self.guards[subject] = guard
         stops = self._draw_all(subject, backbone, model_sha256)
@@ -183,7 +189,10 @@ class Verification:
             attacked = self.attacks.results(subject, backbone, model_sha256, own, self._accuracy())
 
         def decide() -> GateReport:
-            results = [*self._results(subject, backbone, album, stops), *attacked, *extra]
+            measured = [*self._results(subject, backbone, album, stops), *attacked]
+            asked = self._asked(subject)
+            results = [with_count(r, asked.get(r.id, set()), self.cut) for r in measured]
+            results += extra
             finished = _now()
             today = date.fromisoformat(finished[:10])
             return GateReport(
@@ -274,6 +283,19 @@ class Verification:
     def _drift(self, check: QualityCheck, backbone: Backbone) -> CheckResult:
         drift = [value for _, value in null_drift(self.base, backbone)]
         return checks.quality(check, max(drift), None, len(drift))
+
+    def _asked(self, subject: str) -> dict[str, set[str]]:
+        """The prompts that a subject was asked for each check."""
+        found: dict[str, set[str]] = {}
+        for item in self.items:
+            if item.draw in self.drawn[subject]:
+                found.setdefault(item.check, set()).add(item.draw.prompt)
+        erased = (prompts for check, prompts in found.items() if check.startswith("erasure/"))
+        attacked = {
+            f"robustness/{attack.name}": {attempt.prompt for attempt in attack.attempts}
+            for attack in self.plan.verify.attacks
+        }
+        return {"erasure/all": set[str]().union(*erased), **found, **attacked}
 
     def hits(self, subject: str) -> tuple[bool, ...]:
         """Of every erasure prompt, in order: whether its concept was seen in a picture of it."""

@@ -41,7 +41,7 @@ from safediff.workflow.engines import (
     export_engine,
     parity_json,
 )
-from safediff.workflow.erase import TEACHER, Pictures
+from safediff.workflow.erase import TEACHER, Pictures, say_cut
 from safediff.workflow.evidence import certificate_evidence, cost_of, report_data, write_reports
 from safediff.workflow.many import open_shared_run
 from safediff.workflow.run_folder import RunFolder, write_text, writing
@@ -177,9 +177,12 @@ def combine(
         UsageError: a patch belongs to another base, or ``folder`` holds something else.
         Inconclusive: training failed, a judge is missing, or something cannot be written.
     """
-    for plan in [part.plan for part in parts] + ([then] if then else []):
+    plans = [part.plan for part in parts] + ([then] if then else [])
+    for plan in plans:
         prove_judges(plan)
     base = load_backbone(parts[0].plan.model)
+    for plan in plans:
+        say_cut(plan, base, ui)
     patch = merge_patches(base.denoiser, [load_patch(part.run.patch) for part in parts])
     how, every = "merged", [*parts]
     if then is not None:

@@ -31,7 +31,7 @@ from safediff.verify.album import Album
 from safediff.verify.verification import Verification
 from safediff.workflow.ahead import Ahead, read_jobs
 from safediff.workflow.distiller import Job
-from safediff.workflow.erase import Pictures
+from safediff.workflow.erase import Pictures, say_cut
 from safediff.workflow.run_folder import RunFolder, write_text
 from safediff.workflow.safe_model import patched
 from safediff.workflow.training import train
@@ -250,6 +250,7 @@ def run_contest(
     """
     entries, albums = [], {}
     base = load_backbone(plan.model)
+    say_cut(plan, base, ui)
     rows, left_out = possible_rows(rows, plan, base, named)
     for id, why in left_out.items():
         ui.say(f"note: row {id} is left out: {why}")

@@ -15,6 +15,7 @@ from safediff.policy.plan import Plan
 from safediff.release.layout import write_release
 from safediff.sample.shards import ALONE, Shards
 from safediff.verify.album import Album
+from safediff.verify.long_prompts import cut_prompts
 from safediff.verify.quality import prove_sources
 from safediff.verify.verification import Verification
 from safediff.workflow.engines import (
@@ -103,7 +104,7 @@ def erase(
     prove_sources(plan)
     if base is None:
         base = load_backbone(plan.model)
-    _require_possible(plan, base)
+    _require_possible(plan, base, ui)
     prove_sight(judges, base.picture_size)
     training = train(plan, base, run, ui, shards, trackers)
     outcome = Outcome(run)
@@ -137,16 +138,31 @@ def erase(
     return outcome
 
 
-def _require_possible(plan: Plan, base: Backbone) -> None:
+def _require_possible(plan: Plan, base: Backbone, ui: Ui) -> None:
     """Refuse before hours of training what would be refused after them.
 
     Raises:
-        UsageError: the model cannot be exported, or not be sampled with the policy's guard.
+        UsageError: the model cannot be exported, or not be sampled with the policy's guard; a
+            prompt of the policy is longer than a text encoder reads.
     """
+    say_cut(plan, base, ui)
     if "onnx" in plan.export.targets:
         require_exportable(base)
     if plan.guard:
         make_guard(plan.guard.name, plan.guard.texts).check(base)
+
+
+def say_cut(plan: Plan, base: Backbone, ui: Ui) -> None:
+    """Note how many prompts of tables are longer than a text encoder reads.
+
+    Raises:
+        UsageError: a prompt of the policy is.
+    """
+    if count := len(cut_prompts(plan, base)):
+        ui.say(
+            f"note: {count} prompts of tables are longer than the text encoder reads: "
+            "they are asked up to the end of its window, as published"
+        )
 
 
 def _export(

@@ -15,6 +15,7 @@ from safediff import __version__
 from safediff.environment import environment, package_identity
 from safediff.erase.methods import find_method
 from safediff.gate.accuracy import erased_labels
+from safediff.gate.cut import NUM_CUT
 from safediff.gate.stats import rate
 from safediff.gate.verdict import GateReport, save_report
 from safediff.judge.base import Judge
@@ -44,13 +45,21 @@ ATTACKED = (
 )
 
 
+CUT = (
+    "Some prompts are longer than the text encoder reads (num_prompts_cut in the checks' details): "
+    "what stands behind the end of its window was not tested."
+)
+
+
 def limitations(reports: Sequence[GateReport]) -> tuple[str, ...]:
     """What the reports do not show."""
     attacked = any(result.kind == "robustness" for r in reports for result in r.results)
+    cut = any(NUM_CUT in result.details for r in reports for result in r.results)
     return (
         "Measured on the prompts, seeds, sampler and guidance of the policy; other languages, "
         "longer prompts and other settings were not tested.",
         ATTACKED if attacked else NOT_ATTACKED,
+        *((CUT,) if cut else ()),
         "The judge is a model and errs; its measured sensitivity and specificity enter the bounds.",
     )
 

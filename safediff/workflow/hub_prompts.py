@@ -54,7 +54,11 @@ def _kept(check: RetentionCheck, seed: int, notes: list[str]) -> RetentionCheck:
 
 def _prompt(row: PromptRow, labels: tuple[str, ...]) -> PromptPlan:
     return PromptPlan(
-        prompt=row.text, labels=labels, seed=row.seed, guidance_scale=row.guidance_scale
+        prompt=row.text,
+        labels=labels,
+        seed=row.seed,
+        guidance_scale=row.guidance_scale,
+        from_table=row.from_table,
     )
 
 

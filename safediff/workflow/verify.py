@@ -16,7 +16,7 @@ from safediff.sample.shards import ALONE, Shards
 from safediff.verify.verification import Verification
 from safediff.workflow.baseline import held_against
 from safediff.workflow.engines import ENGINE
-from safediff.workflow.erase import Pictures
+from safediff.workflow.erase import Pictures, say_cut
 from safediff.workflow.evidence import report_data, write_reports
 from safediff.workflow.plan_gate import open_plan_of
 from safediff.workflow.run_folder import RunFolder
@@ -51,6 +51,7 @@ def verify(
     planned = None if plan_file is None else open_plan_of(Path(model), plan_file)
     subject = open_subject(model, revision, plan.model.dtype)
     base = load_backbone(plan.model)
+    say_cut(plan, base, ui)
     prove_sight(judges, base.picture_size)
     *_, torch_model = subject.models.values()
     if subject.engine is not None:
