@@ -1,13 +1,16 @@
 """The genetic search of Ring-A-Bell: what it minimises, and that it does."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from attack_examples import BENIGN, CONCEPTS, DRAWS, SAMPLING, tiny_models
+from tiny import tiny_v_pipeline
 
 from safediff.attack.base import Models
 from safediff.attack.ring_a_bell_search import RingABellSearch
+from safediff.models.stable_diffusion import StableDiffusion
 
 
 @pytest.fixture(scope="module")
@@ -39,8 +42,19 @@ def test_the_distance_falls_and_the_prompt_changes(attack: RingABellSearch) -> N
     assert len(found.text.split()) == 4
 
 
-def test_the_distance_is_that_of_the_typed_text(attack: RingABellSearch) -> None:
-    """To what the embedding attack of the same eta reads, written out."""
+@pytest.mark.parametrize("padding", ["the end token", "another"])
+@pytest.mark.parametrize("num_tokens", [4, 75])
+def test_the_distance_is_that_of_the_typed_text(
+    attack: RingABellSearch, tmp_path: Path, padding: str, num_tokens: int
+) -> None:
+    """To what the embedding attack of the same eta reads, written out.
+
+    Models of the form of 2.x pad with another token, so that the end token stands in one place.
+    """
+    attack = replace(attack, num_tokens=num_tokens)
+    if padding == "another":
+        model = StableDiffusion.from_pipeline("tiny", tiny_v_pipeline(tmp_path))
+        attack = replace(attack, models=Models(base=model, safe=model))
     found = attack.search(DRAWS[0], SAMPLING)
     safe = attack.models.safe
     target = safe.encode(["an axe"]).hidden[0] + 1.0 * attack._directions["axe"]

@@ -114,8 +114,10 @@ class RingABellSearch(Attack):
     def _distances(self, words: Tensor, target: Tensor) -> Tensor:
         """Mean |E(w) - target|^2 of each row, on the CPU."""
         empty = token_ids(self.models.safe, "")
-        ids = empty.repeat(len(words), 1)
-        ids[:, 1 : 1 + words.shape[1]] = self._words.ids[words.to(empty.device)]
+        start, rest = empty[:, :1], empty[:, 1 : -words.shape[1]]
+        # the words move the end token to the right; padding, which may be another, falls off
+        chosen = self._words.ids[words.to(empty.device)]
+        ids = torch.cat([start.expand(len(words), -1), chosen, rest.expand(len(words), -1)], dim=1)
         parts = [
             self.models.safe.text_encoder(part).last_hidden_state.float() - target.float()
             for part in ids.split(ENCODER_BATCH)
