@@ -1,5 +1,6 @@
 """What all attacks have in common: batches, broken denoisers, engines, guards."""
 
+import importlib
 from dataclasses import replace
 from typing import Any
 
@@ -25,7 +26,9 @@ from safediff.attack.params import ATTACKS
 from safediff.errors import UsageError
 from safediff.export.runtime import ExportedUNet
 from safediff.guard.load import make_guard
-from safediff.sample.sampler import sample
+from safediff.models.backbone import Backbone
+from safediff.sample.draw import Row
+from safediff.sample.sampler import Draw, Sampling, sample
 
 NAMES = [name for name, profile in ATTACKS.items() if not profile.other_words]
 AT_ONCE = [name for name in NAMES if ATTACKS[name].tier == 1]
@@ -49,6 +52,67 @@ def test_a_picture_does_not_depend_on_its_batch(models: Models, name: str) -> No
     in_parts = stack(attack(name, models).pictures(DRAWS[::-1], apart, counts.append))
     assert (in_parts.flip(0) - together).abs().max() <= 1
     assert counts == ([1] * 6 if CLASSES[name].one_by_one else [3, 2, 1])
+
+
+@pytest.mark.parametrize(
+    ("name", "num_tries", "sizes"),
+    [("noise", 3, {6}), ("classifier-guidance", 4, {8}), ("unlearn-diff-atk", 5, {8, 2})],
+)
+def test_tries_of_one_picture_share_the_batches(
+    models: Models, name: str, num_tries: int, sizes: set[int]
+) -> None:
+    """Two branches a try, and never more tries than a batch holds, here 4; decoded likewise."""
+    asked: set[int] = set()
+    decoded: set[int] = set()
+
+    class Watched(torch.nn.Module):
+        config, dtype = models.safe.denoiser.config, models.safe.denoiser.dtype
+
+        def forward(self, z: Tensor, t: Tensor, **options: Any) -> tuple[Tensor]:
+            if t.ndim == 0:  # a step of a picture, no loss
+                asked.add(len(z))
+            out: tuple[Tensor] = models.safe.denoiser(z, t, **options)
+            return out
+
+    class Decoding:
+        config, dtype = models.safe.vae.config, models.safe.vae.dtype
+
+        def decode(self, z: Tensor, **options: Any) -> tuple[Tensor]:
+            decoded.add(len(z))
+            out: tuple[Tensor] = models.safe.vae.decode(z, **options)
+            return out
+
+    safe = replace(models.safe, denoiser=Watched(), vae=Decoding())
+    settings = {**QUICK[name], "num_tries": num_tries}
+    watched = replace(models, safe=safe)
+    made = make_attack(name, watched, CONCEPTS, settings, BENIGN, JUDGES)
+    stack(made.pictures(DRAWS[:1], SAMPLING))
+    assert asked == sizes
+    assert max(decoded) == min(num_tries, SAMPLING.batch_size)
+
+
+@pytest.mark.parametrize("name", ["classifier-guidance", "fine-tuning", "textual-inversion"])
+def test_what_is_trained_does_not_depend_on_the_rows_of_a_table(
+    models: Models, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither on their guidance and seeds, nor on which of them are left to draw."""
+    module = importlib.import_module(CLASSES[name].__module__)
+    plain, used = module.base_latents, []
+
+    def noting(base: Backbone, draws: list[Draw], sampling: Sampling) -> Tensor:
+        used.append(sampling)
+        found: Tensor = plain(base, draws, sampling)
+        return found
+
+    monkeypatch.setattr(module, "base_latents", noting)
+    rows = {"an axe": Row(seed=5, guidance_scale=2.0), "axe, red": Row(guidance_scale=3.0)}
+    tabled = replace(SAMPLING, rows=rows)
+    together = stack(attack(name, models).pictures(DRAWS, tabled))
+    assert len(used) == (2 if name == "textual-inversion" else 1)  # once a concept
+    left = stack(attack(name, models).pictures(DRAWS[1:], tabled))
+    assert (left - together[1:]).abs().max() <= 1
+    elsewhere = replace(SAMPLING, seed=SAMPLING.seed + 1)
+    assert all(sampling == elsewhere for sampling in used)
 
 
 @pytest.mark.parametrize("name", NAMES)

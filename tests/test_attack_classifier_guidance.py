@@ -9,6 +9,7 @@ from attack_examples import BENIGN, CONCEPTS, DRAWS, JUDGES, SAMPLING, tiny_mode
 from safediff.attack.base import Models
 from safediff.attack.classifier_guidance import ClassifierGuidance, LatentClassifier
 from safediff.attack.kept import kept_draws
+from safediff.sample.draw import Row
 from safediff.sample.sampler import sample
 
 
@@ -69,11 +70,15 @@ def test_the_classifier_believes_in_the_pulled_latents(attack: ClassifierGuidanc
         assert pulled[1] > direct[1]
 
 
-def test_without_a_pull_it_asks_directly(attack: ClassifierGuidance, models: Models) -> None:
-    weak = replace(attack, scale=1e-9)
+@pytest.mark.parametrize("rows", [{}, {"an axe": Row(seed=11, guidance_scale=2.0)}])
+def test_without_a_pull_it_asks_directly(
+    attack: ClassifierGuidance, models: Models, rows: dict[str, Row]
+) -> None:
+    """From the seed and at the scale of its data set, where that says them."""
+    weak, sampling = replace(attack, scale=1e-9), replace(SAMPLING, rows=rows)
     weak._trained.update(attack._trained)
-    (found,) = next(weak.pictures(DRAWS[:1], SAMPLING))
-    (direct,) = next(sample(models.safe, DRAWS[:1], SAMPLING))
+    (found,) = next(weak.pictures(DRAWS[:1], sampling))
+    (direct,) = next(sample(models.safe, DRAWS[:1], sampling))
     assert (found.image.int() - direct.image.int()).abs().max() <= 1
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from safediff.attack.base import Models
 from safediff.attack.best import best_row
 from safediff.attack.noise import GRID, Noise, alphas, noisy_step
+from safediff.sample.draw import Row
 from safediff.sample.sampler import sample
 
 
@@ -80,27 +81,32 @@ def test_the_grid_is_the_published_one() -> None:
     assert GRID[-1] == (1.85, 1.04)
 
 
-def test_broken_tries_are_kept_only_if_all_are(models: Models) -> None:
+@pytest.mark.parametrize("batch_size", [1, 2, 4])
+def test_broken_tries_are_kept_only_if_all_are(models: Models, batch_size: int) -> None:
+    sampling = replace(SAMPLING, batch_size=batch_size)
     z = torch.randn(3, *models.safe.latent_shape, generator=torch.Generator().manual_seed(0))
     bright = models.safe.decode(z)[0].float().mean((1, 2, 3))
     order = bright.argsort(descending=True).tolist()
     judges: Any = JUDGES
-    assert torch.equal(best_row(models.safe, z, AXE, judges)[0], z[order[0]])
-    assert torch.equal(best_row(models.safe, z, BOMB, judges)[0], z[order[2]])
+    assert torch.equal(best_row(models.safe, z, AXE, judges, sampling)[0], z[order[0]])
+    assert torch.equal(best_row(models.safe, z, BOMB, judges, sampling)[0], z[order[2]])
     broken = z.clone()
     broken[order[0], 0, 0, 0] = torch.nan
-    assert torch.equal(best_row(models.safe, broken, AXE, judges)[0], z[order[1]])
+    assert torch.equal(best_row(models.safe, broken, AXE, judges, sampling)[0], z[order[1]])
     nothing = torch.full_like(z, torch.nan)
-    assert best_row(models.safe, nothing, AXE, judges).isnan().all()
+    assert best_row(models.safe, nothing, AXE, judges, sampling).isnan().all()
 
 
+@pytest.mark.parametrize("rows", [{}, {"an axe": Row(seed=11, guidance_scale=2.0)}])
 def test_a_try_without_extra_noise_is_the_direct_picture(
-    models: Models, monkeypatch: pytest.MonkeyPatch
+    models: Models, monkeypatch: pytest.MonkeyPatch, rows: dict[str, Row]
 ) -> None:
+    """From the seed and at the scale of its data set, where that says them."""
+    sampling = replace(SAMPLING, rows=rows)
     monkeypatch.setattr("safediff.attack.noise.GRID", ((0.0, 1.0),))
     attack = Noise(models=models, concepts=CONCEPTS, judges=JUDGES, num_tries=1)
-    (found,) = next(attack.pictures(DRAWS[:1], SAMPLING))
-    (direct,) = next(sample(models.safe, DRAWS[:1], SAMPLING))
+    (found,) = next(attack.pictures(DRAWS[:1], sampling))
+    (direct,) = next(sample(models.safe, DRAWS[:1], sampling))
     assert (found.image.int() - direct.image.int()).abs().max() <= 1
 
 

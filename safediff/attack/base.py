@@ -48,9 +48,19 @@ class Attack(ABC):
         """Why the attack says nothing about this model; None where it can be tried."""
         return None
 
+    def prepare(self, draws: Sequence[Draw], sampling: Sampling) -> None:  # noqa: B027
+        """Work out beforehand what all of these draws share.
+
+        ``sampling`` is the plan's, whatever guidance a data set gives some of its prompts: what is
+        trained must not depend on which of them come first, or are left to draw.
+        """
+
     @abstractmethod
     def latents(self, draws: Sequence[Draw], sampling: Sampling) -> Tensor:
-        """Final latents (n, c, h, w) of one batch; draws are those of the direct prompts."""
+        """Final latents (n, c, h, w) of one batch; draws are those of the direct prompts.
+
+        ``sampling`` is that of these draws; what is tried for one of them fits its batches.
+        """
 
     @torch.no_grad()
     def pictures(
@@ -64,9 +74,10 @@ class Attack(ABC):
         Raises:
             UsageError: a prompt is longer than the text encoder's window.
         """
+        self.prepare(draws, sampling)
         size = 1 if self.one_by_one else sampling.batch_size
         for part, own in replace(sampling, batch_size=size).batches(draws):
-            z = self.latents(part, own)
+            z = self.latents(part, replace(own, batch_size=sampling.batch_size))
             images, finite = self.models.safe.decode(z)
             yield [
                 Picture(draw=draw, image=image, finite=ok)

@@ -18,18 +18,29 @@ def judge_obstacle(judges: Mapping[str, Judge], concepts: Mapping[str, ConceptPl
 
 
 def best_row(
-    backbone: Backbone, z: Tensor, concept: ConceptPlan, judges: Mapping[str, Judge]
+    backbone: Backbone,
+    z: Tensor,
+    concept: ConceptPlan,
+    judges: Mapping[str, Judge],
+    sampling: Sampling,
 ) -> Tensor:
     """The latents (1, c, h, w) among ``z`` (n, c, h, w) whose picture shows the concept best.
 
-    The first of equals; pictures that are not finite or cannot be judged only if all are.
+    The first of equals; pictures that are not finite or cannot be judged only if all are. They are
+    decoded in batches of the sampler's size.
     """
-    images, finite = backbone.decode(z)
-    scores = judges[concept.judge].score(images.cpu())
-    shown = torch.stack([scores.of(label) for label in concept.labels]).amax(0).cpu()
-    shown = torch.where(finite.cpu() & shown.isfinite(), shown, torch.full_like(shown, -1.0))
+    judge, slices = judges[concept.judge], parts(len(z), sampling)
+    shown = torch.cat([_shown(backbone, z[part], concept, judge) for part in slices])
     best = int(shown.argmax())
     return z[best : best + 1]
+
+
+def _shown(backbone: Backbone, z: Tensor, concept: ConceptPlan, judge: Judge) -> Tensor:
+    """How well each picture shows the concept, (n,) on the CPU; -1 where that is not known."""
+    images, finite = backbone.decode(z)
+    scores = judge.score(images.cpu())
+    shown = torch.stack([scores.of(label) for label in concept.labels]).amax(0).cpu()
+    return torch.where(finite.cpu() & shown.isfinite(), shown, torch.full_like(shown, -1.0))
 
 
 def parts(count: int, sampling: Sampling) -> list[slice]:

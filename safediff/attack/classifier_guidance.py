@@ -10,7 +10,7 @@ engines are probed like any other model. Each try has another scale s; the judge
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -19,7 +19,13 @@ from torch import Tensor, nn
 
 from safediff.attack.base import Attack
 from safediff.attack.best import best_row, judge_obstacle, parts
-from safediff.attack.gradients import base_latents, generator_of, noised, random_timesteps
+from safediff.attack.gradients import (
+    base_latents,
+    elsewhere,
+    generator_of,
+    noised,
+    random_timesteps,
+)
 from safediff.attack.kept import kept_draws, kept_obstacle
 from safediff.attack.noise import alphas, ddim_step, scheduler_obstacle
 from safediff.attack.steps import start_guidance
@@ -28,8 +34,6 @@ from safediff.sample.sampler import Draw, Sampling, initial_latents
 WIDTH = 64
 BATCH_SIZE = 64
 LEARNING_RATE = 2e-3
-SEED_OFFSET = 1
-"""Training pictures have other seeds than those of the direct prompts."""
 
 
 class LatentClassifier(nn.Module):
@@ -88,7 +92,8 @@ class ClassifierGuidance(Attack):
     """Of the base model to train on, per concept, and as many of other things."""
     num_iterations: int
     """Steps of the training."""
-    _trained: dict[Sampling, Trained] = field(default_factory=dict, init=False, repr=False)
+    _trained: dict[int, Trained] = field(default_factory=dict, init=False, repr=False)
+    """By seed."""
 
     def obstacle(self) -> str | None:
         """Another scheduler than DDIM's, no judge, or nothing harmless to tell concepts from."""
@@ -96,21 +101,25 @@ class ClassifierGuidance(Attack):
         found = found or judge_obstacle(self.judges, self.concepts)
         return found or kept_obstacle(self.concepts.values(), self.benign)
 
+    def prepare(self, draws: Sequence[Draw], sampling: Sampling) -> None:
+        """See ``Attack``."""
+        self.classifier(sampling)
+
     def latents(self, draws: Sequence[Draw], sampling: Sampling) -> Tensor:
         """See ``Attack``."""
         return torch.cat([self._best(draw, sampling) for draw in draws])
 
     def classifier(self, sampling: Sampling) -> Trained:
-        """Trained once, whichever prompt comes first."""
-        if sampling not in self._trained:
-            self._trained[sampling] = self._train(sampling)
-        return self._trained[sampling]
+        """Trained once for a seed."""
+        if sampling.seed not in self._trained:
+            self._trained[sampling.seed] = self._train(sampling)
+        return self._trained[sampling.seed]
 
     def _best(self, draw: Draw, sampling: Sampling) -> Tensor:
         z = torch.cat(
             [self._tries(draw, part, sampling) for part in parts(self.num_tries, sampling)]
         )
-        return best_row(self.models.safe, z, self.concepts[draw.prompt], self.judges)
+        return best_row(self.models.safe, z, self.concepts[draw.prompt], self.judges, sampling)
 
     def _tries(self, draw: Draw, part: slice, sampling: Sampling) -> Tensor:
         safe, trained = self.models.safe, self.classifier(sampling)
@@ -119,7 +128,8 @@ class ClassifierGuidance(Attack):
         guidance = start_guidance(safe, [draw.prompt] * len(numbers), sampling, self.models.guard)
         scheduler = safe.new_scheduler()
         scheduler.set_timesteps(sampling.num_steps, device=guidance.condition.hidden.device)
-        z = initial_latents([draw] * len(numbers), safe.latent_shape, sampling.seed)
+        alike = [draw] * len(numbers)
+        z = initial_latents(alike, safe.latent_shape, sampling.seed, sampling.rows)
         hidden = guidance.condition.hidden
         z = z.to(hidden.device)  # the trajectory is in float32: near its end 1 - a is tiny
         s = torch.tensor([self.scale * (number + 1) / self.num_tries for number in numbers])
@@ -144,7 +154,7 @@ class ClassifierGuidance(Attack):
             labels += [label] * self.num_pictures
         draws += kept_draws(concepts.values(), self.benign, len(draws))
         labels += [len(concepts)] * len(labels)
-        x = base_latents(base, draws, replace(sampling, seed=sampling.seed + SEED_OFFSET))
+        x = base_latents(base, draws, elsewhere(sampling))
         y = torch.tensor(labels, device=x.device)
         network = LatentClassifier(x.shape[1], len(concepts) + 1, generator).to(x.device)
         adam = torch.optim.AdamW(network.parameters(), lr=LEARNING_RATE)

@@ -7,7 +7,7 @@ again. The setting follows SPQR's light tuning (rank 8, AdamW), on far fewer pic
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from safediff.attack.gradients import (
     base_latents,
     denoising_loss,
     differentiate,
+    elsewhere,
     generator_of,
     noised,
     obstacle,
@@ -26,9 +27,6 @@ from safediff.attack.kept import kept_draws, kept_obstacle
 from safediff.erase.weights import PatchedUNet, Student, trainable_names
 from safediff.models.backbone import Backbone
 from safediff.sample.sampler import Draw, Sampling, denoise_all
-
-SEED_OFFSET = 1
-"""Training pictures have other seeds than those of any check."""
 
 
 @dataclass(frozen=True)
@@ -49,12 +47,17 @@ class FineTuning(Attack):
     num_iterations: int
     batch_size: int
     learning_rate: float
-    _tuned: dict[Sampling, Tuned] = field(default_factory=dict, init=False, repr=False)
+    _tuned: dict[int, Tuned] = field(default_factory=dict, init=False, repr=False)
+    """By seed."""
 
     def obstacle(self) -> str | None:
         """The safe model gives no gradient, or there is nothing harmless to train on."""
         found = obstacle(self.models.safe)
         return found or kept_obstacle(self.concepts.values(), self.benign)
+
+    def prepare(self, draws: Sequence[Draw], sampling: Sampling) -> None:
+        """See ``Attack``."""
+        self.tuned(sampling)
 
     def latents(self, draws: Sequence[Draw], sampling: Sampling) -> Tensor:
         """See ``Attack``."""
@@ -68,16 +71,15 @@ class FineTuning(Attack):
         return kept_draws(self.concepts.values(), self.benign, self.num_pictures)
 
     def tuned(self, sampling: Sampling) -> Tuned:
-        """Trained once; the safe model itself stays as it is."""
-        if sampling not in self._tuned:
-            self._tuned[sampling] = self._train(sampling)
-        return self._tuned[sampling]
+        """Trained once for a seed; the safe model itself stays as it is."""
+        if sampling.seed not in self._tuned:
+            self._tuned[sampling.seed] = self._train(sampling)
+        return self._tuned[sampling.seed]
 
     def _train(self, sampling: Sampling) -> Tuned:
         safe, draws = self.models.safe, self.training_draws()
         generator = generator_of("fine-tuning", Draw(""), sampling.seed)
-        elsewhere = replace(sampling, seed=sampling.seed + SEED_OFFSET)
-        x = base_latents(self.models.base, draws, elsewhere)
+        x = base_latents(self.models.base, draws, elsewhere(sampling))
         c = safe.encode([draw.prompt for draw in draws])
         names = [
             *trainable_names(safe.denoiser, "xattn"),

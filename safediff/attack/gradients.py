@@ -6,7 +6,7 @@ and y the right one: eps, or whatever else the model predicts (``safediff.models
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,7 +15,10 @@ from torch import Tensor, nn
 
 from safediff.erase.micro_batch import loss_scale
 from safediff.models.backbone import Backbone, Condition
+from safediff.sample.draw import NO_ROWS
 from safediff.sample.sampler import Draw, Sampling, denoise_all, seed_of
+
+SEED_OFFSET = 1
 
 
 def obstacle(backbone: Backbone) -> str | None:
@@ -65,6 +68,11 @@ def differentiate(loss: Tensor, values: Sequence[Tensor], points: Points) -> lis
     scale = loss_scale(points.z.dtype, points.y.numel())
     found = torch.autograd.grad(loss, list(values), torch.full_like(loss, scale))
     return [gradient / scale for gradient in found]
+
+
+def elsewhere(sampling: Sampling) -> Sampling:
+    """How pictures to train on are drawn: from other seeds than those of any check."""
+    return replace(sampling, seed=sampling.seed + SEED_OFFSET, rows=NO_ROWS)
 
 
 @torch.no_grad()

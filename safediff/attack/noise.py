@@ -87,14 +87,15 @@ class Noise(Attack):
         z = torch.cat(
             [self._tries(draw, part, sampling) for part in parts(self.num_tries, sampling)]
         )
-        return best_row(self.models.safe, z, self.concepts[draw.prompt], self.judges)
+        return best_row(self.models.safe, z, self.concepts[draw.prompt], self.judges, sampling)
 
     def _tries(self, draw: Draw, part: slice, sampling: Sampling) -> Tensor:
         safe, numbers = self.models.safe, list(range(self.num_tries))[part]
         guidance = start_guidance(safe, [draw.prompt] * len(numbers), sampling, self.models.guard)
         scheduler = safe.new_scheduler()
         scheduler.set_timesteps(sampling.num_steps, device=guidance.condition.hidden.device)
-        z = initial_latents([draw] * len(numbers), safe.latent_shape, sampling.seed)
+        alike = [draw] * len(numbers)
+        z = initial_latents(alike, safe.latent_shape, sampling.seed, sampling.rows)
         hidden = guidance.condition.hidden
         z = z.to(hidden.device)  # the trajectory is in float32: near its end 1 - a is tiny
         cells = [GRID[number * len(GRID) // self.num_tries] for number in numbers]

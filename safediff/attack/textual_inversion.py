@@ -20,6 +20,7 @@ from safediff.attack.gradients import (
     base_latents,
     denoising_loss,
     differentiate,
+    elsewhere,
     generator_of,
     noised,
     obstacle,
@@ -38,8 +39,6 @@ from safediff.policy.plan import ConceptPlan
 from safediff.sample.sampler import Draw, Sampling
 
 PLACEHOLDER = "*"
-SEED_OFFSET = 1
-"""Training pictures have other seeds than those of the direct prompts."""
 
 
 @dataclass(frozen=True)
@@ -72,10 +71,14 @@ class TextualInversion(TextAttack):
             found = "a prompt is longer than the text encoder reads"
         return found
 
-    def latents(self, draws: Sequence[Draw], sampling: Sampling) -> Tensor:
+    def prepare(self, draws: Sequence[Draw], sampling: Sampling) -> None:
         """See ``Attack``."""
         for draw in draws:
             self.learn(self.concepts[draw.prompt], sampling)
+
+    def latents(self, draws: Sequence[Draw], sampling: Sampling) -> Tensor:
+        """See ``Attack``."""
+        self.prepare(draws, sampling)
         return super().latents(draws, sampling)
 
     def condition(self, prompts: Sequence[str]) -> Condition:
@@ -89,7 +92,7 @@ class TextualInversion(TextAttack):
         )
 
     def learn(self, concept: ConceptPlan, sampling: Sampling) -> Inverted:
-        """The vector of a concept; trained once, the same whichever prompt comes first."""
+        """The vector of a concept; trained once."""
         if concept.name not in self._learned:
             self._learned[concept.name] = self._train(concept, sampling)
         return self._learned[concept.name]
@@ -99,13 +102,7 @@ class TextualInversion(TextAttack):
         generator = generator_of("textual-inversion", Draw(concept.name), sampling.seed)
         texts = concept.phrasings or concept.erase
         draws = [Draw(texts[i % len(texts)], i) for i in range(self.num_pictures)]
-        elsewhere = Sampling(
-            num_steps=sampling.num_steps,
-            guidance_scale=sampling.guidance_scale,
-            seed=sampling.seed + SEED_OFFSET,
-            batch_size=sampling.batch_size,
-        )
-        x = base_latents(self.models.base, draws, elsewhere)
+        x = base_latents(self.models.base, draws, elsewhere(sampling))
         # the mean word says nothing of its own
         v = searchable_words(safe).embeddings.float().mean(0).requires_grad_()
         adam = torch.optim.Adam([v], lr=self.learning_rate)

@@ -107,7 +107,7 @@ class UnlearnDiffAtk(Attack):
                 for part in parts(len(c), sampling)
             ]
         )
-        return best_row(safe, z, self.concepts[draw.prompt], self.judges)
+        return best_row(safe, z, self.concepts[draw.prompt], self.judges, sampling)
 
     def search(self, draw: Draw, sampling: Sampling) -> Prefixed:
         """The prefixes for one prompt; the same for the same draw, in any batch."""
