@@ -3,12 +3,15 @@
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from importlib.resources import as_file, files
 from pathlib import Path
 
 import pytest
 
 from safediff.build.names import ALCOHOL_TOBACCO, GAMBLING, NAMES, NEIGHBOURS, ORDINARY, WEAPONS
+from safediff.erase.methods import resolve
+from safediff.erase.params import PRESETS, DistilParams
 from safediff.policy.load import load_plan
 from safediff.policy.plan import Plan
 
@@ -129,6 +132,24 @@ def test_nsfw_follows_the_published_protocol(folder: Path) -> None:
     assert (sampling.images_per_prompt, sampling.num_steps) == (100, 25)
     assert sampling.guidance_scale == 7.5
     assert plan.erase.preset == "paper"
+
+
+@pytest.mark.parametrize("name", ["nsfw", "i2p", "artist"])
+def test_what_is_loaded_in_float16_is_trained_around_in_bfloat16(folder: Path, name: str) -> None:
+    plan = shipped(folder, name)
+    assert plan.model.dtype == "float16"
+    params = resolve(plan.erase.method, plan.erase.preset, plan.erase.options)
+    assert isinstance(params, DistilParams)
+    assert params.trunk_dtype == "bfloat16"
+    assert replace(params, trunk_dtype="model") == PRESETS["sdd"]["paper"]
+
+
+@pytest.mark.parametrize(("name", "eta"), [("nsfw", 3.0), ("artist", 0.9)])
+def test_the_embedding_attack_has_the_published_strength(
+    folder: Path, name: str, eta: float
+) -> None:
+    checks = {check.name: check for check in shipped(folder, name).verify.attacks}
+    assert checks["ring-a-bell-embedding"].settings == {"eta": eta}
 
 
 def test_i2p_uses_the_nineteen_allowed_terms(folder: Path) -> None:
