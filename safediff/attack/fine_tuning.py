@@ -3,7 +3,8 @@
 A low-rank update (LoRA, Hu et al. 2021, arXiv:2106.09685) of every attention projection of the safe
 model is trained with the usual denoising loss on the base model's own pictures of kept prompts. No
 picture and no prompt of the training has to do with a concept; then the direct prompts are asked
-again. The setting follows SPQR's light tuning (rank 8, AdamW), on far fewer pictures.
+again. Rank and optimiser are those of SPQR's light tuning (arXiv:2511.19558); pictures and steps
+are far fewer, and the learning rate is ten times theirs.
 """
 
 from collections.abc import Sequence
