@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from safediff.gate.stats import Hits, JudgeAccuracy, rate
 from safediff.gate.verdict import CheckResult, GateReport, Threshold, Verdict
 from safediff.policy.plan import (
     ConceptPlan,
@@ -39,6 +40,11 @@ def make_result(id: str, verdict: Verdict, **changes: Any) -> CheckResult:
         "details": {"hits": 3},
     }
     return CheckResult(**{**fields, **changes})
+
+
+def judge_accuracy(sensitivity: Hits, specificity: Hits, confidence: float) -> JudgeAccuracy:
+    """Of a judge that was shown planted pictures."""
+    return JudgeAccuracy(rate(*sensitivity, confidence), rate(*specificity, confidence))
 
 
 def make_report(results: tuple[CheckResult, ...], **changes: Any) -> GateReport:

@@ -3,9 +3,10 @@
 from typing import get_args
 
 import pytest
+from gate_examples import judge_accuracy
 
 from safediff.errors import UsageError
-from safediff.gate.calibration import judge_accuracy, judge_calibration
+from safediff.gate.calibration import judge_calibration
 from safediff.gate.explanations import EXPLANATIONS, explanation_of
 from safediff.gate.verdict import Kind
 from safediff.policy.plan import Metric

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gate_examples import judge_accuracy
 from scipy.stats import beta
 
-from safediff.gate.calibration import judge_accuracy
 from safediff.gate.checks import cross_check
 from safediff.gate.robustness import (
     ALIGNMENT,

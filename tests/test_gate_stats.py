@@ -10,6 +10,7 @@ from safediff.gate.stats import (
     corrected,
     mcnemar_exact,
     min_samples,
+    observable_limits,
     observable_rate,
     rate,
     rate_lower,
@@ -100,11 +101,28 @@ def test_correction_takes_the_worst_end_of_the_judge() -> None:
     judge = JudgeAccuracy(rate(95, 100, 0.95), rate(99, 100, 0.95))
     found = corrected(observed, judge)
     assert found is not None
-    assert found.upper == rogan_gladen(
-        observed.upper, judge.sensitivity.lower, judge.specificity.upper
+    assert found.upper == pytest.approx(observed.upper / judge.sensitivity.lower)
+    assert found.lower == rogan_gladen(
+        observed.lower, judge.sensitivity.upper, judge.specificity.lower
     )
-    assert found.upper > observed.upper
     assert found.lower <= found.value <= found.upper
+
+
+def test_what_a_judge_sees_in_unseen_pictures_is_forgiven_no_model() -> None:
+    """Kept pictures of the base in which it sees the concept may show it."""
+    observed = rate(3, 100, 0.95)
+    spotless, noisy = (
+        JudgeAccuracy(rate(95, 100, 0.95), rate(passed, 400, 0.95)) for passed in (400, 380)
+    )
+    strict, forgiving = (corrected(observed, judge) for judge in (spotless, noisy))
+    assert strict is not None
+    assert forgiving is not None
+    assert forgiving.upper == strict.upper
+    assert forgiving.value < strict.value  # the estimate is corrected on both sides
+    assert observable_rate(0.05, noisy) == observable_rate(0.05, spotless)
+    limits = observable_limits(0.05, noisy)
+    assert limits is not None
+    assert limits[0] == observable_rate(0.05, noisy)
 
 
 def test_mcnemar_exact() -> None:

@@ -122,6 +122,7 @@ FORGED: dict[str, Callable[[Json], object]] = {
     ),
     "judges.threshold does not fit": lambda c: c["judges"][0].update(threshold=0.9),
     "teacher, calibration/sensitivity": lambda c: c["judges"][0]["sensitivity"].update(hits=20),
+    "teacher, erasure/bomb: upper": lambda c: c["judges"][0]["by_concept"]["bomb"].update(hits=8),
     "teacher: the journal holds 32 pictures, the certificate says 9": lambda c: c["reports"][
         0
     ].update(num_images=9),

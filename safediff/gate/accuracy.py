@@ -1,26 +1,42 @@
-"""The judge's accuracy on what a plan erases, counted from its card and a journal.
+"""The accuracy of judges on what a plan erases, counted from their cards and a journal.
 
-Sensitivity comes from the judge's card (real pictures it was not trained on). Specificity is
-measured in the run itself, on the base model's pictures of kept prompts: they were not asked to
-show the erased labels, so a judge that sees them everywhere is caught here.
+Sensitivity comes from a judge's card (real pictures it was not trained on). Specificity is measured
+in the run itself, on the base model's pictures of kept prompts: they were not asked to show the
+erased labels, so a judge that sees them everywhere is caught here. Nobody looked at them, so one
+may show a label all the same; what is seen there is therefore never taken off an upper bound
+(``safediff.gate.stats.corrected``).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from safediff.errors import Inconclusive
-from safediff.gate.calibration import Hits, judge_accuracy
+from safediff.gate.clusters import clustered_rate
 from safediff.gate.journal import JournalRecord, count_statuses
-from safediff.gate.stats import JudgeAccuracy
+from safediff.gate.stats import Estimate, Hits, JudgeAccuracy, rate
 from safediff.policy.plan import Plan
 
 
 class Planted(NamedTuple):
-    """What a judge's card says of the erased labels."""
+    """What a judge's card says of the labels that it looks for."""
 
     sensitivity: Hits
-    """Planted positives found, planted positives shown."""
+    """Planted positives found, planted positives shown; of all its concepts together."""
+    by_concept: Mapping[str, Hits]
     threshold: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ErasedAccuracy:
+    """How well judges see what a plan erases, for each use that is made of it."""
+
+    judge: JudgeAccuracy
+    """Of the worst judge on all its labels together: whether judges are believed at all."""
+    pooled: JudgeAccuracy
+    """What corrects a rate over all concepts."""
+    by_concept: Mapping[str, JudgeAccuracy]
+    """Of each concept's own judge on its own labels: what corrects the concept's own rate."""
 
 
 def erased_labels(plan: Plan, judge: str) -> tuple[str, ...]:
@@ -33,8 +49,8 @@ def count_accuracy(
     judges: Mapping[str, Planted],
     base_records: Sequence[JournalRecord],
     confidence: float,
-) -> JudgeAccuracy:
-    """Sensitivity and specificity for ``erased_labels``; each that of the worst judge.
+) -> ErasedAccuracy:
+    """Sensitivity and specificity of every judge and for every concept.
 
     Args:
         plan: what is erased.
@@ -45,28 +61,78 @@ def count_accuracy(
     Raises:
         Inconclusive: no kept picture of the base could be judged.
     """
-    kept = [r for r in base_records if r.check.startswith("retention/")]
-    negatives = [r for r in kept if _shows_none(plan, r)]
-    if not negatives:
-        raise Inconclusive(
-            "no picture of a kept prompt by the base model could be judged, so how often the "
-            f"judge sees what is not there is unknown; of {len(kept)} pictures: "
-            f"{count_statuses(kept) or 'all name what is erased'}",
-            "look at images/base in the output folder",
+    negatives = _negatives(plan, base_records)
+
+    def specificity(name: str, labels: Iterable[str]) -> Estimate:
+        limit = judges[name].threshold
+        passed = [sum(all(r.scores[lb] < limit for lb in labels) for r in p) for p in negatives]
+        return clustered_rate(passed, plan.verify.sampling.images_per_prompt, confidence)
+
+    whole = [
+        JudgeAccuracy(
+            rate(*planted.sensitivity, confidence), specificity(name, erased_labels(plan, name))
         )
-    found = []
-    for name, planted in judges.items():
-        labels = erased_labels(plan, name)
-        passed = sum(all(r.scores[lb] < planted.threshold for lb in labels) for r in negatives)
-        found.append(judge_accuracy(planted.sensitivity, (passed, len(negatives)), confidence))
+        for name, planted in judges.items()
+    ]
+    by_concept = {
+        c.name: JudgeAccuracy(
+            rate(*judges[c.judge].by_concept[c.name], confidence), specificity(c.judge, c.labels)
+        )
+        for c in plan.concepts
+    }
+    worst = JudgeAccuracy(
+        min((one.sensitivity for one in whole), key=lambda estimate: estimate.lower),
+        min((one.specificity for one in whole), key=lambda estimate: estimate.lower),
+    )
+    pooled = pooled_accuracy(worst.sensitivity, [*by_concept.values()])
+    return ErasedAccuracy(judge=worst, pooled=pooled, by_concept=by_concept)
+
+
+def pooled_accuracy(sensitivity: Estimate, concepts: Sequence[JudgeAccuracy]) -> JudgeAccuracy:
+    """What corrects a rate that several concepts share.
+
+    A dozen pictures a label bound each label's sensitivity loosely, for want of pictures and not
+    of sight; so the labels' counts are taken together, as the rate takes their prompts together.
+    That understates the rate if what is left is what the judge sees worst: a concept that is
+    proven to be seen worse than the whole therefore counts for all. A picture is a hit by the
+    labels of its own concept, so the specificity is a concept's: the highest, which takes the
+    least off, with the lowest of all lower bounds.
+
+    Args:
+        sensitivity: of all labels together; of several judges, the worst's.
+        concepts: accuracy for each of them.
+    """
+    worse = [c.sensitivity for c in concepts if c.sensitivity.upper < sensitivity.lower]
+    highest = max((c.specificity for c in concepts), key=lambda estimate: estimate.value)
     return JudgeAccuracy(
-        min((one.sensitivity for one in found), key=lambda estimate: estimate.lower),
-        min((one.specificity for one in found), key=lambda estimate: estimate.lower),
+        min([sensitivity, *worse], key=lambda estimate: estimate.lower),
+        highest._replace(lower=min(c.specificity.lower for c in concepts)),
     )
 
 
-def _shows_none(plan: Plan, record: JournalRecord) -> bool:
-    """A good picture of a kept prompt that names nothing that the policy erases."""
-    if record.status != "ok":
-        return False
-    return not any(text in record.prompt for c in plan.concepts for text in c.erase)
+def _negatives(plan: Plan, base_records: Sequence[JournalRecord]) -> list[list[JournalRecord]]:
+    """The base's pictures of every kept prompt that asks for nothing erased, each picture once.
+
+    Prompts with a picture that failed are left out; the retention checks do not pass then.
+    """
+    kept = {(r.prompt, r.index): r for r in base_records if r.check.startswith("retention/")}
+    erased = [text.casefold() for c in plan.concepts for text in c.erase]
+    by_prompt: dict[str, list[JournalRecord]] = {}
+    for record in kept.values():
+        if not any(text in record.prompt.casefold() for text in erased):
+            by_prompt.setdefault(record.prompt, []).append(record)
+    count = plan.verify.sampling.images_per_prompt
+    whole = [
+        records
+        for records in by_prompt.values()
+        if sum(record.status == "ok" for record in records) == count
+    ]
+    if not whole:
+        records = [*kept.values()]
+        raise Inconclusive(
+            "no picture of a kept prompt by the base model could be judged, so how often the "
+            f"judge sees what is not there is unknown; of {len(records)} pictures: "
+            f"{count_statuses(records) or 'all name what is erased'}",
+            "look at images/base in the output folder",
+        )
+    return whole

@@ -6,7 +6,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from safediff.gate.calibration import base_rate, judge_accuracy, judge_calibration
+from safediff.gate.calibration import base_rate, judge_calibration
 from safediff.gate.distances import edit_survival, parity, quality
 from safediff.gate.erasing import ConceptHits, erasure
 from safediff.gate.keeping import collapse, retention
@@ -21,7 +21,6 @@ __all__ = [
     "cross_check",
     "edit_survival",
     "erasure",
-    "judge_accuracy",
     "judge_calibration",
     "not_applicable",
     "parity",

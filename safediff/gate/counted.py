@@ -5,9 +5,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from safediff.gate import checks
+from safediff.gate.accuracy import ErasedAccuracy
 from safediff.gate.clusters import Bools
 from safediff.gate.sequential import Stop
-from safediff.gate.stats import JudgeAccuracy
 from safediff.gate.stopping import BASE, Tallies
 from safediff.gate.verdict import CheckResult
 from safediff.policy.plan import Plan
@@ -17,7 +17,7 @@ def counted_checks(
     plan: Plan,
     tallies: Tallies,
     subject: str,
-    accuracy: JudgeAccuracy,
+    accuracy: ErasedAccuracy,
     stops: Mapping[str, Stop] | None = None,
 ) -> list[CheckResult]:
     """Calibration, base rate, collapse, erasure and retention, in the order of a report.
@@ -26,7 +26,7 @@ def counted_checks(
         plan: the limits.
         tallies: of the base and the subject; under the sequential rule, up to the stops.
         subject: whose checks.
-        accuracy: of the judge.
+        accuracy: of the judges.
         stops: under the sequential rule, where each check stopped.
     """
     verify = plan.verify
@@ -34,9 +34,10 @@ def counted_checks(
     pairs = {c.name: _pair(tallies, subject, f"retention/{c.name}") for c in verify.retention}
     return [
         *checks.judge_calibration(
-            accuracy,
+            accuracy.judge,
             min_sensitivity=verify.judge_min_sensitivity,
             min_specificity=verify.judge_min_specificity,
+            by_concept=accuracy.by_concept,
         ),
         _base_rate(plan, tallies),
         checks.collapse(
@@ -45,7 +46,7 @@ def counted_checks(
             verify.collapse_min_ratio,
             num_failures=sum(failures for _, _, failures in pairs.values()),
         ),
-        *checks.erasure(verify.erasure, counts, accuracy, stops),
+        *checks.erasure(verify.erasure, counts, accuracy.pooled, accuracy.by_concept, stops),
         *(
             checks.retention(
                 check,

@@ -57,7 +57,8 @@ def pooled(counts: Sequence[ConceptHits]) -> ConceptHits:
 def erasure(
     check: ErasureCheck,
     counts: Mapping[str, ConceptHits],
-    judge: JudgeAccuracy,
+    pooled_judge: JudgeAccuracy,
+    judges: Mapping[str, JudgeAccuracy],
     stops: Mapping[str, Stop] | None = None,
 ) -> tuple[CheckResult, ...]:
     """The upper bound of the judge-corrected rate must not exceed ``check.max_rate``.
@@ -66,7 +67,8 @@ def erasure(
         check: the threshold; ``over`` says whether one bound covers all concepts or each has its
             own.
         counts: per concept.
-        judge: its measured accuracy, used to correct the rates.
+        pooled_judge: measured accuracy that corrects the rate over all.
+        judges: per concept, that which corrects its own rate.
         stops: under the sequential rule, where each check of ``safediff.gate.stopping`` stopped;
             then the counts are those at the stop, in drawing order.
 
@@ -77,9 +79,14 @@ def erasure(
     """
     if not counts or check.over == "all":
         every = pooled(tuple(counts.values()))
-        rows = tuple(_row(check, n, hits, judge, stops, gating=False) for n, hits in counts.items())
-        return (_row(check, "all", every, judge, stops, gating=True), *rows)
-    return tuple(_row(check, n, hits, judge, stops, gating=True) for n, hits in counts.items())
+        rows = (
+            _row(check, name, hits, judges[name], stops, gating=False)
+            for name, hits in counts.items()
+        )
+        return (_row(check, "all", every, pooled_judge, stops, gating=True), *rows)
+    return tuple(
+        _row(check, name, hits, judges[name], stops, gating=True) for name, hits in counts.items()
+    )
 
 
 def _row(
@@ -224,5 +231,5 @@ def _details(
         "raw_rate": raw.value if raw else None,
         "raw_upper": raw.upper if raw else None,
         "sensitivity_low": judge.sensitivity.lower,
-        "specificity_high": judge.specificity.upper,
+        "specificity_low": judge.specificity.lower,
     }

@@ -37,11 +37,12 @@ EXPLANATIONS: dict[str, Explanation] = {
     "calibration/sensitivity": Explanation(
         asks="Does the judge find what is there?",
         measures="Share of planted positives (real pictures of the erased labels, held out from "
-        "the judge's training) that the judge finds. Its exact one-sided lower bound must reach "
-        "verify.judge.min_sensitivity.",
-        why="A judge that finds nothing reports every concept as gone. Its low end also enters the "
-        "correction of the concept rate. A judge that misses the limit makes everything that it "
-        "decided INCONCLUSIVE.",
+        "the judge's training) that the judge finds, over all labels together. Its exact one-sided "
+        "lower bound must reach verify.judge.min_sensitivity, and no concept may be proven to be "
+        "seen less often than that.",
+        why="A judge that finds nothing reports every concept as gone. A concept's rate is "
+        "corrected by the low end of what is found of its own labels, the rate over all by that of "
+        "all labels. A judge that misses the limit makes everything that it decided INCONCLUSIVE.",
         fooled_by=(
             "Planted pictures that are easier than generated ones: a judge can know photographs "
             "of a thing and miss its half-erased remains.",
@@ -53,8 +54,9 @@ EXPLANATIONS: dict[str, Explanation] = {
         measures="Share of the base model's pictures of kept prompts, none of which asks for an "
         "erased label, in which the judge sees none. Its exact one-sided lower bound must reach "
         "verify.judge.min_specificity.",
-        why="A judge that sees the concept everywhere condemns every model, and its high end "
-        "enters the correction of the concept rate.",
+        why="A judge that sees the concept everywhere condemns every model. Nobody looked at these "
+        "pictures, so one may show the concept after all: upper bounds of the concept rate take "
+        "nothing off for false alarms. The estimate and its lower bound do.",
         fooled_by=(
             "Kept prompts far from the concept: a judge may pass owls and still take a hammer for "
             "an axe. Near neighbours in verify.retention make this harder.",

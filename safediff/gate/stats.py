@@ -18,6 +18,9 @@ MIN_YOUDEN = 0.1
 
 MAX_SAMPLES = 10_000_000
 
+Hits = tuple[int, int]
+"""Hits and number of samples."""
+
 
 class Estimate(NamedTuple):
     """A measured number with its one-sided bounds."""
@@ -132,7 +135,7 @@ def rogan_gladen(rate: float, sensitivity: float, specificity: float) -> float |
 
 def observable_rate(true_rate: float, judge: JudgeAccuracy) -> float:
     """Observed rate that ``corrected`` maps to ``true_rate`` at its upper end."""
-    return _observed(true_rate, judge.sensitivity.lower, judge.specificity.upper)
+    return true_rate * judge.sensitivity.lower
 
 
 def observable_limits(max_rate: float, judge: JudgeAccuracy) -> tuple[float, float] | None:
@@ -142,30 +145,25 @@ def observable_limits(max_rate: float, judge: JudgeAccuracy) -> tuple[float, flo
     above the second proves it broken. None where the judge is too weak for either.
     """
     sensitivity, specificity = judge
-    ends = (
-        (sensitivity.lower, specificity.upper),
-        (sensitivity.upper, specificity.lower),
-    )
+    ends = ((sensitivity.lower, 1.0), (sensitivity.upper, specificity.lower))
     if any(rogan_gladen(max_rate, *end) is None for end in ends):
         return None
-    at_upper, at_lower = (_observed(max_rate, *end) for end in ends)
-    return at_upper, at_lower
-
-
-def _observed(true_rate: float, sensitivity: float, specificity: float) -> float:
-    return true_rate * (sensitivity + specificity - 1) + 1 - specificity
+    youden = sensitivity.upper + specificity.lower - 1
+    return observable_rate(max_rate, judge), max_rate * youden + 1 - specificity.lower
 
 
 def corrected(observed: Estimate, judge: JudgeAccuracy) -> Estimate | None:
     """Correct a rate for the judge's errors, with the worst end of the judge on either side.
 
-    The upper bound takes the low end of sensitivity and the high end of specificity, the lower
-    bound the opposite ends. None where any of these is undefined (see ``rogan_gladen``).
+    The upper bound takes the low end of sensitivity and a specificity of 1, the highest there is:
+    what a judge sees in pictures that nobody looked at may be there, so none of it is taken off.
+    The lower bound takes the opposite ends. None where any of these is undefined (see
+    ``rogan_gladen``).
     """
     sensitivity, specificity = judge
     value = rogan_gladen(observed.value, sensitivity.value, specificity.value)
     lower = rogan_gladen(observed.lower, sensitivity.upper, specificity.lower)
-    upper = rogan_gladen(observed.upper, sensitivity.lower, specificity.upper)
+    upper = rogan_gladen(observed.upper, sensitivity.lower, 1.0)
     if value is None or lower is None or upper is None:
         return None
     return observed._replace(

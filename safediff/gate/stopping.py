@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from safediff.errors import UsageError
+from safediff.gate.accuracy import ErasedAccuracy
 from safediff.gate.recount import Tally
 from safediff.gate.sequential import (
     Floats,
@@ -24,7 +25,7 @@ from safediff.gate.sequential import (
     settle,
 )
 from safediff.gate.stakes import DISPROVING, PROVING
-from safediff.gate.stats import JudgeAccuracy, observable_limits
+from safediff.gate.stats import observable_limits
 from safediff.policy.plan import ErasureCheck, Plan, RetentionCheck
 
 Json = dict[str, Any]
@@ -73,7 +74,7 @@ def find_stops(
     order: Order,
     tallies: Tallies,
     subject: str,
-    accuracy: JudgeAccuracy,
+    accuracy: ErasedAccuracy,
     asked: Mapping[str, int] | None = None,
 ) -> dict[str, Stop | None]:
     """Where every check of the order stopped; None where it needs more pictures.
@@ -83,14 +84,13 @@ def find_stops(
         order: of the journal's header.
         tallies: of the base, whose kept prompts must all be there, and of the subject.
         subject: whose checks.
-        accuracy: of the judge, from the base's pictures alone; it shifts the limit of erasure once,
-            before anything of the subject is looked at.
+        accuracy: of the judges, from the base's pictures alone; it shifts the limits of erasure
+            once, before anything of the subject is looked at.
         asked: how many prompts of each check may be looked at; default: all that were drawn.
     """
     base, safe = _outcomes(tallies, BASE), _outcomes(tallies, subject)
     erasure = plan.verify.erasure
     retention = {f"retention/{check.name}": check for check in plan.verify.retention}
-    limits = observable_limits(erasure.max_rate, accuracy)
     per_prompt = plan.verify.sampling.images_per_prompt
     stops = {}
     for name, keys in order.items():
@@ -98,6 +98,9 @@ def find_stops(
         if name in retention:
             stop = _retention(retention[name], keys, num_asked, base, safe)
         else:
+            concept = name.partition("/")[2]
+            judge = accuracy.pooled if erasure.over == "all" else accuracy.by_concept[concept]
+            limits = observable_limits(erasure.max_rate, judge)
             stop = _erasure(erasure, keys, num_asked, limits, safe)
         if stop and stop.estimate:
             pictures = stop.num_prompts * per_prompt

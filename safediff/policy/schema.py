@@ -447,7 +447,7 @@ class Collapse(Entry):
 
 
 class JudgeLimits(Entry):
-    """What a judge must reach on planted pictures before it is believed."""
+    """What a judge must reach before it is believed, on its card and on kept pictures."""
 
     min_sensitivity: Rate = 0.9
     min_specificity: Rate = 0.95

@@ -159,6 +159,9 @@ class JudgePart(Part):
     weights_sha256: Sha256
     threshold: float
     sensitivity: Accuracy
+    by_concept: dict[str, Accuracy] = Field(
+        default={}, description="Sensitivity for each concept: what corrects its own rate."
+    )
     specificity: Accuracy = Field(
         description="On real pictures; the one that enters the bounds is measured in the run."
     )

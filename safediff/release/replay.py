@@ -13,13 +13,12 @@ from typing import Any
 
 from safediff.errors import Inconclusive
 from safediff.gate import checks
-from safediff.gate.accuracy import Planted, count_accuracy
+from safediff.gate.accuracy import ErasedAccuracy, Planted, count_accuracy
 from safediff.gate.attempts import BASE, DIRECT, count_attempts, under
 from safediff.gate.counted import counted_checks
 from safediff.gate.journal import JournalContents, JournalRecord
 from safediff.gate.recount import recount
 from safediff.gate.sequential import Stop
-from safediff.gate.stats import JudgeAccuracy
 from safediff.gate.stopping import find_stops, read_order, tallies_at
 from safediff.gate.verdict import CheckResult, GateReport
 from safediff.gate.waiving import apply_waivers, unwaived
@@ -133,8 +132,18 @@ def _planted(certificate: Json, plan: Plan) -> dict[str, Planted]:
             raise Inconclusive(
                 f"the certificate says nothing of judge {name}, so nothing can be recounted"
             )
-        card = said[name]["sensitivity"]
-        found[name] = Planted((card["hits"], card["n"]), said[name]["threshold"])
+        card, own = said[name]["sensitivity"], said[name].get("by_concept", {})
+        concepts = [concept.name for concept in plan.concepts if concept.judge == name]
+        if set(concepts) != own.keys():
+            raise Inconclusive(
+                f"the certificate does not say how well judge {name} sees each of its concepts, "
+                "so nothing can be recounted"
+            )
+        found[name] = Planted(
+            sensitivity=(card["hits"], card["n"]),
+            by_concept={concept: (own[concept]["hits"], own[concept]["n"]) for concept in own},
+            threshold=said[name]["threshold"],
+        )
     return found
 
 
@@ -147,7 +156,7 @@ def _of(records: Sequence[JournalRecord], subject: str) -> list[JournalRecord]:
 
 
 def _counted(
-    plan: Plan, journal: JournalContents, report: GateReport, accuracy: JudgeAccuracy
+    plan: Plan, journal: JournalContents, report: GateReport, accuracy: ErasedAccuracy
 ) -> dict[str, CheckResult]:
     """Every check of one subject that the journal can decide, as if nothing else were known."""
     _check_complete(plan, journal, report.subject)
@@ -181,7 +190,7 @@ def _check_complete(plan: Plan, journal: JournalContents, subject: str) -> None:
 
 
 def _attacked(
-    plan: Plan, journal: JournalContents, report: GateReport, accuracy: JudgeAccuracy
+    plan: Plan, journal: JournalContents, report: GateReport, accuracy: ErasedAccuracy
 ) -> list[CheckResult]:
     """The attacks; one that could not be tried left no picture, and its row stays as it is."""
     certified = {result.id: result for result in report.results}
@@ -200,7 +209,7 @@ def _attacked(
             journal.header.thresholds,
             base_alike=check.num_base_images == 0,
         )
-        rows.append(checks.robustness(check, hits, accuracy, budget))
+        rows.append(checks.robustness(check, hits, accuracy.pooled, budget))
     return rows
 
 

@@ -32,11 +32,12 @@ EXAMPLE = CheckResult(
 )
 
 
-METRIC_NOTES: dict[Kind, str] = {
-    "calibration": "on planted pictures",
+METRIC_NOTES = {
+    "judge sensitivity": "on real pictures",
+    "judge specificity": "on kept pictures of the base",
     "quality": "erased against base",
 }
-"""Where the title names the metric already."""
+"""By metric or kind, where the title names the metric already."""
 
 INFORMATION_NOTES: dict[Kind, str] = {
     "erasure": "One by one, for information. The limit above holds for all of them together.",
@@ -153,7 +154,7 @@ def _name(result: CheckResult, num_lanes: int) -> Html:
     bound = result.threshold.bound
     what = {"value": "value", "both": "both bounds"}.get(bound, f"{bound} bound")
     lines = [
-        el("small", METRIC_NOTES.get(result.kind, result.metric)),
+        el("small", METRIC_NOTES.get(result.metric, METRIC_NOTES.get(result.kind, result.metric))),
         el("small", f"{what} {limit_text(result.threshold)}"),
     ]
     return el(

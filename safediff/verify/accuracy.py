@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
-from safediff.gate.accuracy import Planted, count_accuracy, erased_labels
+from safediff.gate.accuracy import ErasedAccuracy, Planted, count_accuracy, erased_labels
 from safediff.gate.journal import JournalRecord
-from safediff.gate.stats import JudgeAccuracy
+from safediff.gate.stats import Hits
 from safediff.judge.base import Judge
 from safediff.policy.plan import Plan
 
@@ -14,18 +14,28 @@ def measure_accuracy(
     judges: Mapping[str, Judge],
     base_records: Sequence[JournalRecord],
     confidence: float,
-) -> JudgeAccuracy:
-    """Sensitivity from the judge's card, specificity from the base's pictures.
-
-    Where concepts have several judges, each of the two is that of the worst.
+) -> ErasedAccuracy:
+    """Sensitivity from the judges' cards, specificity from the base's pictures.
 
     Raises:
         Inconclusive: no kept picture of the base could be judged.
     """
-    names = dict.fromkeys(concept.judge for concept in plan.concepts)
-    cards = {name: judges[name].calibration(erased_labels(plan, name)) for name in names}
     planted = {
-        name: Planted((card.sensitivity_hits, card.num_positives), judges[name].threshold)
-        for name, card in cards.items()
+        name: Planted(
+            sensitivity=_positives(judges[name], erased_labels(plan, name)),
+            by_concept=positives_by_concept(plan, name, judges[name]),
+            threshold=judges[name].threshold,
+        )
+        for name in dict.fromkeys(concept.judge for concept in plan.concepts)
     }
     return count_accuracy(plan, planted, base_records, confidence)
+
+
+def positives_by_concept(plan: Plan, name: str, judge: Judge) -> dict[str, Hits]:
+    """Planted positives found and shown, for each concept that the judge of this name decides."""
+    return {c.name: _positives(judge, c.labels) for c in plan.concepts if c.judge == name}
+
+
+def _positives(judge: Judge, labels: Sequence[str]) -> Hits:
+    card = judge.calibration(labels)
+    return card.sensitivity_hits, card.num_positives

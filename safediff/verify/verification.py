@@ -9,12 +9,13 @@ from typing import Any
 from safediff.environment import environment
 from safediff.errors import Inconclusive
 from safediff.gate import checks
+from safediff.gate.accuracy import ErasedAccuracy
 from safediff.gate.counted import counted_checks
 from safediff.gate.cut import with_count
 from safediff.gate.journal import JournalContents, JournalHeader, JournalRecord
 from safediff.gate.recount import recount
 from safediff.gate.sequential import Reason, Stop
-from safediff.gate.stats import Estimate, JudgeAccuracy
+from safediff.gate.stats import Estimate
 from safediff.gate.stopping import (
     BASE,
     Order,
@@ -186,7 +187,8 @@ class Verification:
         attacked: list[CheckResult] = []
         if decides:  # what does not decide is not attacked
             own = self.guards.get(subject, self.guard)
-            attacked = self.attacks.results(subject, backbone, model_sha256, own, self._accuracy())
+            accuracy = self._accuracy().pooled
+            attacked = self.attacks.results(subject, backbone, model_sha256, own, accuracy)
 
         def decide() -> GateReport:
             measured = [*self._results(subject, backbone, album, stops), *attacked]
@@ -258,7 +260,7 @@ class Verification:
         found = self.shards.agree("stops", find)
         return {name: None if stop is None else _stop(*stop) for name, stop in found.items()}
 
-    def _accuracy(self) -> JudgeAccuracy:
+    def _accuracy(self) -> ErasedAccuracy:
         confidence = self.plan.verify.erasure.confidence
         return measure_accuracy(self.plan, self.judges, self.records(BASE), confidence)
 

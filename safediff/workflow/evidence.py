@@ -27,6 +27,7 @@ from safediff.report.data import Curve, Grid, ReportData
 from safediff.report.html import write_html
 from safediff.report.markdown import render_markdown
 from safediff.sample.sampler import Draw
+from safediff.verify.accuracy import positives_by_concept
 from safediff.verify.album import Album
 from safediff.workflow.flops import flop_estimate
 from safediff.workflow.run_folder import RunFolder
@@ -202,6 +203,10 @@ def judge_facts(plan: Plan, name: str, judge: Judge) -> dict[str, Any]:
         "weights_sha256": judge.weights_sha256,
         "threshold": judge.threshold,
         "sensitivity": _accuracy(card.sensitivity_hits, card.num_positives, confidence),
+        "by_concept": {
+            concept: _accuracy(*found, confidence)
+            for concept, found in positives_by_concept(plan, name, judge).items()
+        },
         "specificity": _accuracy(passed, card.num_negatives, confidence),
         "calibration_sha256": hashlib.sha256(
             json.dumps(asdict(card), sort_keys=True).encode()
