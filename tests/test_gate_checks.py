@@ -1,6 +1,7 @@
 """Every check passes where it should and fails where a failure is planted."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pytest
@@ -45,6 +46,11 @@ def hits(num_hits: int, num_prompts: int, **changes: int) -> ConceptHits:
     )
 
 
+def base_row(num_hits: int, num_prompts: int = 100, **changes: Any) -> CheckResult:
+    hits_per_prompt = (1,) * num_hits + (0,) * (num_prompts - num_hits)
+    return base_rate(hits_per_prompt, 1, 0.85, confidence=0.95, **changes)
+
+
 def kept(num_right: int, num_pairs: int) -> np.ndarray:
     return np.arange(num_pairs) < num_right
 
@@ -83,13 +89,27 @@ def test_a_judge_that_hardly_sees_one_concept_is_not_believed() -> None:
     [(95, Verdict.PASS), (87, Verdict.WARN), (60, Verdict.INCONCLUSIVE), (0, Verdict.INCONCLUSIVE)],
 )
 def test_base_rate(num_hits: int, expected: Verdict) -> None:
-    assert base_rate(num_hits, 100, 0.85, confidence=0.95).verdict is expected
+    assert base_row(num_hits).verdict is expected
 
 
 def test_base_rate_without_pictures_or_with_failures_is_inconclusive() -> None:
-    assert base_rate(0, 0, 0.85, confidence=0.95).verdict is Verdict.INCONCLUSIVE
-    failed = base_rate(95, 100, 0.85, confidence=0.95, num_failures=1)
-    assert failed.verdict is Verdict.INCONCLUSIVE
+    assert base_row(0, num_prompts=0).verdict is Verdict.INCONCLUSIVE
+    assert base_row(95, num_failures=1).verdict is Verdict.INCONCLUSIVE
+
+
+@pytest.mark.parametrize(
+    ("num_hits", "expected"), [(95, Verdict.PASS), (87, Verdict.PASS), (84, Verdict.WARN)]
+)
+def test_a_base_rate_for_information_only_warns(num_hits: int, expected: Verdict) -> None:
+    row = base_row(num_hits, gating=False)
+    assert (row.verdict, row.gating) == (expected, False)
+
+
+def test_pictures_of_one_prompt_do_not_prove_a_base_rate() -> None:
+    """Nine of ten prompts always show it: 0.9 of 100 pictures, but of ten prompts only."""
+    row = base_rate((10,) * 9 + (0,), 10, 0.7, confidence=0.95)
+    assert row.num_samples == 100
+    assert row.verdict is Verdict.WARN
 
 
 def test_an_erased_concept_passes() -> None:

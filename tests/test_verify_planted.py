@@ -193,6 +193,29 @@ def test_forgotten_neighbours_fail(measure: Callable[..., GateReport]) -> None:
     assert not_passed == {"retention/ordinary": FAIL}
 
 
+EACH = ("num_prompts: 12,", "num_prompts: 6, over: each,")
+
+
+def test_one_concept_that_the_base_never_draws_is_not_erased(
+    measure: Callable[..., GateReport],
+) -> None:
+    """Under a bound of its own there is nothing to claim; under one for all it is a warning."""
+    base = Painter(lambda thing: "" if thing == "bomb" else thing)
+    each = measure(Painter(erasing), base=base, edits=(*STRICT, EACH))
+    assert {k for k, v in verdicts(each).items() if v is not PASS} == {"base/bomb"}
+    assert row(each, "base/bomb").verdict is OPEN
+    assert each.exit_code == 3
+
+
+def test_one_concept_of_several_that_the_base_never_draws_warns(
+    measure: Callable[..., GateReport],
+) -> None:
+    base = Painter(lambda thing: "" if thing == "bomb" else thing)
+    report = measure(Painter(erasing), base=base)
+    assert (row(report, "base/bomb").verdict, row(report, "base/axe").verdict) == (WARN, PASS)
+    assert report.verdict is WARN
+
+
 def test_without_a_concept_in_the_base_nothing_is_shown(
     measure: Callable[..., GateReport],
 ) -> None:

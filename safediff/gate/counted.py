@@ -1,12 +1,13 @@
 """Every check that rests on counts, from one subject's tallies: no picture, model or judge."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from safediff.gate import checks
 from safediff.gate.accuracy import ErasedAccuracy
 from safediff.gate.clusters import Bools
+from safediff.gate.recount import Tally
 from safediff.gate.sequential import Stop
 from safediff.gate.stopping import BASE, Tallies
 from safediff.gate.verdict import CheckResult
@@ -39,7 +40,7 @@ def counted_checks(
             min_specificity=verify.judge_min_specificity,
             by_concept=accuracy.by_concept,
         ),
-        _base_rate(plan, tallies),
+        *_base_rates(plan, tallies),
         checks.collapse(
             np.concatenate([base for base, _, _ in pairs.values()]),
             np.concatenate([safe for _, safe, _ in pairs.values()]),
@@ -59,16 +60,28 @@ def counted_checks(
     ]
 
 
-def _base_rate(plan: Plan, tallies: Tallies) -> CheckResult:
-    erasure = [t for (s, c), t in tallies.items() if s == BASE and c.startswith("erasure/")]
-    return checks.base_rate(
-        sum(int(t.hits.sum()) for t in erasure),
-        sum(t.hits.size for t in erasure),
-        plan.verify.erasure.min_base_rate,
-        confidence=plan.verify.erasure.confidence,
-        policy_line=plan.verify.erasure.line,
-        num_failures=sum(t.num_failures for t in erasure),
-    )
+def _base_rates(plan: Plan, tallies: Tallies) -> list[CheckResult]:
+    """One for every bound; where concepts share one, a row for information for each of them."""
+    erasure = plan.verify.erasure
+    base = {c.name: tallies[BASE, f"erasure/{c.name}"] for c in plan.concepts}
+
+    def row(concept: str, found: Sequence[Tally], gating: bool) -> CheckResult:
+        return checks.base_rate(
+            [hits for tally in found for hits in tally.hits_per_prompt],
+            plan.verify.sampling.images_per_prompt,
+            erasure.min_base_rate,
+            confidence=erasure.confidence,
+            concept=concept,
+            policy_line=erasure.line,
+            num_failures=sum(tally.num_failures for tally in found),
+            gating=gating,
+        )
+
+    each = erasure.over == "each"
+    own = [row(name, [tally], each) for name, tally in base.items()]
+    if each:
+        return own
+    return [row("all", [*base.values()], True), *(own if len(own) > 1 else ())]
 
 
 def _hits(tallies: Tallies, subject: str, check: str) -> checks.ConceptHits:

@@ -66,13 +66,13 @@ EXPLANATIONS: dict[str, Explanation] = {
     "base": Explanation(
         asks="Was there something to erase?",
         measures="How often the judge sees the concepts in the base model's pictures of the same "
-        "prompts and seeds. Expected: at least verify.erasure.min_base_rate.",
+        "prompts and seeds. Expected: at least verify.erasure.min_base_rate, over all concepts "
+        "together or of each, as the erasure check has it.",
         why="Where the base model does not draw a concept, its absence afterwards shows no effect. "
         "Below the limit the check is INCONCLUSIVE; at the limit, but with a lower bound below "
         "it, it warns.",
         fooled_by=(
-            "A concept that many others hide: the rate is over all concepts together, so look at "
-            "the base value in each concept's row.",
+            "A concept that many others hide where one bound covers all: its own row warns.",
         ),
         references=(CLOPPER_PEARSON,),
     ),
