@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 from gate_examples import make_report, make_result
 
@@ -14,7 +15,9 @@ from safediff.gate.baseline import (
     baseline_check,
     compare_with,
 )
+from safediff.gate.keeping import retention
 from safediff.gate.verdict import CheckResult, Threshold, Verdict
+from safediff.policy.plan import RetentionCheck
 
 ERASURE, RETENTION, KID = "erasure/all", "retention/near", "quality/kid"
 N = 60
@@ -105,6 +108,22 @@ def test_pairs_see_what_two_proportions_cannot() -> None:
         row = by_id(known, other)[ERASURE]
         assert (row.how, row.worse, row.better) == ("two proportions", 19, 10)
         assert not row.regressed
+
+
+def test_a_kept_prompt_is_bad_once_one_of_its_pictures_is_wrong() -> None:
+    """Four pictures a prompt, all right: now one of them is."""
+    planned = RetentionCheck(
+        name="near", min_ratio=0.8, confidence=0.95, num_prompts=N, prompts=(), line=9
+    )
+    measured = []
+    for num_right in (4, 1):
+        right = np.arange(4) < np.full((N, 1), num_right)
+        row = retention(planned, np.ones((N, 4), dtype=np.bool_), right)
+        before = verification(0, N, rows=(row,))
+        hits = {RETENTION: {f"p{i}": num_right for i in range(N)}}
+        measured.append(replace(before, subjects=(replace(before.subjects[0], hits=hits),)))
+    found = by_id(*measured)[RETENTION]
+    assert (found.worse, found.better, found.regressed) == (N, 0, True)
 
 
 def test_changes_in_both_directions_cancel() -> None:

@@ -244,6 +244,18 @@ def test_retention_that_cannot_be_known_is_inconclusive() -> None:
     assert retention(check, empty, empty).verdict is Verdict.INCONCLUSIVE
 
 
+def test_pictures_of_one_prompt_are_one_sign() -> None:
+    """Five prompts lose all ten pictures each: five losses, not fifty."""
+    check = RetentionCheck(
+        name="rest", min_ratio=0.5, confidence=0.95, num_prompts=50, prompts=(), line=25
+    )
+    base = np.ones((50, 10), dtype=np.bool_)
+    safe = base & (np.arange(50) >= 5)[:, None]
+    row = retention(check, base, safe)
+    assert row.details["losses"] == 50
+    assert row.details["mcnemar_p"] == pytest.approx(2 * 0.5**5)
+
+
 def test_pairs_must_match() -> None:
     with pytest.raises(ValueError, match="shapes differ"):
         collapse(kept(3, 3), kept(2, 2), 0.5)

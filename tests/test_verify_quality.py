@@ -4,7 +4,7 @@ import atexit
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -198,6 +198,25 @@ def test_networks_are_loaded_once_and_see_the_base_once(loaded: list[Means | Gap
     means, _ = loaded
     assert isinstance(means, Means)
     assert sorted(means.counts) == [7, 10, 10]
+
+
+def grey(draws: Sequence[Draw], levels: Sequence[int]) -> Album:
+    folder = Path(tempfile.mkdtemp(prefix="safediff-tests-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    for draw, level in zip(draws, levels, strict=True):
+        write_picture(path_of(folder, draw), torch.full((3, 8, 8), level, dtype=torch.uint8))
+    good = torch.ones(len(draws), dtype=torch.bool)
+    return Album(subject="grey", folder=folder, draws=tuple(draws), good=good)
+
+
+def test_pictures_of_one_prompt_are_averaged_first(loaded: list[Means | Gap]) -> None:
+    """Five pictures of each of two prompts: two samples, however many pictures."""
+    draws = [Draw(name, i) for name in ("owl", "key") for i in range(5)]
+    base, subject = grey(draws, [50] * 10), grey(draws, [50, 60, 70, 60, 60] + [70] * 5)
+    (found,) = QualityMeter([check("lpips", "alex")], JUDGE, base, draws).results(subject)
+    assert (found.num_samples, found.estimate) == (2, 15)
+    assert found.details["std"] == pytest.approx(50**0.5)
+    assert found.upper == pytest.approx(15 + 6.3138 * 5, rel=1e-4)
 
 
 def test_what_could_not_be_loaded_is_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,8 +42,7 @@ def counted_checks(
         ),
         *_base_rates(plan, tallies),
         checks.collapse(
-            np.concatenate([base for base, _, _ in pairs.values()]),
-            np.concatenate([safe for _, safe, _ in pairs.values()]),
+            *_kept_once(plan, tallies, subject),
             verify.collapse_min_ratio,
             num_failures=sum(failures for _, _, failures in pairs.values()),
         ),
@@ -98,3 +97,17 @@ def _pair(tallies: Tallies, subject: str, check: str) -> tuple[Bools, Bools, int
     """Base right, subject right, and how many pictures of the two failed."""
     base, safe = tallies[(BASE, check)], tallies[(subject, check)]
     return base.hits, safe.hits, base.num_failures + safe.num_failures
+
+
+def _kept_once(plan: Plan, tallies: Tallies, subject: str) -> tuple[Bools, Bools]:
+    """Base right, subject right; a prompt that groups share counts once, right if right in all."""
+    base: dict[str, Bools] = {}
+    safe: dict[str, Bools] = {}
+    for check in plan.verify.retention:
+        for who, right in ((BASE, base), (subject, safe)):
+            tally = tallies[(who, f"retention/{check.name}")]
+            for prompt, hits in zip(tally.prompts, tally.hits, strict=True):
+                right[prompt] = right.get(prompt, hits) & hits
+    shape = (len(base), plan.verify.sampling.images_per_prompt)
+    found = [np.array([right[p] for p in base], np.bool_).reshape(shape) for right in (base, safe)]
+    return found[0], found[1]

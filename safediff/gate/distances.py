@@ -29,7 +29,7 @@ def quality(
         check: metric and limit. ``clip`` is the change safe - base and limited on both sides; the
             others are distances and limited from above.
         value: the metric.
-        std: standard deviation over ``num_samples`` units (pictures; for KID, subsets). KID
+        std: standard deviation over ``num_samples`` units (prompts; for KID, subsets). KID
             subsets share pictures, so there it is taken as the standard error itself. None where
             the metric has none (FID): the value is decided on.
         num_samples: number of units.

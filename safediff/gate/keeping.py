@@ -95,6 +95,8 @@ def _kept(
         estimate = clustered_ratio(base, safe, confidence) if base.any() else None
     details: dict[str, str | float | int]
     details = {"num_failures": num_failures, "num_prompts": len(base), **stop_details(stop)}
+    if base.size:
+        details["images_per_prompt"] = base.shape[1]
     reason = _undecidable(base, num_prompts, num_failures)
     if reason or estimate is None:
         verdict, message = Verdict.INCONCLUSIVE, reason
@@ -107,7 +109,7 @@ def _kept(
             "safe_right": int(safe.sum()),
             "losses": losses,
             "gains": gains,
-            "mcnemar_p": mcnemar_exact(losses, gains),
+            "mcnemar_p": _mcnemar(base, safe),
         }
     return result(
         estimate,
@@ -124,6 +126,12 @@ def _kept(
         message=message,
         details=details,
     )
+
+
+def _mcnemar(base: Bools, safe: Bools) -> float:
+    """Over prompts, since pictures of one are no samples of their own: which lost, which gained."""
+    change = safe.sum(axis=1) - base.sum(axis=1)
+    return mcnemar_exact(int((change < 0).sum()), int((change > 0).sum()))
 
 
 def _undecidable(base: Bools, num_prompts: int, num_failures: int) -> str:

@@ -40,7 +40,10 @@ FeaturesOf = Callable[[Choice], tuple[Tensor, Tensor]]
 
 
 class Found(NamedTuple):
-    """A metric and its standard deviation over ``num_samples`` pictures; for KID, subsets."""
+    """A metric and its standard deviation over ``num_samples`` prompts; for KID, subsets.
+
+    Pictures of one prompt are averaged first: they are no samples of their own.
+    """
 
     value: float
     std: float | None
@@ -144,11 +147,11 @@ class QualityMeter:
             values = measure_other(check.metric, pairs.base, pairs.subject, pairs.prompts)
         elif check.metric == "clip":
             base, subject = self._clip_scores(pairs, _choice(check))
-            change = subject - base
-            return Found(float(change.mean()), float(change.std()), n, float(base.mean()))
+            found = _over_prompts(subject - base, pairs.prompts)
+            return found._replace(base_mean=float(base.mean()))
         else:
             values = self._distances(pairs, _choice(check))
-        return Found(float(values.mean()), float(values.std()), n)
+        return _over_prompts(values, pairs.prompts)
 
     def _features(self, pairs: Pairs, choice: Choice) -> tuple[Tensor, Tensor]:
         subject = _given(self._feature_source(choice)).features(pairs.subject)
@@ -179,6 +182,16 @@ class QualityMeter:
             base=self.base.of(paired),
             subject=subject.of(paired),
         )
+
+
+def _over_prompts(values: Tensor, prompts: Sequence[str]) -> Found:
+    """The mean of values (n,) by picture, with its deviation over prompts."""
+    rows = {prompt: row for row, prompt in enumerate(dict.fromkeys(prompts))}
+    where = torch.tensor([rows[prompt] for prompt in prompts])
+    sums = torch.zeros(len(rows), dtype=values.dtype).index_add(0, where, values)
+    means = sums / where.bincount()
+    std = float(means.std()) if len(rows) > 1 else math.nan
+    return Found(float(means.mean()), std, len(rows))
 
 
 def prove_sources(plan: Plan) -> None:

@@ -113,10 +113,10 @@ class Verification:
         self.drawn: dict[str, dict[Draw, None]] = {}
         self.looked_at: dict[str, list[JournalRecord]] = {}
         """Records by subject since its pictures were last looked at; none while it is drawn."""
-        kept = [i.draw for i in self.items if i.check.startswith("retention/")]
+        kept = distinct_draws([i for i in self.items if i.check.startswith("retention/")])
         try:
-            opening = dict.fromkeys(kept) if self.order else distinct_draws(self.items)
-            self._draw(BASE, base, self.base_sha256, [*opening])
+            opening = kept if self.order else distinct_draws(self.items)
+            self._draw(BASE, base, self.base_sha256, opening)
             self.base_album = self._album(BASE)
         except BaseException:
             self.journal.close()

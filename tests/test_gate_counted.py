@@ -1,0 +1,42 @@
+"""Counted checks of a whole plan."""
+
+from dataclasses import replace
+
+import numpy as np
+from gate_examples import judge_accuracy, make_plan
+
+from safediff.gate.accuracy import ErasedAccuracy
+from safediff.gate.counted import counted_checks
+from safediff.gate.recount import Tally
+
+JUDGE = judge_accuracy((400, 400), (400, 400), 0.95)
+ACCURACY = ErasedAccuracy(judge=JUDGE, pooled=JUDGE, by_concept={"blades": JUDGE})
+
+
+def tally(*prompts: str, right: bool) -> Tally:
+    return Tally(
+        prompts=prompts,
+        hits=np.full((len(prompts), 1), right),
+        failures_per_prompt=(0,) * len(prompts),
+    )
+
+
+def test_a_prompt_that_groups_share_is_counted_once_for_collapse() -> None:
+    """It is right only if it shows what every group expects of it."""
+    plan = make_plan(images_per_prompt=1)
+    (near,) = plan.verify.retention
+    other = replace(near, name="other")
+    plan = replace(plan, verify=replace(plan.verify, retention=(near, other)))
+    tallies = {
+        (who, check): tally(*prompts, right=right)
+        for check, prompts in {
+            "erasure/blades": ("axe", "dagger"),
+            "retention/neighbours": ("hammer", "red hammer"),
+            "retention/other": ("hammer", "owl"),
+        }.items()
+        for who, right in (("base", True), ("model", check == "retention/neighbours"))
+    }
+    rows = {row.id: row for row in counted_checks(plan, tallies, "model", ACCURACY)}
+    collapse = rows["collapse"]
+    assert (collapse.num_samples, collapse.details["safe_right"]) == (3, 1)
+    assert rows["retention/other"].num_samples == 2
