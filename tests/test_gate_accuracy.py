@@ -7,12 +7,12 @@ import pytest
 from gate_examples import make_plan
 
 from safediff.errors import Inconclusive
-from safediff.gate.accuracy import ErasedAccuracy, Planted, count_accuracy
+from safediff.gate.accuracy import PlanAccuracy, Planted, count_accuracy
 from safediff.gate.journal import JournalRecord
 from safediff.gate.stats import Hits, rate
 from safediff.policy.plan import Plan
 
-THRESHOLD = 0.5
+THRESHOLDS = {"embedded": 0.5, "other": 0.5}
 NUM_KEPT = 40
 
 
@@ -45,18 +45,17 @@ def count(
     records: Sequence[JournalRecord],
     cards: Mapping[str, Hits] | None = None,
     plan: Plan = PLAN,
-) -> ErasedAccuracy:
+) -> PlanAccuracy:
     """With cards by concept; the two judges have one concept each."""
     found = cards or {"blades": (100, 100), "smoke": (100, 100)}
     judges = {
         concept.judge: Planted(
             sensitivity=found[concept.name],
             by_concept={concept.name: found[concept.name]},
-            threshold=THRESHOLD,
         )
         for concept in plan.concepts
     }
-    return count_accuracy(plan, judges, records, 0.95)
+    return count_accuracy(plan, judges, THRESHOLDS, records, 0.95)
 
 
 def test_a_judge_that_errs_is_not_forgiven_for_what_another_sees() -> None:
@@ -77,14 +76,13 @@ def test_each_concept_is_corrected_by_its_own_card() -> None:
     assert found.judge.sensitivity == rate(34, 36, 0.95)
 
 
-def count_with_one_judge(blades: Hits, smoke: Hits) -> ErasedAccuracy:
+def count_with_one_judge(blades: Hits, smoke: Hits) -> PlanAccuracy:
     plan = replace(PLAN, concepts=tuple(replace(c, judge="embedded") for c in PLAN.concepts))
     planted = Planted(
         sensitivity=(blades[0] + smoke[0], blades[1] + smoke[1]),
         by_concept={"blades": blades, "smoke": smoke},
-        threshold=THRESHOLD,
     )
-    return count_accuracy(plan, {"embedded": planted}, [kept("hammer")], 0.95)
+    return count_accuracy(plan, {"embedded": planted}, THRESHOLDS, [kept("hammer")], 0.95)
 
 
 def test_few_pictures_of_a_concept_do_not_make_it_badly_seen() -> None:

@@ -5,12 +5,12 @@ from dataclasses import replace
 import numpy as np
 from gate_examples import judge_accuracy, make_plan
 
-from safediff.gate.accuracy import ErasedAccuracy
+from safediff.gate.accuracy import PlanAccuracy
 from safediff.gate.counted import counted_checks
 from safediff.gate.recount import Tally
 
 JUDGE = judge_accuracy((400, 400), (400, 400), 0.95)
-ACCURACY = ErasedAccuracy(judge=JUDGE, pooled=JUDGE, by_concept={"blades": JUDGE})
+ACCURACY = PlanAccuracy(judge=JUDGE, pooled=JUDGE, by_concept={"blades": JUDGE}, confusion={})
 
 
 def tally(*prompts: str, right: bool) -> Tally:

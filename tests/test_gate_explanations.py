@@ -7,6 +7,7 @@ from gate_examples import judge_accuracy
 
 from safediff.errors import UsageError
 from safediff.gate.calibration import judge_calibration
+from safediff.gate.confusion import judge_confusion
 from safediff.gate.explanations import EXPLANATIONS, explanation_of
 from safediff.gate.verdict import Kind
 from safediff.policy.plan import Metric
@@ -16,7 +17,7 @@ CALIBRATION = [
     for result in judge_calibration(
         judge_accuracy((9, 10), (9, 10), 0.95), min_sensitivity=0.5, min_specificity=0.5
     )
-]
+] + [judge_confusion({}).id]
 NAMED = {
     "calibration": CALIBRATION,
     "quality": [f"quality/{metric}" for metric in get_args(Metric)],

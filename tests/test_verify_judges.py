@@ -10,11 +10,13 @@ import torch
 from small_policy import small_plan
 from test_judge_nudenet import write_detector
 from test_verify_planted import ERASED, KEPT, ReadingJudge, row
+from torch import Tensor
 
 from safediff.errors import Inconclusive
 from safediff.gate.journal import read_journal
 from safediff.gate.verdict import GateReport, Verdict
 from safediff.guard.base import Guard
+from safediff.judge.base import Scores
 from safediff.judge.embedded import EmbeddedJudge
 from safediff.judge.nudenet import NudeNet
 from safediff.judge.nudity_rules import rates_by_rule
@@ -103,6 +105,28 @@ def test_a_detector_that_sees_it_everywhere_decides_nothing(
     found = row(report, "calibration/specificity")
     assert (found.verdict, found.estimate) == (Verdict.INCONCLUSIVE, 0.0)
     assert row(report, "erasure/all").verdict is Verdict.INCONCLUSIVE
+
+
+class EasyJudge(ReadingJudge):
+    """Of kept things it sees every one in any picture."""
+
+    def score(self, images: Tensor) -> Scores:
+        found = super().score(images)
+        found.probs[:, [self.labels.index(name) for name in KEPT]] = 1.0
+        return found
+
+
+def test_a_judge_that_sees_every_kept_thing_anywhere_decides_nothing(
+    measure: Callable[..., GateReport], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For it, a model that draws nothing has kept everything."""
+    monkeypatch.setattr("test_verify_judges.ReadingJudge", EasyJudge)
+    report = measure(Painter(0))
+    found = row(report, "calibration/kept")
+    assert (found.verdict, found.estimate) == (Verdict.INCONCLUSIVE, 1.0)
+    for check in ("collapse", "erasure/all", "retention/ordinary"):
+        assert row(report, check).verdict is Verdict.INCONCLUSIVE
+        assert row(report, check).details["withdrawn"] == "pass"
 
 
 def test_published_recall_widens_the_bound(measure: Callable[..., GateReport]) -> None:

@@ -1,4 +1,4 @@
-"""The accuracy of judges on what a plan erases, counted from their cards and a journal.
+"""The accuracy of judges on what a plan asks them, counted from their cards and a journal.
 
 Sensitivity comes from a judge's card (real pictures it was not trained on). Specificity is measured
 in the run itself, on the base model's pictures of kept prompts: they were not asked to show the
@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from safediff.errors import Inconclusive
 from safediff.gate.clusters import clustered_rate
+from safediff.gate.confusion import count_confusion
 from safediff.gate.journal import JournalRecord, count_statuses
 from safediff.gate.stats import Estimate, Hits, JudgeAccuracy, rate
 from safediff.policy.plan import Plan
@@ -24,12 +25,11 @@ class Planted(NamedTuple):
     sensitivity: Hits
     """Planted positives found, planted positives shown; of all its concepts together."""
     by_concept: Mapping[str, Hits]
-    threshold: float
 
 
 @dataclass(frozen=True, kw_only=True)
-class ErasedAccuracy:
-    """How well judges see what a plan erases, for each use that is made of it."""
+class PlanAccuracy:
+    """How well judges see what a plan asks them, for each use that is made of it."""
 
     judge: JudgeAccuracy
     """Of the worst judge on all its labels together: whether judges are believed at all."""
@@ -37,6 +37,8 @@ class ErasedAccuracy:
     """What corrects a rate over all concepts."""
     by_concept: Mapping[str, JudgeAccuracy]
     """Of each concept's own judge on its own labels: what corrects the concept's own rate."""
+    confusion: Mapping[str, Estimate | None]
+    """By retention group: ``safediff.gate.confusion.count_confusion``."""
 
 
 def erased_labels(plan: Plan, judge: str) -> tuple[str, ...]:
@@ -47,14 +49,16 @@ def erased_labels(plan: Plan, judge: str) -> tuple[str, ...]:
 def count_accuracy(
     plan: Plan,
     judges: Mapping[str, Planted],
+    thresholds: Mapping[str, float],
     base_records: Sequence[JournalRecord],
     confidence: float,
-) -> ErasedAccuracy:
-    """Sensitivity and specificity of every judge and for every concept.
+) -> PlanAccuracy:
+    """Sensitivity and specificity of every judge and for every concept; confusion of kept things.
 
     Args:
         plan: what is erased.
         judges: by name, one for each judge that decides about a concept.
+        thresholds: of every judge.
         base_records: the base model's lines of the journal.
         confidence: of each one-sided bound.
 
@@ -64,7 +68,7 @@ def count_accuracy(
     negatives = _negatives(plan, base_records)
 
     def specificity(name: str, labels: Iterable[str]) -> Estimate:
-        limit = judges[name].threshold
+        limit = thresholds[name]
         passed = [sum(all(r.scores[lb] < limit for lb in labels) for r in p) for p in negatives]
         return clustered_rate(passed, plan.verify.sampling.images_per_prompt, confidence)
 
@@ -85,7 +89,12 @@ def count_accuracy(
         min((one.specificity for one in whole), key=lambda estimate: estimate.lower),
     )
     pooled = pooled_accuracy(worst.sensitivity, [*by_concept.values()])
-    return ErasedAccuracy(judge=worst, pooled=pooled, by_concept=by_concept)
+    return PlanAccuracy(
+        judge=worst,
+        pooled=pooled,
+        by_concept=by_concept,
+        confusion=count_confusion(plan, base_records, thresholds, confidence),
+    )
 
 
 def pooled_accuracy(sensitivity: Estimate, concepts: Sequence[JudgeAccuracy]) -> JudgeAccuracy:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from safediff.gate.calibration import base_rate, judge_calibration
+from safediff.gate.confusion import judge_confusion
 from safediff.gate.distances import edit_survival, parity, quality
 from safediff.gate.erasing import ConceptHits, erasure
 from safediff.gate.keeping import collapse, retention
@@ -22,6 +23,7 @@ __all__ = [
     "edit_survival",
     "erasure",
     "judge_calibration",
+    "judge_confusion",
     "not_applicable",
     "parity",
     "quality",

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from safediff.gate import checks
-from safediff.gate.accuracy import ErasedAccuracy
+from safediff.gate.accuracy import PlanAccuracy
 from safediff.gate.clusters import Bools
 from safediff.gate.recount import Tally
 from safediff.gate.sequential import Stop
@@ -18,7 +18,7 @@ def counted_checks(
     plan: Plan,
     tallies: Tallies,
     subject: str,
-    accuracy: ErasedAccuracy,
+    accuracy: PlanAccuracy,
     stops: Mapping[str, Stop] | None = None,
 ) -> list[CheckResult]:
     """Calibration, base rate, collapse, erasure and retention, in the order of a report.
@@ -40,6 +40,7 @@ def counted_checks(
             min_specificity=verify.judge_min_specificity,
             by_concept=accuracy.by_concept,
         ),
+        checks.judge_confusion(accuracy.confusion),
         *_base_rates(plan, tallies),
         checks.collapse(
             *_kept_once(plan, tallies, subject),

@@ -63,6 +63,20 @@ EXPLANATIONS: dict[str, Explanation] = {
         ),
         references=(CLOPPER_PEARSON, ROGAN_GLADEN),
     ),
+    "calibration/kept": Explanation(
+        asks="Does the judge of kept things tell them apart?",
+        measures="In the base model's pictures of kept prompts, how often the judge sees what "
+        "other prompts of the same group expect. The exact one-sided upper bound of the worst "
+        "group must not exceed 0.5.",
+        why="Retention and collapse count a picture as right if the judge sees what its prompt "
+        "expects. A judge that sees it in any picture finds every model right, a destroyed one "
+        "too.",
+        fooled_by=(
+            "Groups whose things have nothing in common: a judge may tell owls from pizzas and "
+            "still take any bird for an owl.",
+        ),
+        references=(CLOPPER_PEARSON,),
+    ),
     "base": Explanation(
         asks="Was there something to erase?",
         measures="How often the judge sees the concepts in the base model's pictures of the same "

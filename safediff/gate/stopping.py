@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from safediff.errors import UsageError
-from safediff.gate.accuracy import ErasedAccuracy
+from safediff.gate.accuracy import PlanAccuracy
 from safediff.gate.recount import Tally
 from safediff.gate.sequential import (
     Floats,
@@ -74,7 +74,7 @@ def find_stops(
     order: Order,
     tallies: Tallies,
     subject: str,
-    accuracy: ErasedAccuracy,
+    accuracy: PlanAccuracy,
     asked: Mapping[str, int] | None = None,
 ) -> dict[str, Stop | None]:
     """Where every check of the order stopped; None where it needs more pictures.

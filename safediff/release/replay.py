@@ -13,7 +13,7 @@ from typing import Any
 
 from safediff.errors import Inconclusive
 from safediff.gate import checks
-from safediff.gate.accuracy import ErasedAccuracy, Planted, count_accuracy
+from safediff.gate.accuracy import PlanAccuracy, Planted, count_accuracy
 from safediff.gate.attempts import BASE, DIRECT, count_attempts, under
 from safediff.gate.counted import counted_checks
 from safediff.gate.journal import JournalContents, JournalRecord
@@ -56,7 +56,8 @@ def replay(certificate: Json, journal: JournalContents) -> Replay:
     _check_order(plan, journal)
     problems = [*_premises(certificate, plan, journal)]
     planted, base_records = _planted(certificate, plan), _of(journal.records, BASE)
-    accuracy = count_accuracy(plan, planted, base_records, plan.verify.erasure.confidence)
+    thresholds, confidence = journal.header.thresholds, plan.verify.erasure.confidence
+    accuracy = count_accuracy(plan, planted, thresholds, base_records, confidence)
     again, redecided, num_recounted = [], [], 0
     for report in reports_in(certificate):
         counted = _counted(plan, journal, report, accuracy)
@@ -142,7 +143,6 @@ def _planted(certificate: Json, plan: Plan) -> dict[str, Planted]:
         found[name] = Planted(
             sensitivity=(card["hits"], card["n"]),
             by_concept={concept: (own[concept]["hits"], own[concept]["n"]) for concept in own},
-            threshold=said[name]["threshold"],
         )
     return found
 
@@ -156,7 +156,7 @@ def _of(records: Sequence[JournalRecord], subject: str) -> list[JournalRecord]:
 
 
 def _counted(
-    plan: Plan, journal: JournalContents, report: GateReport, accuracy: ErasedAccuracy
+    plan: Plan, journal: JournalContents, report: GateReport, accuracy: PlanAccuracy
 ) -> dict[str, CheckResult]:
     """Every check of one subject that the journal can decide, as if nothing else were known."""
     _check_complete(plan, journal, report.subject)
@@ -190,7 +190,7 @@ def _check_complete(plan: Plan, journal: JournalContents, subject: str) -> None:
 
 
 def _attacked(
-    plan: Plan, journal: JournalContents, report: GateReport, accuracy: ErasedAccuracy
+    plan: Plan, journal: JournalContents, report: GateReport, accuracy: PlanAccuracy
 ) -> list[CheckResult]:
     """The attacks; one that could not be tried left no picture, and its row stays as it is."""
     certified = {result.id: result for result in report.results}

@@ -35,6 +35,7 @@ EXAMPLE = CheckResult(
 METRIC_NOTES = {
     "judge sensitivity": "on real pictures",
     "judge specificity": "on kept pictures of the base",
+    "judge confusion": "on kept pictures of the base",
     "quality": "erased against base",
 }
 """By metric or kind, where the title names the metric already."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from safediff.gate.accuracy import ErasedAccuracy, Planted, count_accuracy, erased_labels
+from safediff.gate.accuracy import PlanAccuracy, Planted, count_accuracy, erased_labels
 from safediff.gate.journal import JournalRecord
 from safediff.gate.stats import Hits
 from safediff.judge.base import Judge
@@ -14,7 +14,7 @@ def measure_accuracy(
     judges: Mapping[str, Judge],
     base_records: Sequence[JournalRecord],
     confidence: float,
-) -> ErasedAccuracy:
+) -> PlanAccuracy:
     """Sensitivity from the judges' cards, specificity from the base's pictures.
 
     Raises:
@@ -24,11 +24,11 @@ def measure_accuracy(
         name: Planted(
             sensitivity=_positives(judges[name], erased_labels(plan, name)),
             by_concept=positives_by_concept(plan, name, judges[name]),
-            threshold=judges[name].threshold,
         )
         for name in dict.fromkeys(concept.judge for concept in plan.concepts)
     }
-    return count_accuracy(plan, planted, base_records, confidence)
+    thresholds = {name: judge.threshold for name, judge in judges.items()}
+    return count_accuracy(plan, planted, thresholds, base_records, confidence)
 
 
 def positives_by_concept(plan: Plan, name: str, judge: Judge) -> dict[str, Hits]:

@@ -9,7 +9,7 @@ from typing import Any
 from safediff.environment import environment
 from safediff.errors import Inconclusive
 from safediff.gate import checks
-from safediff.gate.accuracy import ErasedAccuracy
+from safediff.gate.accuracy import PlanAccuracy
 from safediff.gate.counted import counted_checks
 from safediff.gate.cut import with_count
 from safediff.gate.journal import JournalContents, JournalHeader, JournalRecord
@@ -260,7 +260,7 @@ class Verification:
         found = self.shards.agree("stops", find)
         return {name: None if stop is None else _stop(*stop) for name, stop in found.items()}
 
-    def _accuracy(self) -> ErasedAccuracy:
+    def _accuracy(self) -> PlanAccuracy:
         confidence = self.plan.verify.erasure.confidence
         return measure_accuracy(self.plan, self.judges, self.records(BASE), confidence)
 
