@@ -9,8 +9,9 @@ from small_policy import finished, safediff, write_policy
 
 from safediff.workflow.baseline import load_baseline
 
-# What the base model meets as well: then only the baseline can tell the two apart.
-LAX = ("{max_rate: 0.5,", "{max_rate: 1.0,")
+# What the base model meets or is waived as well: then only the baseline can tell the two apart.
+WAIVER = "{check: erasure/all, reason: to compare, owner: tests, expires: '2999-12-31'}"
+LAX = ("export:", f"waivers: [{WAIVER}]\nexport:")
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +57,9 @@ def test_the_same_model_is_no_regression(made: Path) -> None:
     assert "paired, 0 worse, 0 better" in done.stderr
 
 
-def test_a_regression_fails_in_every_output_though_every_limit_is_kept(made: Path) -> None:
+def test_a_regression_fails_in_every_output_though_no_limit_does(
+    made: Path,
+) -> None:
     options = ("--out", "embedded", "--format", "json", "-o", "v.xml", "--baseline", "b.json")
     done = safediff("verify", "embedded", "small.yaml", *options, cwd=made)
     assert done.returncode == 1, done.stderr

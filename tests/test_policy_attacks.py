@@ -192,6 +192,7 @@ def test_prompts_of_a_file_are_part_of_the_plan(tmp_path: Path) -> None:
             "(confidence 0.95); 0.1 takes 29 prompts",
         ),
         ("[{name: completion, max_rate: 0.0}]", "no number of prompts proves a rate of 0"),
+        ("[{name: completion, max_rate: 1.0}]", "any model keeps a limit of 1"),
         ("[{name: cached, csv: {file: fuond.csv}}]", "no file 'fuond.csv' in"),
         ("[{name: cached, csv: {file: found.csv, column: txt}}]", "has no column 'txt'"),
         ("[{name: cached, csv: {file: found.csv}}]", "no concept 'knive'; did you mean 'knife'?"),

@@ -59,6 +59,12 @@ JUDGES = "'embedded', 'nudenet', 'q16' or 'clip'"
             "export: {targets: [onnx, onnx]}\nkeep:",
             "12:10: error: export.targets: may hold 1 at most, got 2",
         ),
+        (
+            "0.25",
+            "1",
+            "14:13: error: verify.erasure.max_rate: any model keeps a limit of 1; rates are "
+            "shares, so 1 % is 0.01",
+        ),
         ("0.25", "1.5", "14:13: error: verify.erasure.max_rate: must be less than or equal to 1"),
         ("0.25", "'0.25'", "14:13: error: verify.erasure.max_rate: expected a number, got text"),
         ("18}", "0}", "14:29: error: verify.erasure.num_prompts: must be greater than or equal to"),
@@ -80,6 +86,21 @@ JUDGES = "'embedded', 'nudenet', 'q16' or 'clip'"
 def test_refusals(tmp_path: Path, old: str, new: str, expected: str) -> None:
     found = findings(tmp_path, (old, new))
     assert any(finding.startswith(expected) for finding in found), found
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key"),
+    [
+        ("18}", "18, confidence: 0.5}", "erasure.confidence: must be greater than 0.5"),
+        ("18}", "18, min_base_rate: 0}", "erasure.min_base_rate: must be greater than 0"),
+        ("verify:", "verify:\n  collapse: {min_ratio: 0}", "collapse.min_ratio: must be greater"),
+        ("verify:", "verify:\n  judge: {min_sensitivity: 0}", "min_sensitivity: must be greater"),
+        ("verify:", "verify:\n  judge: {min_specificity: 0}", "min_specificity: must be greater"),
+    ],
+)
+def test_a_premise_asks_for_something(tmp_path: Path, old: str, new: str, key: str) -> None:
+    found = findings(tmp_path, (old, new))
+    assert any(key in finding for finding in found), found
 
 
 def test_all_problems_at_once_sorted_by_line(tmp_path: Path) -> None:

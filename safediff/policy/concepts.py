@@ -259,8 +259,6 @@ def _check_provable(desk: Desk, entry: schema.Erasure, num_prompts: int, loc: Lo
         desk.source.refuse((*loc, "max_rate"), message)
         return
     rule = desk.policy.verify.budget.rule
-    if entry.max_rate == 1.0 and rule == "sequential":
-        desk.source.refuse((*loc, "max_rate"), "a limit of 1 leaves nothing to stop for")
     best = smallest_provable_rate(num_prompts, entry.confidence, rule)
     if best > entry.max_rate:
         needed = prompts_to_prove_rate(entry.max_rate, entry.confidence, rule)

@@ -18,6 +18,19 @@ Commit = Annotated[str, Field(pattern=r"^[0-9a-f]{40}$")]
 Rate = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
+def _can_be_missed(limit: float) -> float:
+    if limit == 1.0:
+        raise ValueError("any model keeps a limit of 1; rates are shares, so 1 % is 0.01")
+    return limit
+
+
+MaxRate = Annotated[Rate, AfterValidator(_can_be_missed)]
+"""Of a check; one that nothing can exceed is a slip of the pen."""
+
+Premise = Annotated[float, Field(gt=0.0, le=1.0)]
+"""The least that must hold before anything is claimed; 0 would ask for nothing."""
+
+
 class Entry(BaseModel):
     """Unknown keys are refused, nothing is converted, nothing changes."""
 
