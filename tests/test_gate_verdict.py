@@ -120,3 +120,12 @@ def test_what_the_verdict_warns_of_is_counted() -> None:
     report = make_report((passed, quiet, loud))
     assert report.verdict is Verdict.WARN
     assert (report.counts[Verdict.PASS], report.counts[Verdict.WARN]) == (1, 1)
+
+
+@pytest.mark.parametrize("verdict", [Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.WAIVED])
+def test_counts_do_not_contradict_the_verdict(verdict: Verdict) -> None:
+    """An expired waiver makes a row for information fail, for example."""
+    passed = make_result("erasure/all", Verdict.PASS)
+    report = make_report((passed, make_result("erasure/a", verdict, gating=False)))
+    assert report.counts[Verdict.PASS] == 1
+    assert report.counts[verdict] == 1

@@ -141,9 +141,10 @@ class GateReport:
     def counts(self) -> dict[Verdict, int]:
         """Number of results per verdict, every verdict present.
 
-        Rows for information count where they warn, since the verdict then warns because of them.
+        Rows for information count where they do not pass, since the verdict follows from them too.
         """
-        counts = Counter(r.verdict for r in self.results if r.gating or r.verdict is Verdict.WARN)
+        found = (r for r in self.results if r.gating or r.verdict is not Verdict.PASS)
+        counts = Counter(result.verdict for result in found)
         return {verdict: counts[verdict] for verdict in Verdict}
 
     def to_json(self) -> Json:
