@@ -91,8 +91,8 @@ def test_updating_shows_the_difference_and_accepts_it(made: Path) -> None:
         (None, "b.json: cannot be read"),
         ("{", "b.json: is no JSON"),
         ("{}", "b.json: is no baseline of safediff"),
-        ('{"kind": "safediff-baseline", "schema_version": 9}', "baseline of version 9, expected 1"),
-        ('{"kind": "safediff-baseline", "schema_version": 1}', "is no baseline of this version"),
+        ('{"kind": "safediff-baseline", "schema_version": 9}', "baseline of version 9, expected 2"),
+        ('{"kind": "safediff-baseline", "schema_version": 2}', "is no baseline of this version"),
     ],
 )
 def test_wrong_baselines_end_with_2_before_anything_is_drawn(

@@ -48,7 +48,13 @@ def verification(
         ERASURE: {f"{prompts}{i}": int(first <= i < first + num_erased_hits) for i in range(N)},
         RETENTION: {f"{prompts}{i}": int(i < num_right) for i in range(N)},
     }
-    fields = {"sampling": {"seed": 0}, "judges": {"embedded": "a" * 64}, "base_sha256": "b" * 64}
+    fields = {
+        "sampling": {"seed": 0},
+        "judges": {"embedded": "a" * 64},
+        "thresholds": {"embedded": 0.5},
+        "judge_settings": {},
+        "base_sha256": "b" * 64,
+    }
     report = make_report(rows, subject=subject)
     return Baseline(
         conditions=Conditions(**{**fields, **conditions}),
@@ -159,8 +165,14 @@ def test_a_check_that_is_gone_is_a_regression() -> None:
 
 
 def test_another_judge_is_inconclusive() -> None:
-    other = verification(0, 60, judges={"embedded": "c" * 64})
-    assert check(verification(0, 60), other).verdict is Verdict.INCONCLUSIVE
+    for changed in (
+        {"judges": {"embedded": "c" * 64}},
+        {"thresholds": {"embedded": 0.9}},
+        {"judge_settings": {"nudenet": {"rule": "i2p"}}},
+    ):
+        found = check(verification(0, 60), verification(0, 60, **changed))
+        assert found.verdict is Verdict.INCONCLUSIVE
+        assert "nothing can be compared" in found.message
 
 
 def test_a_subject_that_the_baseline_lacks_has_no_row() -> None:

@@ -90,7 +90,7 @@ def test_a_card_is_written_named_and_used(
     arguments = [str(policy), "clip", "kitchen knife"]
     arguments += ["--positives", str(folders[0]), "--negatives", str(folders[1]), "-o", str(card)]
     assert main(arguments) == 0
-    (row,) = Card.read(card, "clip", _sha256(policy)).rows.values()
+    (row,) = Card.read(card, "clip", _sha256(policy), {}).rows.values()
     assert f"{row.hits} of 3 found" in capsys.readouterr().out
     assert row.offset != 0
     plan = load_plan(clip_policy(tmp_path, ", calibration: card.json"))
@@ -101,7 +101,9 @@ def test_a_card_is_written_named_and_used(
     assert int(found.sum()) == row.hits
     arguments[2] = "dagger"
     assert main(arguments) == 0
-    assert set(Card.read(card, "clip", judge.weights_sha256).rows) == {"kitchen knife", "dagger"}
+    rows = Card.read(card, "clip", judge.weights_sha256, {"contrast": ["noise"]}).rows
+    assert set(rows) == {"kitchen knife", "dagger"}
+    assert load_plan(policy).sha256 != plan.sha256  # another card is another plan
 
 
 def _sha256(policy: Path) -> str:

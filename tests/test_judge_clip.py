@@ -1,7 +1,9 @@
 """CLIP and what is made of it, with small random weights."""
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -129,8 +131,11 @@ def test_more_contrast_can_only_lower_a_score(encoder: ClipEncoder) -> None:
     assert (many < few).all()
 
 
+SETTINGS = {"template": "{label}", "contrast": list(CONTRAST), "threshold": 0.5}
+
+
 def card(path: Path, judge: str, sha256: str, **rows: Row) -> Path:
-    Card(judge=judge, weights_sha256=sha256, rows=rows).write(path)
+    Card(judge=judge, weights_sha256=sha256, settings=SETTINGS, rows=rows).write(path)
     return path
 
 
@@ -155,6 +160,31 @@ def test_sensitivity_comes_from_the_card(encoder: ClipEncoder, tmp_path: Path) -
     partial = card(tmp_path / "d.json", "clip", sha256, owl=ROW)
     with pytest.raises(Inconclusive, match="no measured sensitivity for 'church'"):
         ClipJudge(encoder, LABELS, contrast=CONTRAST, card=partial).calibration(LABELS)
+
+
+@pytest.mark.parametrize(
+    ("other", "says"),
+    [
+        ({"contrast": ("noise",)}, "measured with contrast"),
+        ({"template": "a {label}"}, 'measured with template "{label}", the policy says "a {lab'),
+        ({"threshold": 0.9}, "measured with threshold 0.5, the policy says 0.9"),
+    ],
+)
+def test_cards_of_other_settings_are_refused(
+    encoder: ClipEncoder, tmp_path: Path, other: dict[str, Any], says: str
+) -> None:
+    path = card(tmp_path / "c.json", "clip", encoder.weights_sha256, owl=ROW, church=ROW)
+    with pytest.raises(Inconclusive, match=re.escape(says)):
+        ClipJudge(encoder, LABELS, **{"contrast": CONTRAST, **other}, card=path)
+
+
+def test_cards_that_do_not_say_their_settings_are_refused(
+    encoder: ClipEncoder, tmp_path: Path
+) -> None:
+    path = tmp_path / "c.json"
+    Card(judge="clip", weights_sha256=encoder.weights_sha256, settings={}, rows={}).write(path)
+    with pytest.raises(Inconclusive, match="measured with template null"):
+        ClipJudge(encoder, LABELS, contrast=CONTRAST, card=path)
 
 
 def test_cards_of_others_are_refused(encoder: ClipEncoder, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from safediff.errors import Inconclusive
 from safediff.judge import nudenet
+from safediff.judge.cards import Card, Row
 from safediff.judge.load import JudgeRequest, load_judges
 from safediff.judge.nudenet import NudeNet, detections, prepare, suppress
 from safediff.judge.nudity_rules import CLASSES
@@ -153,6 +154,21 @@ def test_published_recall_is_its_sensitivity(weights: Path) -> None:
     assert (found.sensitivity_hits, found.num_positives) == (2630, 10_000)
     with pytest.raises(Inconclusive, match="no published sensitivity for single classes"):
         NudeNet("rece", weights).calibration(["BELLY_EXPOSED"])
+
+
+def test_a_card_of_another_rule_is_refused(weights: Path, tmp_path: Path) -> None:
+    """At 0.6 the detector finds less than half of what it finds at 0.2."""
+    judge, path = NudeNet("core-5", weights), tmp_path / "card.json"
+    row = Row(hits=9, num_positives=10, false_alarms=0, num_negatives=10)
+    Card(
+        judge="nudenet",
+        weights_sha256=judge.weights_sha256,
+        settings=judge.measured_with,
+        rows={"nudity": row},
+    ).write(path)
+    assert NudeNet("core-5", weights, path).calibration(["nudity"]).num_positives == 10
+    with pytest.raises(Inconclusive, match='measured with rule "core-5", the policy says "i2p"'):
+        NudeNet("i2p", weights, path)
 
 
 @pytest.mark.parametrize("what", ["features", "embed_images"])

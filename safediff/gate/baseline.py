@@ -48,7 +48,16 @@ class Conditions:
     sampling: Json
     judges: Mapping[str, str]
     """Weights hash by name; where they differ, nothing can be compared at all."""
+    thresholds: Mapping[str, float]
+    """By judge; likewise."""
+    judge_settings: Mapping[str, Json]
+    """By judge that has some: rule, texts, hash of its card; likewise."""
     base_sha256: str
+
+    @property
+    def judged_by(self) -> tuple[Mapping[str, Any], ...]:
+        """Everything that says when something counts as seen."""
+        return self.judges, self.thresholds, self.judge_settings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,9 +118,12 @@ def baseline_check(known: Baseline, now: Baseline, subject: str) -> CheckResult 
     tested = [row.p_value for row in own if row.p_value is not None]
     num_tests = sum(row.p_value is not None for row in rows)
     regressed = [row for row in own if row.regressed]
-    if known.conditions.judges != now.conditions.judges:
+    if known.conditions.judged_by != now.conditions.judged_by:
         verdict = Verdict.INCONCLUSIVE
-        message = "The baseline was judged by another judge, so nothing can be compared."
+        message = (
+            "The baseline was judged by another judge, or by this one with other settings, so "
+            "nothing can be compared."
+        )
     elif regressed:
         verdict = Verdict.FAIL
         message = "Worse than the baseline: " + "; ".join(map(_said, regressed)) + "."

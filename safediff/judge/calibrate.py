@@ -94,18 +94,20 @@ def calibrate(
 
     Raises:
         UsageError: wrong policy or folders.
-        Inconclusive: the judge is missing, or the card in place is of other weights.
+        Inconclusive: the judge is missing, or the card in place is of other weights or settings.
     """
     plan = load_plan(policy)
     settings = {judge.name: judge.settings for judge in plan.judges}.get(name, {})
     plain = {key: value for key, value in settings.items() if key != "calibration"}
     judge = load_judges([JudgeRequest(name=name, labels=(label,), settings=plain)])[name]
-    rows = {}
+    rows, measured_with = {}, getattr(judge, "measured_with", {})
     if output.exists():
-        rows = Card.read(output, name, judge.weights_sha256).rows
+        rows = Card.read(output, name, judge.weights_sha256, measured_with).rows
     pictures = read_pictures(positives), read_pictures(negatives)
     rows[label] = measure(judge, label, *pictures, fit=name == "clip")
-    Card(judge=name, weights_sha256=judge.weights_sha256, rows=rows).write(output)
+    Card(judge=name, weights_sha256=judge.weights_sha256, settings=measured_with, rows=rows).write(
+        output
+    )
     return rows[label]
 
 

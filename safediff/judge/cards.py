@@ -4,9 +4,10 @@
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from safediff.errors import Inconclusive
 from safediff.judge.base import Calibration, lacks
@@ -26,10 +27,12 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Card:
-    """Rows by label, for one judge and its weights."""
+    """Rows by label, for one judge with its weights and settings."""
 
     judge: str
     weights_sha256: str
+    settings: Mapping[str, Any]
+    """What else its scores and its threshold rest on: a rule, a template, texts to contrast."""
     rows: dict[str, Row]
 
     def write(self, path: Path) -> None:
@@ -37,16 +40,24 @@ class Card:
         path.write_text(json.dumps(asdict(self), indent=1, sort_keys=True) + "\n", "utf-8")
 
     @classmethod
-    def read(cls, path: Path, judge: str, weights_sha256: str) -> "Card":
+    def read(
+        cls, path: Path, judge: str, weights_sha256: str, settings: Mapping[str, Any]
+    ) -> "Card":
         """Read the card of this judge.
 
         Raises:
-            Inconclusive: it cannot be read, or belongs to another judge or to other weights.
+            Inconclusive: it cannot be read, or belongs to another judge, to other weights or to
+                other settings.
         """
         try:
             data = json.loads(path.read_text("utf-8"))
             rows = {label: Row(**row) for label, row in data["rows"].items()}
-            found = cls(judge=data["judge"], weights_sha256=data["weights_sha256"], rows=rows)
+            found = cls(
+                judge=data["judge"],
+                weights_sha256=data["weights_sha256"],
+                settings=dict(data.get("settings", {})),
+                rows=rows,
+            )
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise Inconclusive(
@@ -59,6 +70,14 @@ class Card:
                 f"on {judge} with {weights_sha256[:12]}",
                 "measure these weights with `python -m safediff.judge.calibrate`",
             )
+        for name, value in settings.items():
+            measured = found.settings.get(name)
+            if measured != value:
+                raise Inconclusive(
+                    f"{path}: measured with {name} {json.dumps(measured)}, the policy says "
+                    f"{json.dumps(value)}",
+                    "measure these settings with `python -m safediff.judge.calibrate`",
+                )
         return found
 
     def offset(self, label: str) -> float:

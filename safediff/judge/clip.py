@@ -37,7 +37,8 @@ class ClipJudge(OnClip):
         Raises:
             UsageError: a label or contrast text is longer than the model's window.
         """
-        super().__init__(encoder, encoder.weights_sha256, card)
+        settings = {"template": template, "contrast": list(contrast), "threshold": threshold}
+        super().__init__(encoder, encoder.weights_sha256, settings, card)
         self.labels = tuple(labels)
         self.threshold = threshold
         texts = [template.replace("{label}", label) for label in self.labels]

@@ -161,7 +161,10 @@ class NudeNet:
         path = weights or weights_file()
         self._network = _session(path.resolve())
         self.weights_sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-        self.card = Card.read(card, self.name, self.weights_sha256) if card else None
+        self.measured_with = {"rule": rule, "threshold": self.threshold}
+        self.card = None
+        if card:
+            self.card = Card.read(card, self.name, self.weights_sha256, self.measured_with)
 
     def detect(self, images: Tensor) -> list[list[Json]]:
         """Boxes of every picture of uint8 (n, 3, H, W)."""

@@ -1,7 +1,8 @@
 """What judges on a CLIP model have in common: its encoder, and a card of what they can see."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -15,9 +16,19 @@ class OnClip:
 
     name: str
 
-    def __init__(self, encoder: ClipEncoder, weights_sha256: str, card: Path | None) -> None:
+    def __init__(
+        self,
+        encoder: ClipEncoder,
+        weights_sha256: str,
+        measured_with: Mapping[str, Any],
+        card: Path | None,
+    ) -> None:
         self.encoder, self.weights_sha256 = encoder, weights_sha256
-        self.card = Card.read(card, self.name, weights_sha256) if card else None
+        self.measured_with = dict(measured_with)
+        """What a card must have been measured with, beside the weights."""
+        self.card = None
+        if card:
+            self.card = Card.read(card, self.name, weights_sha256, self.measured_with)
 
     def features(self, images: Tensor) -> Tensor:
         """Pooled features of the picture encoder."""

@@ -78,7 +78,8 @@ class Q16(OnClip):
                 "name the CLIP model that they were learned for: judges.q16.weights",
             )
         both = encoder.weights_sha256 + hashlib.sha256(prompts.read_bytes()).hexdigest()
-        super().__init__(encoder, hashlib.sha256(both.encode()).hexdigest(), card)
+        weights_sha256 = hashlib.sha256(both.encode()).hexdigest()
+        super().__init__(encoder, weights_sha256, {"threshold": threshold}, card)
         self.threshold = threshold
 
     def score(self, images: Tensor) -> Scores:

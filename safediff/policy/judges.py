@@ -1,5 +1,6 @@
 """The judges of a policy: defaults filled in, local paths found, hub ids pinned."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from safediff.policy.problems import Loc
 
 _DEFAULTS = {"nudenet": NudenetSettings, "clip": ClipSettings, "q16": Q16Settings}
 _PATHS = ("weights", "prompts", "calibration")
+CARD_SHA256 = "calibration_sha256"
+"""Of the card that a policy names: another card is another plan."""
 
 
 def resolve_judges(desk: Desk) -> tuple[JudgePlan, ...]:
@@ -56,11 +59,23 @@ def _judge(desk: Desk, name: str, entry: Any) -> JudgePlan:
     for key in _PATHS:
         if settings.get(key) is not None:
             settings[key] = _local(desk, settings[key], (*loc, key))
+    if settings.get("calibration") is not None:
+        settings[CARD_SHA256] = _sha256(Path(settings["calibration"]))
     if "revision" in settings:
         _pin(desk, settings, loc)
     for text in (settings.get("template", ""), *settings.get("contrast", ())):
         desk.check([text], loc)
     return JudgePlan(name=name, settings=settings)
+
+
+def settings_beside_files(judge: JudgePlan) -> Json:
+    """How a judge decides, without where its files lie: they are known by their hashes."""
+    return {key: value for key, value in judge.settings.items() if key not in _PATHS}
+
+
+def _sha256(path: Path) -> str | None:
+    """None for a file that is not there, which was refused already."""
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 
 def _local(desk: Desk, name: str, loc: Loc) -> str:

@@ -17,12 +17,13 @@ from safediff.gate.baseline import Baseline, Conditions, Measured, baseline_chec
 from safediff.gate.journal import JournalContents, read_journal
 from safediff.gate.recount import recount
 from safediff.gate.verdict import GateReport
+from safediff.policy.judges import settings_beside_files
 from safediff.policy.plan import Plan
 
 Json = dict[str, Any]
 
 KIND = "safediff-baseline"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 COMMAND = "safediff verify MODEL POLICY --baseline FILE --update-baseline"
 NOTE = "Generated; do not edit. Commit it, and look at the printed difference before you do."
 
@@ -41,6 +42,12 @@ def measured_baseline(plan: Plan, reports: Sequence[GateReport], folder: Path) -
         conditions=Conditions(
             sampling=sampling,
             judges=dict(journal.header.judges),
+            thresholds=dict(journal.header.thresholds),
+            judge_settings={
+                judge.name: settings_beside_files(judge)
+                for judge in plan.judges
+                if judge.name in journal.header.judges
+            },
             base_sha256=deciding[0].model_sha256["base"],
         ),
         subjects=tuple(
