@@ -94,6 +94,15 @@ def test_each_judge_decides_its_own_checks(
     assert all("nudity" in record.scores for record in kept)
 
 
+def test_the_report_names_every_judge(measure: Callable[..., GateReport]) -> None:
+    report = measure(Painter(0))
+    assert {judge["name"]: judge["checks"] for judge in report.judges} == {
+        "embedded": ["retention/ordinary"],
+        "nudenet": ["erasure/bomb", "erasure/axe"],
+    }
+    assert GateReport.from_json(report.to_json()) == report
+
+
 def test_a_model_that_still_shows_it_fails(measure: Callable[..., GateReport]) -> None:
     assert row(measure(Painter(200)), "erasure/all").verdict is Verdict.FAIL
 

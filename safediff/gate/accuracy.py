@@ -46,6 +46,13 @@ def erased_labels(plan: Plan, judge: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(lb for c in plan.concepts if c.judge == judge for lb in c.labels))
 
 
+def decided_by(plan: Plan, judge: str) -> tuple[str, ...]:
+    """Ids of the checks whose pictures ``judge`` looks at."""
+    erasure = (f"erasure/{concept.name}" for concept in plan.concepts if concept.judge == judge)
+    kept = (f"retention/{g.name}" for g in plan.verify.retention if g.judge == judge)
+    return (*erasure, *kept)
+
+
 def count_accuracy(
     plan: Plan,
     judges: Mapping[str, Planted],

@@ -114,13 +114,15 @@ class GateReport:
     model_sha256: Mapping[str, str]
     """Hash by part, for example ``base``, ``unet``, ``engine``."""
     judge: Json
-    """Name, version, weights hash and threshold of the judge."""
+    """Name, weights hash and threshold of the first concept's judge."""
     started: str
     """ISO 8601, UTC."""
     finished: str
     num_images: int
     environment: Mapping[str, str]
     """Versions, commit, device."""
+    judges: tuple[Json, ...] = ()
+    """Likewise of every judge, each with the ids of the checks whose pictures it looked at."""
     decides: bool = True
     """False: measured for comparison, not what is released."""
     verdict: Verdict = field(init=False)
@@ -176,6 +178,7 @@ class GateReport:
         try:
             stored = Verdict(data["verdict"])
             fields = {k: v for k, v in data.items() if k not in ("schema_version", "verdict")}
+            fields["judges"] = tuple(data.get("judges", ()))
             report = cls(**{**fields, "results": tuple(map(_result, data["results"]))})
         except (KeyError, TypeError, ValueError) as error:
             raise UsageError(

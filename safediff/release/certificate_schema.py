@@ -110,6 +110,7 @@ class Report(Part):
     plan_sha256: Sha256
     model_sha256: dict[str, str]
     judge: Json
+    judges: tuple[Json, ...] = ()
     started: Time
     finished: Time
     num_images: Count
@@ -158,7 +159,10 @@ class JudgePart(Part):
     version: str
     weights_sha256: Sha256
     threshold: float
-    sensitivity: Accuracy
+    decides: tuple[str, ...] = Field(default=(), description="Checks whose pictures it looked at.")
+    sensitivity: Accuracy = Field(
+        description="Of all erased labels that it looks for; n is 0 where it looks for none."
+    )
     by_concept: dict[str, Accuracy] = Field(
         default={}, description="Sensitivity for each concept: what corrects its own rate."
     )

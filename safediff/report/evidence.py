@@ -20,10 +20,7 @@ def evidence_section(reports: Sequence[GateReport]) -> Html:
         el("p", meaning),
         _table("Policy and plan, SHA-256", shared),
         *map(_subject, reports),
-        _shared(
-            "Judge",
-            [(r.subject, {name: str(value) for name, value in r.judge.items()}) for r in reports],
-        ),
+        *_judges(reports),
         _shared("Environment", [(r.subject, r.environment) for r in reports]),
         id="evidence",
     )
@@ -32,6 +29,20 @@ def evidence_section(reports: Sequence[GateReport]) -> Html:
 def _subject(report: GateReport) -> Html:
     facts = {**report.model_sha256, "started": report.started, "finished": report.finished}
     return _table(f"{report.subject}: model, SHA-256, and time", facts)
+
+
+def _judges(reports: Sequence[GateReport]) -> list[Html]:
+    """A table for every judge, with the checks whose pictures it looked at."""
+    found: dict[str, list[tuple[str, Mapping[str, str]]]] = {}
+    for report in reports:
+        for judge in report.judges or (report.judge,):
+            facts = {name: _text(value) for name, value in judge.items()}
+            found.setdefault(str(judge.get("name", "")), []).append((report.subject, facts))
+    return [_shared("Judge" if len(found) == 1 else f"Judge {n}", f) for n, f in found.items()]
+
+
+def _text(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 def _shared(title: str, facts: Sequence[tuple[str, Mapping[str, str]]]) -> Html:

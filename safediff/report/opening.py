@@ -100,7 +100,7 @@ def _identity(reports: Sequence[GateReport]) -> Html:
         ("Policy", join(first.policy_name, " ", hash_code(first.policy_sha256))),
         ("Plan", hash_code(first.plan_sha256)),
         *((_part(part, names), hash_code(sha256)) for part, sha256, names in _models(reports)),
-        ("Judge", str(first.judge.get("name", "—"))),
+        ("Judges" if len(first.judges) > 1 else "Judge", _judges(first)),
         ("Finished", max(report.finished for report in reports)),
     ]
     return el(
@@ -108,6 +108,10 @@ def _identity(reports: Sequence[GateReport]) -> Html:
         *(el("div", el("dt", name), el("dd", value)) for name, value in facts),
         class_="facts",
     )
+
+
+def _judges(report: GateReport) -> str:
+    return ", ".join(str(judge.get("name", "—")) for judge in report.judges or (report.judge,))
 
 
 def _models(reports: Sequence[GateReport]) -> list[tuple[str, str, list[str]]]:

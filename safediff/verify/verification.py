@@ -9,7 +9,7 @@ from typing import Any
 from safediff.environment import environment
 from safediff.errors import Inconclusive
 from safediff.gate import checks
-from safediff.gate.accuracy import PlanAccuracy
+from safediff.gate.accuracy import PlanAccuracy, decided_by
 from safediff.gate.counted import counted_checks
 from safediff.gate.cut import with_count
 from safediff.gate.journal import JournalContents, JournalHeader, JournalRecord
@@ -28,6 +28,7 @@ from safediff.gate.verdict import CheckResult, GateReport
 from safediff.gate.waiving import apply_waivers
 from safediff.guard.base import Guard
 from safediff.guard.load import make_guard
+from safediff.judge.base import Judge
 from safediff.judge.load import judge_requests, load_judges
 from safediff.models.backbone import Backbone
 from safediff.policy.plan import Plan, QualityCheck
@@ -204,11 +205,11 @@ class Verification:
                 policy_sha256=self.plan.source_sha256,
                 plan_sha256=self.plan.sha256,
                 model_sha256=model_sha256,
-                judge={
-                    "name": self.judge.name,
-                    "weights_sha256": self.judge.weights_sha256,
-                    "threshold": self.judge.threshold,
-                },
+                judge=_facts(self.judge),
+                judges=tuple(
+                    {**_facts(judge), "checks": list(decided_by(self.plan, name))}
+                    for name, judge in self.judges.items()
+                ),
                 started=started,
                 finished=finished,
                 num_images=len(album.draws) + self.attacks.num_pictures(subject),
@@ -327,6 +328,14 @@ class Verification:
             for item in self.items
             if item.check.startswith(kind) and all(item.draw in d for d in self.drawn.values())
         ]
+
+
+def _facts(judge: Judge) -> dict[str, Any]:
+    return {
+        "name": judge.name,
+        "weights_sha256": judge.weights_sha256,
+        "threshold": judge.threshold,
+    }
 
 
 def _stop(num_prompts: int, budget: int, reason: Reason, estimate: Sequence[Any] | None) -> Stop:

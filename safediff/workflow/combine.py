@@ -277,7 +277,7 @@ def _gate(
             )
         if shards.leads:
             draws = found.erased_draws(), found.kept
-            write_reports(run, reports, report_data(reports, albums, None, *draws))
+            write_reports(run, reports, report_data(plan, reports, albums, None, *draws))
     return Gate(part=part, reports=reports, evidence=evidence)
 
 

@@ -132,7 +132,7 @@ def erase(
                     _release(plan, base, teacher, training, verification, outcome, parity)
         if shards.leads:
             draws = verification.erased_draws(), verification.kept
-            data = report_data(outcome.reports, albums, training, *draws)
+            data = report_data(plan, outcome.reports, albums, training, *draws)
             write_reports(run, outcome.reports, data)
         shards.wait()
     return outcome

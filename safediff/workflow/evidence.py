@@ -14,11 +14,11 @@ from torch import Tensor
 from safediff import __version__
 from safediff.environment import environment, package_identity
 from safediff.erase.methods import find_method
-from safediff.gate.accuracy import erased_labels
+from safediff.gate.accuracy import decided_by, erased_labels
 from safediff.gate.cut import NUM_CUT
 from safediff.gate.stats import rate
 from safediff.gate.verdict import GateReport, save_report
-from safediff.judge.base import Judge
+from safediff.judge.base import Calibration, Judge
 from safediff.models.backbone import Backbone
 from safediff.policy.plan import Plan
 from safediff.release.certificate import Evidence
@@ -26,16 +26,21 @@ from safediff.release.checksums import sha256_file
 from safediff.report.data import Curve, Grid, ReportData
 from safediff.report.html import write_html
 from safediff.report.markdown import render_markdown
-from safediff.sample.sampler import Draw
+from safediff.sample.draw import Draw, seed_of
 from safediff.verify.accuracy import positives_by_concept
 from safediff.verify.album import Album
+from safediff.verify.assignments import rows_of
 from safediff.workflow.flops import flop_estimate
 from safediff.workflow.run_folder import RunFolder
 from safediff.workflow.training import Training
 
 ROWS_PER_GRID = 8
 THUMBNAIL_PX = 192
+CHOICE = "A fixed choice, evenly spaced over the prompts of the"
+"""Made before any picture is looked at."""
 POLICY_PROMPTS = "that of the policy and the files it names"
+NOT_ASKED = Calibration(sensitivity_hits=0, num_positives=0, false_alarms=0, num_negatives=0)
+"""Of a judge that looks for nothing that is erased."""
 NOT_ATTACKED = (
     "No adversarial attack was run: whether an adversary can bring an erased concept back is not "
     "known from this report."
@@ -74,6 +79,7 @@ def write_reports(run: RunFolder, reports: Sequence[GateReport], data: ReportDat
 
 
 def report_data(
+    plan: Plan,
     reports: Sequence[GateReport],
     albums: Sequence[Album],
     training: Training | None,
@@ -85,8 +91,8 @@ def report_data(
         reports=tuple(reports),
         curves=curves(training) if training else (),
         grids=(
-            _grid("Erased concepts", albums, erased, "The first prompts of the erasure check."),
-            _grid("Kept prompts", albums, kept, "The first prompts of the retention checks."),
+            _grid(plan, "Erased concepts", albums, erased, f"{CHOICE} erasure check."),
+            _grid(plan, "Kept prompts", albums, kept, f"{CHOICE} retention checks."),
         ),
         limitations=limitations(reports),
         training=training.facts if training else {},
@@ -115,11 +121,17 @@ def curves(training: Training) -> tuple[Curve, ...]:
     )
 
 
-def _grid(title: str, albums: Sequence[Album], draws: Sequence[Draw], note: str) -> Grid:
+def _grid(
+    plan: Plan, title: str, albums: Sequence[Album], draws: Sequence[Draw], note: str
+) -> Grid:
     chosen = spread(draws, ROWS_PER_GRID)
+    seed, fixed = plan.verify.sampling.seed, rows_of(plan)
     columns = [album.of(chosen) for album in albums]
     rows = tuple(
-        (f"{draw.prompt} (seed {draw.index})", tuple(png(column[i]) for column in columns))
+        (
+            f"{draw.prompt} (seed {seed_of(draw, seed, fixed)})",
+            tuple(png(column[i]) for column in columns),
+        )
         for i, draw in enumerate(chosen)
     )
     return Grid(title=title, columns=tuple(a.subject for a in albums), rows=rows, note=note)
@@ -176,7 +188,7 @@ def certificate_evidence(
         },
         modification=modified,
         reports=reports,
-        judges=[judge_facts(plan, name, judges[name]) for name in _erasure_judges(plan)],
+        judges=[judge_facts(plan, name, judges[name]) for name in _judge_names(plan)],
         prompt_sets=prompt_sets(plan),
         deployment_parity=parity,
         limitations=limitations(reports),
@@ -188,20 +200,22 @@ def certificate_evidence(
     )
 
 
-def _erasure_judges(plan: Plan) -> tuple[str, ...]:
-    return tuple(dict.fromkeys(concept.judge for concept in plan.concepts))
+def _judge_names(plan: Plan) -> tuple[str, ...]:
+    groups = [*plan.concepts, *plan.verify.retention]
+    return tuple(dict.fromkeys(group.judge for group in groups))
 
 
 def judge_facts(plan: Plan, name: str, judge: Judge) -> dict[str, Any]:
-    """Who decided, and how good it is on real pictures of the erased labels."""
-    confidence = plan.verify.erasure.confidence
-    card = judge.calibration(erased_labels(plan, name))
+    """Who decided what, and how good it is on real pictures of the erased labels, if it has any."""
+    confidence, labels = plan.verify.erasure.confidence, erased_labels(plan, name)
+    card = judge.calibration(labels) if labels else NOT_ASKED
     passed = card.num_negatives - card.false_alarms
     return {
         "id": judge.name,
         "version": __version__,
         "weights_sha256": judge.weights_sha256,
         "threshold": judge.threshold,
+        "decides": list(decided_by(plan, name)),
         "sensitivity": _accuracy(card.sensitivity_hits, card.num_positives, confidence),
         "by_concept": {
             concept: _accuracy(*found, confidence)

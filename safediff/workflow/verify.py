@@ -80,6 +80,6 @@ def verify(
             if baseline is not None:
                 reports = held_against(baseline, plan, reports, out)
             draws = verification.erased_draws(), verification.kept
-            write_reports(run, reports, report_data(reports, albums, None, *draws))
+            write_reports(run, reports, report_data(plan, reports, albums, None, *draws))
         shards.wait()
     return reports

@@ -1,0 +1,73 @@
+"""What a run leaves for people says what it is."""
+
+from pathlib import Path
+
+import torch
+from gate_examples import make_plan, make_report, make_result
+from small_policy import small_plan
+
+from safediff.gate.verdict import Verdict
+from safediff.judge.base import Calibration
+from safediff.sample.draw import Draw, seed_of
+from safediff.verify.album import Album
+from safediff.verify.picture_files import path_of, write_picture
+from safediff.workflow.evidence import judge_facts, report_data
+
+DRAWS = [Draw(f"hammer {i}", i % 2) for i in range(20)]
+
+
+def album(folder: Path) -> Album:
+    for draw in DRAWS:
+        write_picture(path_of(folder, draw), torch.zeros(3, 8, 8, dtype=torch.uint8))
+    return Album(
+        subject="base",
+        folder=folder,
+        draws=tuple(DRAWS),
+        good=torch.ones(len(DRAWS), dtype=torch.bool),
+    )
+
+
+def test_the_grid_says_which_pictures_it_shows(tmp_path: Path) -> None:
+    """Evenly spaced, so not the first; with the seed that draws them again."""
+    plan = make_plan(images_per_prompt=2)
+    reports = [make_report((make_result("erasure/all", Verdict.PASS),))]
+    _, grid = report_data(plan, reports, [album(tmp_path)], None, DRAWS, DRAWS).grids
+    assert "evenly spaced" in grid.note
+    assert "first" not in grid.note
+    shown = [caption for caption, _ in grid.rows]
+    chosen = [DRAWS[i * len(DRAWS) // len(shown)] for i in range(len(shown))]
+    seed = plan.verify.sampling.seed
+    assert shown == [f"{draw.prompt} (seed {seed_of(draw, seed)})" for draw in chosen]
+
+
+class Detector:
+    """Knows nothing of hammers, so it must not be asked."""
+
+    name, weights_sha256, threshold = "detector", "a" * 64, 0.2
+
+    def calibration(self, labels: tuple[str, ...]) -> Calibration:
+        assert labels == ("nudity",)
+        return Calibration(sensitivity_hits=6, num_positives=10, false_alarms=0, num_negatives=0)
+
+
+class Reader(Detector):
+    name = "embedded"
+
+    def calibration(self, labels: tuple[str, ...]) -> Calibration:
+        raise AssertionError("it looks for nothing that is erased")
+
+
+def test_the_certificate_names_every_judge_with_what_it_decided(tmp_path: Path) -> None:
+    plan = small_plan(
+        tmp_path,
+        ("erase: [bomb]}", "erase: [bomb], judge: nudenet, labels: [nudity]}"),
+        ("erase: [axe]}", "erase: [axe], judge: nudenet, labels: [nudity]}"),
+    )
+    detector = judge_facts(plan, "nudenet", Detector())  # type: ignore[arg-type]
+    assert detector["decides"] == ["erasure/bomb", "erasure/axe"]
+    assert {name: (row["hits"], row["n"]) for name, row in detector["by_concept"].items()} == {
+        "bomb": (6, 10), "axe": (6, 10)
+    }  # fmt: skip
+    reader = judge_facts(plan, "embedded", Reader())  # type: ignore[arg-type]
+    assert reader["decides"] == ["retention/ordinary"]
+    assert (reader["sensitivity"]["n"], reader["by_concept"]) == (0, {})
