@@ -331,14 +331,6 @@ def test_quality_by_bound_says_what_would_settle_it() -> None:
     assert quality(limit("lpips", 0.2), 0.195, 0.1, 1095).verdict is Verdict.PASS
 
 
-def test_quality_below_its_own_floor_is_inconclusive() -> None:
-    assert quality(limit("fid", 3.0), 4.0, None, 50, null_value=3.5).verdict is (
-        Verdict.INCONCLUSIVE
-    )
-    assert quality(limit("fid", 3.0), 40.0, None, 50, null_value=3.5).verdict is Verdict.FAIL
-    assert quality(limit("fid", 3.0), 4.0, None, 50, null_value=1.0).verdict is Verdict.FAIL
-
-
 def test_quality_without_samples_or_with_failures_is_inconclusive() -> None:
     assert quality(limit("lpips", 0.2), 0.0, 0.1, 0).verdict is Verdict.INCONCLUSIVE
     assert quality(limit("lpips", 0.2), 0.0, 0.1, 1).verdict is Verdict.INCONCLUSIVE

@@ -33,6 +33,20 @@ def test_defaults_are_filled_in_and_pinned(tmp_path: Path) -> None:
     assert len(found.settings["contrast"]) == 2
 
 
+def test_an_erased_label_is_asked_of_one_judge(tmp_path: Path) -> None:
+    """A picture has one score of each label."""
+    edit = (
+        "  - name: knife\n",
+        "  - name: knife\n    judge: clip\n    labels: [a knife, dagger]\n",
+    )
+    message = "judges 'clip' and 'embedded' are both asked for the label 'dagger'"
+    found = findings(tmp_path, edit)
+    assert [f.partition("error: ")[2] for f in found] == [
+        f"concepts.0.labels: {message}: ask one of them",
+        f"concepts.1.erase: {message}: ask one of them",
+    ]
+
+
 def test_settings_change_the_hash(tmp_path: Path) -> None:
     words = ("{clip: {threshold: 0.4}}", "{clip: {threshold: 0.5}}", "{clip: {contrast: [noise]}}")
     assert len({plan_of(tmp_path, *judges(text)).sha256 for text in words}) == 3

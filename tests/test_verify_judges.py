@@ -138,6 +138,32 @@ def test_a_judge_that_sees_every_kept_thing_anywhere_decides_nothing(
         assert row(report, check).details["withdrawn"] == "pass"
 
 
+class SeesAxes(ReadingJudge):
+    """Sees an axe in every picture; the judge of kept things knows better, but is not asked."""
+
+    name = "clip"
+
+    def score(self, images: Tensor) -> Scores:
+        probs = torch.zeros(len(images), len(self.labels))
+        probs[:, self.labels.index("axe")] = 1.0
+        return Scores(self.labels, probs)
+
+
+def test_no_judge_answers_for_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("safediff.verify.album.sample", paint)
+    judges = {"embedded": ReadingJudge(), "clip": SeesAxes()}
+    monkeypatch.setattr("safediff.verify.verification.load_judges", lambda requests: judges)
+    plan = small_plan(
+        tmp_path,
+        ("erase: [bomb]}", "erase: [bomb], judge: clip}"),
+        ("erase: [axe]}", "erase: [axe], judge: clip}"),
+    )
+    painter: Any = Painter(0)
+    with Verification(plan, painter, "b" * 64, tmp_path / "out") as verification:
+        report, _ = verification.measure("model", painter, {"unet": "s" * 64})
+    assert row(report, "calibration/specificity").estimate == 0
+
+
 def test_published_recall_widens_the_bound(measure: Callable[..., GateReport]) -> None:
     report = measure(Painter(0))
     assert row(report, "calibration/sensitivity").estimate == pytest.approx(0.606)

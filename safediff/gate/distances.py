@@ -20,7 +20,6 @@ def quality(
     std: float | None,
     num_samples: int,
     *,
-    null_value: float | None = None,
     num_failures: int = 0,
 ) -> CheckResult:
     """A quality metric between base and safe pictures must stay within ``check.limit``.
@@ -33,9 +32,6 @@ def quality(
             subsets share pictures, so there it is taken as the standard error itself. None where
             the metric has none (FID): the value is decided on.
         num_samples: number of units.
-        null_value: the metric between two sets of base pictures of different seeds: its floor at
-            this sample size. Where the floor alone is above the limit, no model could have
-            passed: INCONCLUSIVE, unless the value is above it by more than the limit.
         num_failures: pictures that could not be drawn or measured.
     """
     sided = check.metric == "clip"
@@ -45,15 +41,14 @@ def quality(
         bound="value" if std is None else "both" if sided else "upper",
     )
     estimate = _interval(check, value, std, num_samples) if num_samples else None
-    floor = null_value if null_value is not None else 0.0
-    if num_failures or estimate is None or not all(map(isfinite, (*estimate[:3], floor))):
+    if num_failures or estimate is None or not all(map(isfinite, estimate[:3])):
         verdict = Verdict.INCONCLUSIVE
         message = (
             f"{check.metric} could not be measured: {num_failures} pictures failed, "
             f"{num_samples} samples, value {show(value)}."
         )
     else:
-        verdict, message = _judge_quality(check, estimate, floor, sided)
+        verdict, message = _judge_quality(check, estimate, sided)
     return result(
         estimate,
         threshold,
@@ -62,7 +57,6 @@ def quality(
         concept="all",
         metric=check.metric,
         policy_line=check.line,
-        base_value=null_value if null_value is not None and isfinite(null_value) else None,
         verdict=verdict,
         message=message,
         details={"num_failures": num_failures},
@@ -81,9 +75,7 @@ def _interval(check: QualityCheck, value: float, std: float | None, num_samples:
     return Estimate(value, value - half, value + half, num_samples, QUALITY_CONFIDENCE, name)
 
 
-def _judge_quality(
-    check: QualityCheck, estimate: Estimate, floor: float, sided: bool
-) -> tuple[Verdict, str]:
+def _judge_quality(check: QualityCheck, estimate: Estimate, sided: bool) -> tuple[Verdict, str]:
     worst = max(estimate.upper, -estimate.lower) if sided else estimate.upper
     message = (
         f"{check.metric} between base and erased pictures is {show(estimate.value)}, "
@@ -92,11 +84,6 @@ def _judge_quality(
     )
     if worst <= check.limit:
         return Verdict.PASS, message
-    if floor > check.limit and estimate.value - floor <= check.limit:
-        return Verdict.INCONCLUSIVE, (
-            f"{message} The base model against itself already gives {show(floor)}: more pictures "
-            "are needed before this limit means anything."
-        )
     centre = abs(estimate.value) if sided else estimate.value
     if centre < check.limit and check.metric != "kid":
         growth = ((worst - centre) / (check.limit - centre)) ** 2

@@ -75,7 +75,7 @@ class CheckResult:
     threshold: Threshold
     policy_line: int | None
     base_value: float | None
-    """What the base model shows: its own rate; for distances, base against base."""
+    """What the base model shows: its own rate; None for distances from it."""
     verdict: Verdict
     message: str
     """One sentence: what was measured, what was expected, and what would settle it."""

@@ -11,6 +11,7 @@ from safediff.policy.few_steps import note_few_steps
 from safediff.policy.guard import resolve_guard
 from safediff.policy.judges import resolve_judges
 from safediff.policy.knobs import check_options, resolve_preset
+from safediff.policy.labels import check_label_owners
 from safediff.policy.plan import (
     AttackCheck,
     ErasePlan,
@@ -42,6 +43,7 @@ def resolve(policy: schema.Policy, source: Source) -> Plan:
     phrasings = resolve_phrasings(desk, default)
     concepts, erasure = draw(desk, resolve_concepts(desk, default, phrasings))
     retention = resolve_retention(desk, concepts, default)
+    check_label_owners(desk, concepts, retention)
     keep = resolve_keep(desk, concepts, phrasings or default.templates)
     preset = resolve_preset(desk)
     check_options(desk, preset)

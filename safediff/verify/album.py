@@ -80,10 +80,12 @@ class Photographer:
             self.items.setdefault(item.draw, []).append(item)
         self.sampling, self.judges = sampling, judges
         self.journal, self.folder = journal, folder
-        self.asked = {label for item in items for label in item.labels}
+        self.asked: dict[str, set[str]] = {}
+        """By judge; each keeps the scores that it was asked for, not those of another's labels."""
         self.erased: dict[str, set[str]] = {}
         """By judge; kept pictures are asked for them, too: there they are false alarms."""
         for item in items:
+            self.asked.setdefault(item.judge, set()).update(item.labels)
             if item.check.startswith("erasure/"):
                 self.erased.setdefault(item.judge, set()).update(item.labels)
 
@@ -180,7 +182,7 @@ class Photographer:
         kept |= {
             label: round(float(judged.probs[row, i]), 6)
             for i, label in enumerate(judged.labels)
-            if label in self.asked
+            if label in self.asked[item.judge]
         }
         raw = {name: found.raw[row] for name, found in scores.items() if found.raw}
         return JournalRecord(
