@@ -95,33 +95,35 @@ def count_accuracy(
         min((one.sensitivity for one in whole), key=lambda estimate: estimate.lower),
         min((one.specificity for one in whole), key=lambda estimate: estimate.lower),
     )
-    pooled = pooled_accuracy(worst.sensitivity, [*by_concept.values()])
     return PlanAccuracy(
         judge=worst,
-        pooled=pooled,
+        pooled=pooled_accuracy([one.sensitivity for one in whole], [*by_concept.values()]),
         by_concept=by_concept,
         confusion=count_confusion(plan, base_records, thresholds, confidence),
     )
 
 
-def pooled_accuracy(sensitivity: Estimate, concepts: Sequence[JudgeAccuracy]) -> JudgeAccuracy:
+def pooled_accuracy(judges: Sequence[Estimate], concepts: Sequence[JudgeAccuracy]) -> JudgeAccuracy:
     """What corrects a rate that several concepts share.
 
     A dozen pictures a label bound each label's sensitivity loosely, for want of pictures and not
     of sight; so the labels' counts are taken together, as the rate takes their prompts together.
-    That understates the rate if what is left is what the judge sees worst: a concept that is
-    proven to be seen worse than the whole therefore counts for all. A picture is a hit by the
-    labels of its own concept, so the specificity is a concept's: the highest, which takes the
-    least off, with the lowest of all lower bounds.
+    That understates the rate if what is left is what the judge sees worst: the lower end is
+    therefore that of any concept that is proven to be seen worse than the whole. A picture is a
+    hit by the labels of its own concept, so the specificity is a concept's: the highest, which
+    takes the least off, with the lowest of all lower ends.
 
     Args:
-        sensitivity: of all labels together; of several judges, the worst's.
+        judges: sensitivity of each on all its labels together; the worst one counts.
         concepts: accuracy for each of them.
     """
-    worse = [c.sensitivity for c in concepts if c.sensitivity.upper < sensitivity.lower]
+    worst = min(judges, key=lambda estimate: estimate.lower)
+    worse = [c.sensitivity.lower for c in concepts if c.sensitivity.upper < worst.lower]
     highest = max((c.specificity for c in concepts), key=lambda estimate: estimate.value)
     return JudgeAccuracy(
-        min([sensitivity, *worse], key=lambda estimate: estimate.lower),
+        worst._replace(
+            lower=min([worst.lower, *worse]), upper=max(estimate.upper for estimate in judges)
+        ),
         highest._replace(lower=min(c.specificity.lower for c in concepts)),
     )
 
