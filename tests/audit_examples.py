@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from safetensors.torch import load_file, save_file
 from small_policy import finished
 
 from safediff.release.certificate import CERTIFICATE_NAME, dump_certificate
@@ -49,6 +50,17 @@ def flip_a_byte(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(bytes(content))
+
+
+def shard_beside(release: Path) -> None:
+    """Other weights, and an index that loaders follow before they look for the certified file."""
+    weights = release / "unet" / "diffusion_pytorch_model.safetensors"
+    state = {name: tensor + 1 for name, tensor in load_file(weights).items()}
+    shard = "diffusion_pytorch_model-00001-of-00001.safetensors"
+    save_file(state, weights.with_name(shard), metadata={"format": "pt"})
+    index = {"metadata": {"total_size": 0}, "weight_map": dict.fromkeys(state, shard)}
+    weights.with_name(f"{weights.name}.index.json").write_text(json.dumps(index), encoding="utf-8")
+    write_checksums(release)
 
 
 def certify_file(release: Path, name: str) -> None:

@@ -14,6 +14,7 @@ from audit_examples import (
     forge_journal,
     read,
     row,
+    shard_beside,
 )
 from small_policy import safediff
 
@@ -154,6 +155,24 @@ def test_weights_that_were_exchanged_with_all_their_hashes_are_seen(release: Pat
     certify_file(release, UNET_PATH)
     assert audited(release).problems == (
         f"{UNET_PATH} holds other weights than teacher was measured on",
+    )
+
+
+def test_weights_that_a_loader_prefers_to_the_certified_ones_are_seen(release: Path) -> None:
+    shard_beside(release)
+    folder, says = UNET_PATH.rpartition("/")[0], "holds weights that the certificate does not speak"
+    assert audited(release).problems == (
+        f"{folder}/diffusion_pytorch_model-00001-of-00001.safetensors {says} of",
+        f"{UNET_PATH}.index.json {says} of",
+    )
+
+
+def test_a_graph_that_was_added_is_seen(release: Path) -> None:
+    (release / "vae_decoder").mkdir()
+    (release / "vae_decoder" / "model.onnx").write_bytes(b"a graph")
+    forge(release, lambda c: None)
+    assert audited(release).problems == (
+        "vae_decoder/model.onnx is an engine that the certificate does not speak of",
     )
 
 

@@ -16,7 +16,13 @@ from safediff.gate.journal import read_journal
 from safediff.gate.verdict import GateReport, Verdict
 from safediff.release.certificate import CERTIFICATE_NAME, derived
 from safediff.release.certificate_schema import read_certificate
-from safediff.release.checksums import SIGNATURE_NAME, mismatches, read_sums, sha256_file
+from safediff.release.certified_files import (
+    differing,
+    foreign_graphs,
+    model_files,
+    uncertified_weights,
+)
+from safediff.release.checksums import SIGNATURE_NAME, mismatches, read_sums
 from safediff.release.engines import added_plans, certificate_names, engine_problems
 from safediff.release.replay import Replay, replay
 from safediff.release.signing import check_signature
@@ -108,16 +114,14 @@ def _files(certificate: Json, path: Path, release: Path, facts: dict[str, str]) 
         yield f"{CERTIFICATE_NAME} of the release differs from {path}"
     elif others := [name for name in names if name not in same]:
         facts["further certificates"] = f"{', '.join(others)}: check each"
-    certified = {row["path"]: row["sha256"] for row in certificate["subject"]}
+    certified = model_files(certificate)
     certified[certificate["journal"]["path"]] = certificate["journal"]["sha256"]
     if PATCH_PATH in listed:
         certified[PATCH_PATH] = certificate["modification"]["patch_sha256"]
-    for name, sha256 in certified.items():
-        if name not in listed:
-            yield f"{name} is certified but not listed"
-        elif not found and sha256_file(release / name) != sha256:
-            yield f"{name} differs from the certificate"
     if not found:
+        yield from differing(certified, listed)
+        yield from uncertified_weights(certificate, listed)
+        yield from foreign_graphs(certificate, listed)
         yield from _weights(certificate, release)
         yield from _added(certificate, release, listed, facts)
     facts["files"] = f"{len(listed)} listed, {len(certified)} of them by the certificate itself"

@@ -25,6 +25,7 @@ from safediff.export.parts import (
 from safediff.export.plan_sidecar import SIDECAR_SUFFIX, read_sidecar
 from safediff.export.plan_weights import prove_plan
 from safediff.gate.verdict import Verdict
+from safediff.release.certified_files import uncertified_weights
 from safediff.release.engines import (
     ENGINES_FOLDER,
     PLAN_SUFFIX,
@@ -39,8 +40,6 @@ Json = dict[str, Any]
 EngineChoice = str
 """``auto``, ``onnx``, ``torch``, or the path of a plan in the release."""
 
-WEIGHTS = (".safetensors", ".bin", ".index.json")
-"""Where diffusers and transformers look for a part's weights; an index would name other files."""
 TEXT_WEIGHTS, DIFFUSERS_WEIGHTS = "model.safetensors", "diffusion_pytorch_model.safetensors"
 UNSIGNED = "no checked signature covers the gate report on it"
 NEXT_STEP = "do not deploy it; get the release again from where it was made"
@@ -82,11 +81,8 @@ def require_certified(path: Path, certificate: Json, sums: Mapping[str, str]) ->
             )
     for problem in engine_problems(path, certificate, sums):
         raise UsageError(f"{path}: {problem}", NEXT_STEP)
-    for name in sums:
-        if "/" in name and name.endswith(WEIGHTS) and name not in listed:
-            raise UsageError(
-                f"{path}: {name} holds weights that the certificate does not speak of", NEXT_STEP
-            )
+    for problem in uncertified_weights(certificate, sums):
+        raise UsageError(f"{path}: {problem}", NEXT_STEP)
 
 
 def choose_engine(

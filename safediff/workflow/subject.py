@@ -16,6 +16,7 @@ from safediff.models.load import load_backbone
 from safediff.models.patch import load_patch
 from safediff.policy.plan import Dtype, ModelPlan
 from safediff.release.certificate import CERTIFICATE_NAME
+from safediff.release.certified_files import require_certified_files
 from safediff.release.checksums import verify_checksums
 from safediff.release.weights import denoiser_folder
 from safediff.workflow.run_folder import RunFolder
@@ -39,13 +40,14 @@ COMBINATION = "combination.json"
 
 
 def open_subject(model: str, revision: str | None = None, dtype: Dtype = "float32") -> Subject:
-    """Load what ``model`` names; a release is checked against its checksums first.
+    """Load what ``model`` names; a release is checked first: checksums, then its certificate's files.
 
     ``dtype`` is for a model's name: runs and releases say what they were verified in.
 
     Raises:
-        UsageError: nothing of that name.
-        Inconclusive: it cannot be read, or a release does not match its checksums.
+        UsageError: nothing of that name, or a release does not match its checksums, or holds other
+            weights than its certificate speaks of.
+        Inconclusive: it cannot be read.
     """
     path = Path(model)
     if (path / "plan.json").exists():
@@ -105,6 +107,7 @@ def _open_combination(run: RunFolder) -> Subject:
 
 def _open_release(path: Path) -> Subject:
     verify_checksums(path)
+    require_certified_files(path)
     engine, stored = denoiser_folder(path), _read(path / CERTIFICATE_NAME, "policy")["resolved"]
     released = ModelPlan(base=str(path), dtype=stored["model"].get("dtype", "float32"))
     return Subject(
