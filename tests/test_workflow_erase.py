@@ -82,7 +82,8 @@ def test_the_run_folder_holds_what_it_should(folder: Path) -> None:
     assert names == {
         *("plan.json", "environment.json", "training.jsonl", "training.json"),
         *("checkpoint.safetensors", "patch.safetensors", "patch.student.safetensors"),
-        *("journal.jsonl", "images", "engine", "release", "report.html", "report.md"),
+        *("journal.jsonl", "sessions.jsonl", "images"),
+        *("engine", "release", "report.html", "report.md"),
         *("verdict.teacher.json", "verdict.student.json", "verdict.onnx-engine.json"),
     }
     assert [row["step"] for row in read_training(folder / "training.jsonl")] == [*range(NUM_STEPS)]

@@ -39,7 +39,8 @@ class Evidence:
     """What a certificate is made of, apart from the files it is about."""
 
     issued_at: datetime
-    """With time zone."""
+    """With time zone; when the oldest of the pictures was drawn, not when the file was written:
+    taking a run up again makes no evidence younger."""
     policy: Json
     """``name``, ``path``, ``sha256`` (of the file), ``version``, ``resolved`` (the plan),
     ``waivers``."""

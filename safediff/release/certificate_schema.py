@@ -249,7 +249,9 @@ class Certificate(Part):
     verdict: Literal["pass", "fail", "inconclusive"]
     statement: str
     counts: dict[Verdict, Count]
-    issued_at: Time
+    issued_at: Time = Field(
+        description="When drawing began: evidence ages from its oldest picture, not from the file."
+    )
     expires_at: Time
     subject: tuple[File, ...]
     base_model: Base

@@ -6,7 +6,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from safediff.environment import environment
+from safediff.environment import environment, package_identity
 from safediff.errors import Inconclusive
 from safediff.gate import checks
 from safediff.gate.accuracy import PlanAccuracy, decided_by
@@ -44,6 +44,7 @@ from safediff.verify.long_prompts import cut_prompts, cutting
 from safediff.verify.picture_files import still_there
 from safediff.verify.quality import QualityMeter, clip_settings
 from safediff.verify.schedule import Schedule, draw_until_settled, drawing_order
+from safediff.verify.sessions import begin_session, read_sessions
 
 OnPictures = Callable[[str, int], None]
 """Called with the subject and how many pictures were finished since the last call."""
@@ -105,7 +106,10 @@ class Verification:
             thresholds={name: judge.threshold for name, judge in self.judges.items()},
             stopping=stopping_rule(self.order) if self.order else None,
         )
+        if shards.leads:
+            begin_session(folder, {**environment(), **package_identity()})
         self.journal = Ledger(folder, self.header, shards)
+        self.folder = folder
         self.photographer = Photographer(
             self.items, self.sampling, self.judges, self.journal, folder / "images"
         )
@@ -178,7 +182,6 @@ class Verification:
         Raises:
             UsageError: the folder holds pictures of this subject with other weights.
         """
-        started = _now()
         backbone = cutting(backbone, self.cut)
         if guard is not None:
             self.guards[subject] = guard
@@ -196,7 +199,7 @@ class Verification:
             asked = self._asked(subject)
             results = [with_count(r, asked.get(r.id, set()), self.cut) for r in measured]
             results += extra
-            finished = _now()
+            finished, drawn = _now(), read_sessions(self.folder)
             today = date.fromisoformat(finished[:10])
             return GateReport(
                 subject=subject,
@@ -210,10 +213,10 @@ class Verification:
                     {**_facts(judge), "checks": list(decided_by(self.plan, name))}
                     for name, judge in self.judges.items()
                 ),
-                started=started,
+                started=drawn.started,
                 finished=finished,
                 num_images=len(album.draws) + self.attacks.num_pictures(subject),
-                environment=environment(),
+                environment=drawn.environment,
                 decides=decides,
             )
 

@@ -5,14 +5,13 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from PIL import Image
 from torch import Tensor
 
 from safediff import __version__
-from safediff.environment import environment, package_identity
 from safediff.erase.methods import find_method
 from safediff.gate.accuracy import decided_by, erased_labels
 from safediff.gate.cut import NUM_CUT
@@ -30,6 +29,7 @@ from safediff.sample.draw import Draw, seed_of
 from safediff.verify.accuracy import positives_by_concept
 from safediff.verify.album import Album
 from safediff.verify.assignments import rows_of
+from safediff.verify.sessions import read_sessions
 from safediff.workflow.flops import flop_estimate
 from safediff.workflow.run_folder import RunFolder
 from safediff.workflow.training import Training
@@ -166,8 +166,9 @@ def certificate_evidence(
 
     ``run`` holds the journal; ``modified`` is how the weights of hash ``base_sha256`` were changed.
     """
+    drawn = read_sessions(run.path)
     return Evidence(
-        issued_at=datetime.now(UTC),
+        issued_at=datetime.fromisoformat(drawn.started),
         policy={
             "name": plan.name,
             "path": plan.path,
@@ -192,7 +193,7 @@ def certificate_evidence(
         prompt_sets=prompt_sets(plan),
         deployment_parity=parity,
         limitations=limitations(reports),
-        environment={**environment(), **package_identity()},
+        environment=drawn.environment,
         journal={
             "path": "journal.jsonl",
             "sha256": sha256_file(run.path / "journal.jsonl"),

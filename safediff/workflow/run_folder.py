@@ -1,7 +1,7 @@
 """The run folder: where one policy was erased and verified.
 
 plan.json  environment.json  training.jsonl  checkpoint.safetensors
-patch.safetensors  patch.student.safetensors  journal.jsonl  images/  engine/
+patch.safetensors  patch.student.safetensors  journal.jsonl  sessions.jsonl  images/  engine/
 verdict.<subject>.json  report.html  report.md  release/
 
 Of several processes: journals/  tracking/ where trackers were asked for.
