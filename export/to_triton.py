@@ -2,18 +2,28 @@
 
 For callers inside the server (business logic scripting) that run the denoising loop; one HTTP
 request a step would spend its time on the network.
+
+The UNet's timestep is a scalar, and Triton knows no scalars: without batching its core demands
+``dims`` and refuses the empty ``reshape`` that would turn them into none (``ValidateIOShape`` in
+``model_config_utils.cc``). Its ONNX Runtime backend takes ``dims: [ 1 ]`` for a scalar of the graph
+(onnxruntime_backend #213, Triton 23.10 and later), so there the engine's own bytes are served. Its
+TensorRT backend compares the number of dimensions (``CompareDimsSupported``), so a plan for it is
+built from a graph whose timestep has one (``with_one_dimension``).
 """
 
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import onnx_ir as ir
 
 from safediff.errors import Inconclusive
-from safediff.export.engine_files import DATA_NAME, MODEL_NAME
+from safediff.export.engine_files import DATA_NAME, MODEL_NAME, load_model, save_model
+from safediff.export.int8 import add_initializer
+from safediff.release.checksums import sha256_file
 
 Backend = Literal["onnxruntime", "tensorrt"]
 REPOSITORY = "triton"
@@ -30,7 +40,8 @@ def write_repository(
 
     Args:
         repository: Folder that Triton is started with.
-        engine: Engine folder; its graph gives the inputs and outputs.
+        engine: Engine folder; its graph gives the inputs and outputs. With ``plan`` it is one of
+            ``with_one_dimension``.
         weights_sha256: Stored as a parameter, so that a client can ask whose weights it runs.
         plan: Plan file that was built from this engine.
 
@@ -49,6 +60,36 @@ def write_repository(
     path = folder / "config.pbtxt"
     path.write_text(text, encoding="utf-8")
     return path
+
+
+def with_one_dimension(engine: Path, folder: Path) -> Path:
+    """Write an engine folder that computes the same; its scalar inputs have the shape (1,)."""
+    model = load_model(engine / MODEL_NAME)
+    graph = model.graph
+    for index, value in enumerate(list(graph.inputs)):
+        if value.shape is None or len(value.shape) > 0:
+            continue
+        given = ir.Value(name=value.name, shape=ir.Shape([1]), type=value.type)
+        axis = add_initializer(graph, f"{value.name}_axis", np.zeros(1, np.int64))
+        squeeze = ir.node("Squeeze", [given, axis])
+        squeeze.outputs[0].name = f"{value.name}_scalar"
+        ir.convenience.replace_all_uses_with(value, squeeze.outputs[0])
+        graph.insert_before(graph[0], squeeze)
+        graph.inputs[index] = given
+    folder.mkdir()
+    save_model(model, folder)
+    return folder
+
+
+def drop_stale_repository(repository: Path, plans: Iterable[Path]) -> None:
+    """Remove a repository that serves a plan which is none of ``plans`` any more.
+
+    A plan that was built anew, or refitted, takes the name of the earlier one; the copy that Triton
+    was to serve would be left without anything that speaks of it.
+    """
+    served = repository / MODEL / "1" / _PLAN_NAME
+    if served.exists() and sha256_file(served) not in set(map(sha256_file, plans)):
+        shutil.rmtree(repository)
 
 
 def config_text(model_path: Path, backend: Backend, weights_sha256: str) -> str:
@@ -73,10 +114,9 @@ def _tensor(value: ir.Value) -> str:
     assert value.dtype is not None
     assert value.shape is not None
     dims = [str(d) if isinstance(d, int) else "-1" for d in value.shape]
-    scalar = "" if dims else " reshape { shape: [ ] }"  # Triton knows no tensors without dimensions
-    shape = ", ".join(dims) or "1"
+    shape = ", ".join(dims) or "1"  # for a scalar
     kind = _TYPES[value.dtype.name]
-    return f'  {{ name: "{value.name}" data_type: {kind} dims: [ {shape} ]{scalar} }}'
+    return f'  {{ name: "{value.name}" data_type: {kind} dims: [ {shape} ] }}'
 
 
 _TOKEN = re.compile(r'\s*("(?:[^"\\]|\\.)*"|[A-Za-z_][\w.]*|-?\d+|[{}\[\]:,;])')
@@ -91,8 +131,7 @@ _FIELDS: dict[str, dict[str, str]] = {
         "version_policy": "policy",
         "parameters": "entry",
     },
-    "tensor": {"name": "string", "data_type": "enum", "dims": "int", "reshape": "shape"},
-    "shape": {"shape": "int"},
+    "tensor": {"name": "string", "data_type": "enum", "dims": "int"},
     "policy": {"specific": "versions"},
     "versions": {"versions": "int"},
     "entry": {"key": "string", "value": "text"},
@@ -117,6 +156,9 @@ def check_config(text: str) -> dict[str, Any]:
     for field in ("name", "max_batch_size", "input", "output"):
         if field not in message:
             raise _bad(f"{field} is missing")
+    for tensor in (*message["input"], *message["output"]):
+        if not tensor.get("dims"):
+            raise _bad(f"{tensor.get('name')} has no dims")
     return message
 
 

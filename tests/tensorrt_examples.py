@@ -40,7 +40,11 @@ class FakeTrt:
     def __init__(self, fail: str = "") -> None:
         self.fail, self.dtypes = fail, {}
         self.plan: bytes | None = PLAN
+        self.added = b""
+        """At the end of a plan that holds its weights: no build is like another."""
         self.parsed = self.runs = Path()
+        self.read: dict[str, list[Any]] = {}
+        """Inputs of the graph that was parsed."""
         self.ran: list[dict[str, tuple[int, ...]]] = []
         """Shapes of the inputs, run by run."""
         self.flags, self.shapes, self.target, self.typed = {"TF32"}, {}, None, 0
@@ -103,12 +107,15 @@ class FakeTrt:
             return self.plan
         weights = ir.load(self.parsed).graph.initializers.values()
         tensors = [w.const_value.tobytes() for w in weights if w.const_value is not None]
-        return b"the plan" + b"".join(t + b"\0" * (-len(t) % 8) for t in tensors)
+        return b"the plan" + b"".join(t + b"\0" * (-len(t) % 8) for t in tensors) + self.added
 
     def OnnxParser(self, network: Any, log: Any) -> Any:
         def parse(path: str) -> bool:
             self.parsed = Path(path)
-            return self.fail != "parse" and self.parsed.is_file()
+            if self.fail == "parse" or not self.parsed.is_file():
+                return False
+            self.read = {str(v.name): list(v.shape or ()) for v in ir.load(path).graph.inputs}
+            return True
 
         return SimpleNamespace(
             parse_from_file=parse,

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import onnx_ir as ir
@@ -156,6 +157,60 @@ def test_a_plan_that_does_not_hold_its_weights(fake: FakeTrt, tmp_path: Path) ->
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.fixture
+def unreleased(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is exported has not met its policy."""
+    source = replace(open_source(release()), release=None)
+    monkeypatch.setattr("safediff.workflow.plans.open_source", lambda path: source)
+
+
+@pytest.mark.usefixtures("unreleased")
+def test_without_a_release_a_plan_is_not_gated(fake: FakeTrt, tmp_path: Path) -> None:
+    policy, out = tmp_path / "policy.yaml", tmp_path / "out"
+    for kind, target in (("tensorrt_rtx", "SM89"), ("tensorrt_rtx", "SM120")):
+        with pytest.raises(UsageError, match="has no release, so no plan of it can be gated"):
+            export_plan(release(), out, kind, "fp32", target, policies=[policy])  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("unreleased")
+def test_without_a_release_a_refused_plan_leaves_the_folder_as_it_was(
+    fake: FakeTrt, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(UsageError, match=r"only 0 of .* weights of the model lie in it"):
+        export_plan(release(), out, "tensorrt_rtx", "fp32", "SM89")
+    assert list(tmp_path.iterdir()) == []
+    fake.plan = None
+    line = export_plan(release(), out, "tensorrt_rtx", "fp32", "SM89", triton=True)
+    assert line.startswith(f"{out / 'engines'}/unet.sm89.")
+    assert {path.name for path in out.iterdir()} == {"engines", "triton"}
+    export_plan(release(), out, "tensorrt_rtx", "fp32", "SM120")  # in the place of the first
+    assert {path.name for path in out.iterdir()} == {"engines"}
+
+
+@pytest.mark.usefixtures("unreleased")
+def test_without_a_release_no_other_folder_is_written_into(fake: FakeTrt, tmp_path: Path) -> None:
+    fake.plan = None
+    (tmp_path / "triton").mkdir()
+    (tmp_path / "triton" / "mine.txt").touch()
+    with pytest.raises(UsageError, match="exists and is not a folder of plans"):
+        export_plan(release(), tmp_path, "tensorrt_rtx", "fp32", "SM89", triton=True)
+    assert (tmp_path / "triton" / "mine.txt").exists()
+
+
+def test_a_repository_goes_with_the_plan_that_it_served(fake: FakeTrt, tmp_path: Path) -> None:
+    fake.plan, first, second, third = None, *(tmp_path / name for name in "abc")
+    export_plan(release(), first, "tensorrt_rtx", "fp32", "SM89", triton=True)
+    export_plan(first, second, "tensorrt_rtx", "fp32", "SM120")
+    assert (second / "triton").exists()  # its plan is still there
+    fake.added = b"another build"
+    export_plan(first, third, "tensorrt_rtx", "fp32", "SM89")
+    assert not (third / "triton").exists()
+    for path in (second, third):
+        assert establish(path).engine == "onnx"
+
+
 def test_a_plan_for_triton(fake: FakeTrt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = open_source(release())
     monkeypatch.setattr("safediff.workflow.plans.open_source", lambda path: source)
@@ -165,6 +220,8 @@ def test_a_plan_for_triton(fake: FakeTrt, tmp_path: Path, monkeypatch: pytest.Mo
     message = check_config((served / "config.pbtxt").read_text())
     assert message["backend"] == "tensorrt"
     assert [t["name"] for t in message["output"]] == ["out_sample"]
+    assert message["input"][1] == {"name": "timestep", "data_type": "TYPE_FP32", "dims": [1]}
+    assert fake.read["timestep"] == [1]  # the backend compares it with the plan's
     assert (served / "1" / "model.plan").read_bytes() == PLAN
     assert unet_sha256(tiny_unet()) in json.dumps(message["parameters"])
     assert establish(tmp_path).engine == "onnx"  # the copy is the plan that is certified

@@ -32,6 +32,7 @@ from safediff.export.to_tensorrt import (
     build,
     load_module,
 )
+from safediff.export.to_triton import with_one_dimension
 from safediff.models.load import load_backbone
 from safediff.models.patch import unet_sha256
 from safediff.policy.plan import ModelPlan
@@ -138,6 +139,14 @@ def test_half_precision_and_the_newer_operators(tmp_path: Path) -> None:
     assert types.pop("timestep") == "FLOAT"
     assert types.pop("time_ids") in ("FLOAT", "HALF")
     assert set(types.values()) == {"HALF"}
+
+
+def test_a_timestep_of_one_dimension_for_triton(tmp_path: Path) -> None:
+    engine = with_one_dimension(tiny_engine(), tmp_path / "served")
+    sidecar = build(engine, tmp_path / "unet.plan", RTX, Profile.fixed(8), target="SM89")
+    assert {t["name"]: t["dims"] for t in sidecar["inputs"]}["timestep"] == [1]
+    assert sidecar["weights_sha256"] == unet_sha256(tiny_unet())
+    assert held((tmp_path / "unet.plan").read_bytes(), tiny_unet().state_dict()) > 0.8
 
 
 @without_driver

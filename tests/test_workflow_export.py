@@ -18,7 +18,7 @@ from safediff.export.identity import initializers_sha256, verify_identity
 from safediff.export.manifest import read_manifest
 from safediff.export.single_file import original_state, unet_name
 from safediff.export.to_onnx import swap_weights
-from safediff.export.to_triton import check_config
+from safediff.export.to_triton import check_config, with_one_dimension
 from safediff.models.patch import state_sha256, unet_sha256
 from safediff.release.checksums import sha256_file, verify_checksums, write_checksums
 from safediff.release.layout import write_release
@@ -197,12 +197,30 @@ def test_the_triton_repository_describes_the_graph() -> None:
         ("timestep", "TYPE_FP32", [1]),
         ("encoder_hidden_states", "TYPE_FP32", [-1, 77, 16]),
     ]
-    assert message["input"][1]["reshape"] == {"shape": []}
+    assert "reshape" not in message["input"][1]  # Triton refuses an empty one without batching
     assert message["version_policy"] == {"specific": {"versions": [1]}}
     assert (
         ort.InferenceSession(str(folder / "1" / "model.onnx")).get_outputs()[0].name
         == (message["output"][0]["name"])
     )
+
+
+@pytest.mark.parametrize("xl", [False, True])
+def test_a_timestep_of_one_dimension_changes_no_prediction(tmp_path: Path, xl: bool) -> None:
+    engine = tiny_engine(xl)
+    served = with_one_dimension(engine, tmp_path / "served")
+    verify_identity(served / "model.onnx", tiny_unet(xl).state_dict())
+    scalar, flat = (ort.InferenceSession(str(f / "model.onnx")) for f in (engine, served))
+    shapes = {i.name: [d if isinstance(d, int) else 8 for d in i.shape] for i in scalar.get_inputs()}
+    assert {i.name: i.shape for i in flat.get_inputs()} == {
+        i.name: i.shape or [1] for i in scalar.get_inputs()
+    }
+    random = np.random.default_rng(0)
+    feeds = {name: random.random(shape, np.float32) for name, shape in shapes.items()}
+    feeds["timestep"] = np.float32(500.0).reshape(())
+    (expected,) = scalar.run(None, feeds)
+    (found,) = flat.run(None, feeds | {"timestep": feeds["timestep"].reshape(1)})
+    assert np.array_equal(found, expected)
 
 
 @pytest.mark.parametrize(
@@ -214,6 +232,8 @@ def test_the_triton_repository_describes_the_graph() -> None:
         ("output [", "output {", "unknown field|expected"),
         ('name: "safediff_unet"', "", "name is missing"),
         ("]\n", "", "a list does not end|unknown field|expected"),
+        ("dims: [ 1 ]", "dims: [ 1 ] reshape { shape: [ ] }", "unknown field 'reshape'"),
+        ("dims: [ 1 ]", "dims: [ ]", "timestep has no dims"),
     ],
 )
 def test_a_wrong_configuration_is_seen(old: str, new: str, message: str) -> None:

@@ -2,7 +2,8 @@
 
 The release is copied, the plan entered into its certificate and manifest with what is known of it:
 what it was built from, which weights lie in it, and whether it was ever run. A run that has no
-release yet gives the plan and its sidecar alone.
+release yet gives a folder with the plan and its sidecar alone, which cannot be gated: there is no
+release whose policy it could be bound to.
 """
 
 import shutil
@@ -15,7 +16,7 @@ from safediff.errors import UsageError
 from safediff.export.engine_files import Precision
 from safediff.export.manifest import is_exported
 from safediff.export.plan_profile import Profile
-from safediff.export.plan_sidecar import amend_sidecar, read_sidecar
+from safediff.export.plan_sidecar import amend_sidecar, read_sidecar, sidecar_path
 from safediff.export.plan_weights import find_weights, require_enough
 from safediff.export.refit import refit
 from safediff.export.signature import signature_of
@@ -27,11 +28,16 @@ from safediff.export.to_tensorrt import (
     plan_name,
     require_gpu,
 )
-from safediff.export.to_triton import REPOSITORY, write_repository
+from safediff.export.to_triton import (
+    REPOSITORY,
+    drop_stale_repository,
+    with_one_dimension,
+    write_repository,
+)
 from safediff.folders import new_folder
 from safediff.policy.plan import Plan
 from safediff.release.checksums import UNLISTED
-from safediff.release.engines import ENGINES_FOLDER
+from safediff.release.engines import ENGINES_FOLDER, PLAN_SUFFIX
 from safediff.workflow.engine_gate import gates_line, same_policy
 from safediff.workflow.engines import require_unet
 from safediff.workflow.entries import added_plan, enter, plan_engine
@@ -72,16 +78,24 @@ def export_plan(
         policies: Measured on the plan, which needs the GPU that it is built for.
 
     Raises:
-        UsageError: ``path`` is neither run nor release, its denoiser is a transformer, the module
-            is missing, or the plan holds too few of the weights.
+        UsageError: ``path`` is neither run nor release, or has no release and policies are given;
+            its denoiser is a transformer, the module is missing, or the plan holds too few of the
+            weights.
         Inconclusive: there is no GPU where one is needed, or the build failed.
-        PolicyViolated: the plan failed a check; then ``folder`` is left as it was.
+        PolicyViolated: the plan failed a check.
+
+    Whatever is raised, ``folder`` is left as it was.
     """
     module = load_module(kind)
     flags = (REFIT,) if refittable else ()
     require_gpu(kind, target, flags)
     source = open_source(path)
     require_unet(source.model, f"a plan of {kind}")
+    if policies and source.release is None:
+        raise UsageError(
+            f"--gate: {path} has no release, so no plan of it can be gated",
+            "meet the policy first (safediff erase), or leave --gate out",
+        )
     plans = [same_policy(source, policy) for policy in policies]
     profile = _profile(source, static=static)
     name = plan_name(
@@ -93,6 +107,8 @@ def export_plan(
         with tempfile.TemporaryDirectory() as work:
             engine = Path(work) / "engine"
             write_engine(source, engine, precision, opset)
+            if triton:
+                engine = with_one_dimension(engine, Path(work) / "served")
             sidecar = build(
                 *(engine, made, kind, profile),
                 target=target,
@@ -142,20 +158,30 @@ def _profile(source: ExportSource, *, static: bool) -> Profile:
 def _written(source: ExportSource, folder: Path, write: Write, policies: Sequence[Plan]) -> str:
     """The plan among the other files of its release, with its entries."""
     if source.release is None:
-        plan = write(folder)
-        return _line(plan, _with_weights(source, plan), NOT_GATED)
+        with new_folder(folder, _holds_plans_alone, "a folder of plans") as out:
+            plan = write(out)
+            sidecar = _with_weights(source, plan)
+        return _line(folder / ENGINES_FOLDER / plan.name, sidecar, NOT_GATED)
     if folder.absolute() == source.release.absolute():
         raise UsageError(f"{folder}: is the release that is read", "write to another folder")
     with new_folder(folder, is_exported, "an exported release") as out:
         left_out = shutil.ignore_patterns(*UNLISTED)
         shutil.copytree(source.release, out, dirs_exist_ok=True, ignore=left_out)
         plan = write(out)
+        drop_stale_repository(out / REPOSITORY, (out / ENGINES_FOLDER).glob(f"*{PLAN_SUFFIX}"))
         sidecar = _with_weights(source, plan)
         gated, parity = measure_plan(policies, source, plan, folder) if policies else ([], None)
         row = added_plan(out, plan, sidecar, parity)
         enter(out, source, [plan_engine(out, plan, sidecar, gated)], [row])
     told = gates_line(source, gated) if gated else NOT_GATED
     return _line(folder / ENGINES_FOLDER / plan.name, sidecar, told)
+
+
+def _holds_plans_alone(folder: Path) -> bool:
+    """Whether a folder is what is written of a run without a release."""
+    names = {path.name for path in folder.iterdir()}
+    plans = [*(folder / ENGINES_FOLDER).glob(f"*{PLAN_SUFFIX}")]
+    return names <= {ENGINES_FOLDER, REPOSITORY} and any(sidecar_path(p).exists() for p in plans)
 
 
 def _with_weights(source: ExportSource, plan: Path) -> dict[str, Any]:
