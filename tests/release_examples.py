@@ -163,6 +163,36 @@ def attacked_evidence() -> Evidence:
     return make_evidence(reports=(attacked, engine), policy=policy)
 
 
+def guarded_evidence() -> Evidence:
+    """Evidence of a model that met its policy behind a guard."""
+    resolved = {
+        "name": "demo-weapons",
+        "guard": {"name": "sld-max", "texts": ["axe"]},
+        "verify": {"sampling": {"num_steps": 25, "guidance_scale": 7.5}},
+    }
+    return make_evidence(policy=make_evidence().policy | {"resolved": resolved})
+
+
+def added_engine(**changes: Any) -> dict[str, Any]:
+    """The entry of an engine that took the place of the certified one."""
+    return {
+        "path": "unet/model.onnx",
+        "sha256": "1b" * 32,
+        "files": {"unet/model.onnx.data": "1c" * 32},
+        "size_bytes": 900,
+        "kind": "onnx",
+        "part": "unet",
+        "precision": "int8",
+        "added_at": "2026-11-25T09:00:00+00:00",
+        "weights_sha256": "1d" * 32,
+        "weights": "every initializer compared",
+        "parity": None,
+        "plan": None,
+        "gate": None,
+        **changes,
+    }
+
+
 def new_keys(folder: Path, name: str) -> tuple[Path, Path]:
     """A P-256 pair, made with what the library signs with."""
     from cryptography.hazmat.primitives import serialization as s

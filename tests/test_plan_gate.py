@@ -149,7 +149,7 @@ def test_the_audit_looks_into_a_plan(fake: FakeTrt, planned: Path) -> None:
     found = audit(planned / CERTIFICATE, planned, None, NOW)
     assert (found.problems, found.verdict) == ((), Verdict.PASS)
     name = f"engines/{plan_of(planned).name}"
-    assert found.facts["plans"] == f"{name} holds 208 of 208 weights, not gated"
+    assert found.facts["engines"] == f"{name} in fp32 holds 208 of 208 weights, not gated"
     content = bytearray(plan_of(planned).read_bytes())
     content[-2_000_000:] = bytes(2_000_000)
     plan_of(planned).write_bytes(content)

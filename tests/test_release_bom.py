@@ -10,8 +10,10 @@ from release_examples import (
     ENGINE_FILE,
     PARITY_ROW,
     WEIGHTS_FILE,
+    added_engine,
     attacked_evidence,
     engine_report,
+    guarded_evidence,
     make_evidence,
 )
 from small_policy import finished
@@ -36,11 +38,12 @@ def error(text: str) -> object:
     [
         make_evidence(),
         attacked_evidence(),
+        guarded_evidence(),
         make_evidence(reports=(engine_report(Verdict.FAIL),)),
         make_evidence(deployment_parity=(PARITY_ROW | {"passed": False},)),
         make_evidence(base_model=make_evidence().base_model | {"revision": None}),
     ],
-    ids=["pass", "attacked", "fail", "parity", "local"],
+    ids=["pass", "attacked", "guarded", "fail", "parity", "local"],
 )
 def test_it_follows_the_official_schema(evidence: Evidence) -> None:
     assert error(dump_bom(bom(evidence))) is None
@@ -76,6 +79,27 @@ def test_it_names_files_base_and_numbers() -> None:
     }
     limits = model["modelCard"]["considerations"]["technicalLimitations"]
     assert limits == ["English prompts only"]
+
+
+def test_it_names_the_engine_that_is_there() -> None:
+    certificate = issue_certificate(make_evidence(), [WEIGHTS_FILE, ENGINE_FILE])
+    found = bill_of_materials(certificate | {"engines": [added_engine()]})
+    assert error(dump_bom(found)) is None
+    files = {c["name"]: c for c in found["metadata"]["component"]["components"]}
+    assert {name: c["hashes"][0]["content"] for name, c in files.items()} == {
+        WEIGHTS_FILE["path"]: WEIGHTS_FILE["sha256"],
+        "unet/model.onnx": "1b" * 32,
+        "unet/model.onnx.data": "1c" * 32,
+    }
+    told = {p["name"]: p["value"] for p in files["unet/model.onnx"]["properties"]}
+    assert told["safediff:gate"] == "not measured"
+
+
+def test_it_names_the_guard() -> None:
+    properties = bom(guarded_evidence())["metadata"]["component"]["properties"]
+    behind = {"name": "safediff:behind", "value": "guard sld-max (25 steps, guidance 7.5)"}
+    assert behind in properties
+    assert behind not in bom(make_evidence())["metadata"]["component"]["properties"]
 
 
 def test_claims_expire_and_counter_evidence_stands_beside_them() -> None:

@@ -4,7 +4,15 @@ import re
 from typing import Any
 
 import yaml
-from release_examples import ENGINE_FILE, PARITY_ROW, WEIGHTS_FILE, attacked_evidence, make_evidence
+from release_examples import (
+    ENGINE_FILE,
+    PARITY_ROW,
+    WEIGHTS_FILE,
+    added_engine,
+    attacked_evidence,
+    guarded_evidence,
+    make_evidence,
+)
 
 from safediff.release.card import model_card
 from safediff.release.certificate import issue_certificate
@@ -94,3 +102,24 @@ def test_attacks_and_waivers_are_in_it() -> None:
     text = model_card(certificate)
     assert "| teacher | completion | white-box | 32 | 4 of 24 | 22 of 24 | waived |" in text
     assert "- `robustness/*`, until 2026-12-31, by safety team: a new base is being" in text
+
+
+def test_behind_a_guard_nobody_is_told_to_draw_without_it() -> None:
+    text = model_card(issue_certificate(guarded_evidence(), [WEIGHTS_FILE, ENGINE_FILE]))
+    drawn = "behind guard sld-max (25 steps, guidance 7.5)"
+    assert f", {drawn}, under tests on 1000 pictures" in text
+    assert f"All that was measured was measured {drawn}." in text
+    assert 'SafePipeline.from_release("path/to/this/folder")' in text
+    assert "DiffusionPipeline" not in text
+    assert "ExportedUNet" not in text
+    assert front_matter(text)["library_name"] == "safediff"
+    assert front_matter(card())["library_name"] == "diffusers"
+
+
+def test_engines_that_were_added_later_are_told_apart() -> None:
+    assert "## Engines added later" not in card()
+    certificate = issue_certificate(make_evidence(), [WEIGHTS_FILE, ENGINE_FILE])
+    text = model_card(certificate | {"engines": [added_engine(), added_engine(gate="pass")]})
+    assert "The verdict and the results above do not speak of these" in text
+    row = "| `unet/model.onnx` | onnx | int8 | every initializer compared |"
+    assert f"{row} not measured |\n{row} pass |\n" in text

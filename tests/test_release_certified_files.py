@@ -52,6 +52,26 @@ def test_renewed_checksums_do_not_hide_other_weights(
             opened()
 
 
+@pytest.mark.parametrize(
+    ("name", "renew", "message"),
+    [
+        ("scheduler/scheduler_config.json", False, "does not match its SHA256SUMS: scheduler/"),
+        (UNET_PATH, True, f"{UNET_PATH} differs from the certificate"),
+    ],
+)
+def test_a_damaged_release_of_a_run_gets_no_fresh_checksums(
+    tmp_path: Path, name: str, renew: bool, message: str
+) -> None:
+    run = tmp_path / "run"
+    copy_of(release(), run / "release")
+    (run / "plan.json").write_text("{}")
+    flip_a_byte(run / "release" / name)
+    if renew:
+        write_checksums(run / "release")
+    with pytest.raises(UsageError, match=message):
+        open_source(run)
+
+
 def test_diffusers_prefers_an_index_to_the_certified_file(tmp_path: Path) -> None:
     path = copy_of(release(), tmp_path / "r")
     certified = unet_sha256(load_backbone(ModelPlan(base=str(path))).denoiser)

@@ -12,8 +12,10 @@ from release_examples import (
     ENGINE_FILE,
     PARITY_ROW,
     WEIGHTS_FILE,
+    added_engine,
     attacked_evidence,
     engine_report,
+    guarded_evidence,
     make_evidence,
 )
 
@@ -30,17 +32,28 @@ def statement(evidence: Evidence) -> Json:
     return found
 
 
-@pytest.mark.parametrize("evidence", [make_evidence(), attacked_evidence()])
+@pytest.mark.parametrize("evidence", [make_evidence(), attacked_evidence(), guarded_evidence()])
 def test_it_is_a_statement_and_a_test_result(evidence: Evidence) -> None:
     found = statement(evidence)
     Statement.copy_from_pb(ParseDict(found, statement_pb2.Statement())).validate()
     ParseDict(found["predicate"], test_result_pb2.TestResult())
     assert found["predicateType"] == "https://in-toto.io/attestation/test-result/v0.1"
     assert [s["digest"]["sha256"] for s in found["subject"]] == ["0a" * 32] * 2
-    assert found["predicate"]["configuration"][0] == {
-        "name": "demo-weapons.yaml",
-        "digest": {"sha256": "a1" * 32},
-    }
+    first = found["predicate"]["configuration"][0]
+    assert (first["name"], first["digest"]) == ("demo-weapons.yaml", {"sha256": "a1" * 32})
+
+
+def test_it_names_the_guard() -> None:
+    configured = statement(guarded_evidence())["predicate"]["configuration"][0]
+    assert configured["annotations"] == {"behind": "guard sld-max (25 steps, guidance 7.5)"}
+    assert "annotations" not in statement(make_evidence())["predicate"]["configuration"][0]
+
+
+def test_an_engine_that_was_exported_anew_is_none_of_its_subjects() -> None:
+    certificate = issue_certificate(make_evidence(), [WEIGHTS_FILE, ENGINE_FILE])
+    found = gate_statement(certificate | {"engines": [added_engine()]})
+    assert found is not None
+    assert [subject["name"] for subject in found["subject"]] == [WEIGHTS_FILE["path"]]
 
 
 def test_warned_and_waived_checks_are_warned_tests() -> None:

@@ -1,15 +1,17 @@
 """What reports, certificate and limitations say of attacks."""
 
 import io
+from dataclasses import replace
 
 import pytest
-from gate_examples import make_report, make_result
+from gate_examples import make_plan, make_report, make_result
 from release_examples import make_evidence
 from report_examples import make_data, make_results
 from rich.console import Console
 
 from safediff.attack.params import ATTACKS
 from safediff.gate.verdict import CheckResult, GateReport, Verdict
+from safediff.policy.plan import GuardPlan
 from safediff.release.attacked import counter_evidence
 from safediff.release.certificate import issue_certificate
 from safediff.report.html import render_html
@@ -50,11 +52,21 @@ def test_rows_for_information_are_not_said_to_be_parts_of_a_limit() -> None:
 
 
 def test_limitations_say_whether_attacks_were_run() -> None:
-    without, run = limitations([report()]), limitations([report(attacked(Verdict.PASS))])
+    without = limitations([report()], make_plan())
+    run = limitations([report(attacked(Verdict.PASS))], make_plan())
     assert NOT_ATTACKED in without
     assert NOT_ATTACKED not in run
     assert ATTACKED in run
     assert len(without) == len(run) == 3
+
+
+def test_limitations_begin_with_the_guard() -> None:
+    plan = replace(make_plan(), guard=GuardPlan(name="sld-max", texts=("axe",)))
+    first, *others = limitations([report()], plan)
+    s = plan.verify.sampling
+    drawn = f"guard sld-max ({s.num_steps} steps, guidance {s.guidance_scale:g})"
+    assert first.startswith(f"Every picture but the base's was drawn behind {drawn}")
+    assert tuple(others) == limitations([report()], make_plan())
 
 
 def test_what_an_attack_brought_back_is_counter_evidence() -> None:

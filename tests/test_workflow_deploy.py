@@ -3,12 +3,15 @@
 import base64
 import io
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
+from audit_examples import flip_a_byte
 from PIL import Image
 from release_examples import new_keys
+from serving_examples import copy_of, recertified
 from serving_process import PATH, start
 from small_policy import finished, write_policy
 from test_cli_verbs import Ran, here
@@ -16,6 +19,11 @@ from test_cli_verbs import Ran, here
 from safediff.export.manifest import read_manifest
 from safediff.export.runtime import SafePipeline
 from safediff.gate.verdict import Verdict
+from safediff.release.audit import Audit, audit
+from safediff.release.bom import bill_of_materials, dump_bom
+from safediff.release.card import model_card
+from safediff.release.certificate_schema import read_certificate
+from safediff.release.checksums import sha256_file
 from safediff.release.signing import sign_release
 from safediff.serve.pipeline import Settings
 from safediff.workflow.deploy import deploy_run
@@ -64,6 +72,42 @@ def test_a_run_is_gated_in_int8_and_served_by_that(tmp_path: Path) -> None:
     assert (pipeline.trust.engine, pipeline.trust.unverified) == ("onnx", "")
     assert pipeline.defaults == Settings(num_steps=8, guidance_scale=5.0)
     assert pipeline("owl, noto style", settings=Settings(2, 5.0))[0].size == (64, 64)
+
+
+@pytest.fixture(scope="module")
+def halved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The finished run in half the precision of its certified engine; do not write to it."""
+    folder = tmp_path_factory.mktemp("half") / "serve"
+    deploy_run(finished().run.path, folder, "fp16", 18)
+    return folder
+
+
+def audited(folder: Path) -> Audit:
+    return audit(folder / "safety-certificate.json", folder, None, datetime.now(UTC))
+
+
+def test_an_engine_in_another_precision_takes_the_certified_ones_place(halved: Path) -> None:
+    found = audited(halved)
+    assert (found.problems, found.verdict) == ((), Verdict.PASS)
+    told = "unet/model.onnx in fp16 holds the certified weights, not gated"
+    assert told in found.facts["engines"]
+    certificate = read_certificate(halved / "safety-certificate.json")
+    now, was = sha256_file(halved / "unet" / "model.onnx"), certificate["subject"]
+    assert now not in {row["sha256"] for row in was}  # which stays what was issued
+    bom = (halved / "bom.cdx.json").read_text(encoding="utf-8")
+    assert bom == dump_bom(bill_of_materials(certificate))
+    assert now in bom
+    assert (halved / "README.md").read_text(encoding="utf-8") == model_card(certificate)
+    statement = json.loads((halved / "gate.intoto.json").read_text(encoding="utf-8"))
+    assert "unet/model.onnx" not in {row["name"] for row in statement["subject"]}
+
+
+def test_another_models_engine_does_not_take_it(halved: Path, tmp_path: Path) -> None:
+    path = copy_of(halved, tmp_path / "r")
+    flip_a_byte(path / "unet" / "model.onnx.data")
+    recertified(path)
+    (problem,) = audited(path).problems
+    assert problem.startswith("unet/model.onnx does not hold the certified weights (")
 
 
 def test_the_certificate_of_a_run_says_what_rounding_left() -> None:

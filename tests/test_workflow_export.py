@@ -211,7 +211,9 @@ def test_a_timestep_of_one_dimension_changes_no_prediction(tmp_path: Path, xl: b
     served = with_one_dimension(engine, tmp_path / "served")
     verify_identity(served / "model.onnx", tiny_unet(xl).state_dict())
     scalar, flat = (ort.InferenceSession(str(f / "model.onnx")) for f in (engine, served))
-    shapes = {i.name: [d if isinstance(d, int) else 8 for d in i.shape] for i in scalar.get_inputs()}
+    shapes = {
+        i.name: [d if isinstance(d, int) else 8 for d in i.shape] for i in scalar.get_inputs()
+    }
     assert {i.name: i.shape for i in flat.get_inputs()} == {
         i.name: i.shape or [1] for i in scalar.get_inputs()
     }

@@ -10,8 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from safediff.errors import Inconclusive, SafediffError, UsageError
-from safediff.export.plan_sidecar import read_sidecar
+from safediff.errors import Inconclusive, UsageError
 from safediff.gate.journal import read_journal
 from safediff.gate.verdict import GateReport, Verdict
 from safediff.release.certificate import CERTIFICATE_NAME, derived
@@ -23,7 +22,7 @@ from safediff.release.certified_files import (
     uncertified_weights,
 )
 from safediff.release.checksums import SIGNATURE_NAME, mismatches, read_sums
-from safediff.release.engines import added_plans, certificate_names, engine_problems
+from safediff.release.engines import certificate_names, engine_problems
 from safediff.release.replay import Replay, replay
 from safediff.release.signing import check_signature
 from safediff.release.weights import TRANSFORMER_PATH, UNET_PATH, file_state_sha256
@@ -146,27 +145,20 @@ def _weights(certificate: Json, release: Path) -> Iterator[str]:
 def _added(
     certificate: Json, release: Path, listed: Mapping[str, str], facts: dict[str, str]
 ) -> Iterator[str]:
-    """Engines that were added later: by hash, and plans by the weights that lie in them."""
+    """Engines that were added later: by hash, then by the weights that lie in them."""
     problems = list(engine_problems(release, certificate, listed))
     yield from problems
-    plans = added_plans(certificate)
-    if problems or not plans:
+    if problems or not certificate["engines"]:
         return
-    from safetensors.torch import load_file
+    from safediff.release.proofs import prove_engines
 
-    from safediff.export.plan_weights import prove_plan
-
-    state, told = load_file(release / UNET_PATH), []
-    for row in plans:
-        plan = release / row["path"]
-        try:
-            found = prove_plan(plan, read_sidecar(plan), state)
-        except (SafediffError, KeyError) as error:
-            yield f"{row['path']} does not hold the certified weights ({error})"
-            continue
-        gated = f"gate {row['gate']}" if row["gate"] else "not gated"
-        told.append(f"{row['path']} holds {found.found} of {found.of} weights, {gated}")
-    facts["plans"] = "; ".join(told)
+    told = []
+    for found, problem in prove_engines(release, certificate):
+        if problem:
+            yield problem
+        else:
+            told.append(found)
+    facts["engines"] = "; ".join(told)
 
 
 def _bytes(path: Path) -> bytes | None:

@@ -10,7 +10,9 @@ from typing import Any
 from uuid import NAMESPACE_URL, uuid5
 
 from safediff.release.certificate import dump_certificate
+from safediff.release.certified_files import model_files
 from safediff.release.claims import declarations, standards
+from safediff.release.guarded import guarded
 
 Json = dict[str, Any]
 Certificate = Mapping[str, Any]
@@ -64,6 +66,7 @@ def _tool(certificate: Certificate) -> Json:
 
 def _model(certificate: Certificate) -> Json:
     policy = certificate["policy"]
+    guard = guarded(policy["resolved"])
     return {
         "type": "machine-learning-model",
         "bom-ref": MODEL_REF,
@@ -71,7 +74,7 @@ def _model(certificate: Certificate) -> Json:
         "version": policy["sha256"][:12],
         "description": certificate["statement"],
         "licenses": _licenses(certificate),
-        "components": [_file(row) for row in certificate["subject"]],
+        "components": _files(certificate),
         "pedigree": {
             "ancestors": [_ancestor(certificate)],
             "notes": _modified(certificate["modification"]),
@@ -83,19 +86,40 @@ def _model(certificate: Certificate) -> Json:
                 "expires": certificate["expires_at"],
                 "policy:sha256": policy["sha256"],
                 "journal:sha256": certificate["journal"]["sha256"],
+                **({"behind": guard.told} if guard else {}),
                 **{f"checks:{name}": str(n) for name, n in certificate["counts"].items()},
             }
         ),
     }
 
 
-def _file(row: Mapping[str, Any]) -> Json:
+def _files(certificate: Certificate) -> list[Json]:
+    """Those of the release that are still there, and of the engines that were added to it."""
+    kept = model_files(dict(certificate))
+    files = [
+        _file(row["path"], row["sha256"], {n: row[n] for n in ("format", "precision")})
+        for row in certificate["subject"]
+        if row["path"] in kept
+    ]
+    for row in certificate["engines"]:
+        facts = {
+            "format": row["kind"],
+            "precision": row["precision"],
+            "added": row["added_at"],
+            "gate": row["gate"] or "not measured",
+        }
+        for path, sha256 in {row["path"]: row["sha256"], **row["files"]}.items():
+            files.append(_file(path, sha256, facts))
+    return files
+
+
+def _file(path: str, sha256: str, facts: Mapping[str, str]) -> Json:
     return {
         "type": "file",
-        "bom-ref": f"file:{row['path']}",
-        "name": row["path"],
-        "hashes": [{"alg": "SHA-256", "content": row["sha256"]}],
-        "properties": _properties({name: str(row[name]) for name in ("format", "precision")}),
+        "bom-ref": f"file:{path}",
+        "name": path,
+        "hashes": [{"alg": "SHA-256", "content": sha256}],
+        "properties": _properties({name: str(value) for name, value in facts.items()}),
     }
 
 

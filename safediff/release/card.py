@@ -6,6 +6,8 @@ from typing import Any
 
 import yaml
 
+from safediff.release.guarded import guarded
+
 CARD_NAME = "README.md"
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -19,19 +21,13 @@ Verdict: **{verdict}** ({counts}). Issued {issued}, valid until {expires}. All n
 from `safety-certificate.json`; `sha256sum -c SHA256SUMS` checks the files.
 
 ## Use
-
-```python
-from diffusers import DiffusionPipeline
-
-pipe = DiffusionPipeline.from_pretrained("path/to/this/folder")
-```
-{engine}
+{use}
 ## Results
 
 | subject | check | metric | estimate | bounds | threshold | n | base model | verdict |
 |---|---|---|---|---|---|---|---|---|
 {rows}
-{parity}
+{parity}{added}
 ## What was changed
 
 {modification}
@@ -56,6 +52,26 @@ The gate measures what its judges see on the prompts of the policy, in pictures 
 does not show that no prompt, attack or later training brings a concept back.
 """
 
+_PLAIN = """
+```python
+from diffusers import DiffusionPipeline
+
+pipe = DiffusionPipeline.from_pretrained("path/to/this/folder")
+```
+"""
+_GUARDED = """
+All that was measured was measured behind {told}. The guard is no part of the weights, so diffusers
+alone, which draws without it, does not give the model that this card is about:
+
+```python
+from safediff.export.runtime import SafePipeline
+
+pipe = SafePipeline.from_release("path/to/this/folder")  # draws behind the guard
+pictures = pipe("a prompt")
+```
+
+`safediff serve path/to/this/folder` does the same by HTTP.
+"""
 _ENGINE = """
 The ONNX engine computes the same {network}:
 
@@ -66,6 +82,12 @@ from safediff.export.runtime import {opened}
 
 pipe.{component} = {opened}(Path("path/to/this/folder/{component}"))
 ```
+"""
+_ADDED = """
+## Engines added later
+
+The verdict and the results above do not speak of these; one of them may lie where the engine lay
+that they speak of.
 """
 _NETWORKS = {
     "unet": ("UNet", "ExportedUNet"),
@@ -83,9 +105,10 @@ def model_card(certificate: Mapping[str, Any]) -> str:
         counts=", ".join(f"{n} {name}" for name, n in certificate["counts"].items() if n),
         issued=certificate["issued_at"],
         expires=certificate["expires_at"],
-        engine=_engine(certificate),
+        use=_use(certificate),
         rows="\n".join(_row(check) for check in certificate["checks"]),
         parity="\n" + "\n".join(_parity_line(row) for row in parity) + "\n" if parity else "",
+        added=_added(certificate["engines"]),
         modification=_bullets(_modification(certificate["modification"])),
         attacks=_attacks(certificate["attacks"]),
         waivers=_bullets(map(_waiver, certificate["policy"]["waivers"])) or "None.",
@@ -94,6 +117,13 @@ def model_card(certificate: Mapping[str, Any]) -> str:
         limitations=_bullets(certificate["limitations"]) or "- none stated",
     )
     return f"---\n{yaml.safe_dump(_front_matter(certificate), sort_keys=False)}---\n\n{body}"
+
+
+def _use(certificate: Mapping[str, Any]) -> str:
+    """How to draw as was measured; behind a guard only ``SafePipeline`` does."""
+    if guard := guarded(certificate["policy"]["resolved"]):
+        return _GUARDED.format(told=guard.told)
+    return _PLAIN + _engine(certificate)
 
 
 def _engine(certificate: Mapping[str, Any]) -> str:
@@ -111,10 +141,11 @@ def _title(certificate: Mapping[str, Any]) -> str:
 
 
 def _front_matter(certificate: Mapping[str, Any]) -> dict[str, Any]:
-    base = certificate["base_model"]
+    base, policy = certificate["base_model"], certificate["policy"]
     matter: dict[str, Any] = {
         "license": base["license"],
-        "library_name": "diffusers",
+        # the hub shows how its library loads a model, and diffusers draws without a guard
+        "library_name": "safediff" if guarded(policy["resolved"]) else "diffusers",
         "pipeline_tag": "text-to-image",
         "tags": [*_family(certificate), "concept-erasure", "safediff"],
     }
@@ -171,6 +202,19 @@ def _parity_line(row: Mapping[str, Any]) -> str:
         f"`{row['artifact']}` ({row['precision']}) against {row['reference']}: largest difference "
         f"of a noise prediction {largest}, {outcome} its limits."
     )
+
+
+def _added(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Engines that the verdict does not speak of, where there are any."""
+    if not rows:
+        return ""
+    head = "| file | kind | precision | holds the certified weights by | gate |"
+    return "\n".join([_ADDED, head, "|---|---|---|---|---|", *map(_added_row, rows), ""])
+
+
+def _added_row(row: Mapping[str, Any]) -> str:
+    cells = [f"`{row['path']}`", row["kind"], row["precision"], row["weights"]]
+    return "| " + " | ".join([*cells, row["gate"] or "not measured"]) + " |"
 
 
 def _modification(facts: Mapping[str, Any]) -> list[str]:

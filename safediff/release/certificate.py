@@ -16,6 +16,7 @@ from safediff.errors import UsageError
 from safediff.gate.verdict import CheckResult, GateReport, Verdict, overall
 from safediff.release.attacked import attacks_on, counter_evidence
 from safediff.release.frameworks import FRAMEWORKS
+from safediff.release.guarded import guarded
 
 Json = dict[str, Any]
 
@@ -252,7 +253,9 @@ def _statement(verdict: Verdict, reports: Sequence[GateReport], certificate: Jso
     num_images = sum(report.num_images for report in reports)
     num_waived = _counts(reports)[Verdict.WAIVED.value]
     waived = f", {num_waived} of them waived" if num_waived else ""
+    guard = guarded(policy["resolved"])
+    behind = f", behind {guard.told}" if guard else ""
     return (
-        f"{met} {name} at thresholds {', '.join(claims)}{waived}, under tests on {num_images} "
-        f"pictures on {day}."
+        f"{met} {name} at thresholds {', '.join(claims)}{waived}{behind}, under tests on "
+        f"{num_images} pictures on {day}."
     )

@@ -1,5 +1,6 @@
 """gate.intoto.json: the verdict as an in-toto test-result v0.1 statement over the released files.
 
+Over those that were measured: an engine that was exported anew since is none of them.
 The predicate knows PASSED, WARNED and FAILED. It has no word for "could not be decided", so for
 that there is no statement.
 """
@@ -10,6 +11,8 @@ from pathlib import PurePath
 from typing import Any
 
 from safediff.gate.verdict import Verdict
+from safediff.release.certified_files import model_files
+from safediff.release.guarded import guarded
 
 Json = dict[str, Any]
 
@@ -25,7 +28,7 @@ _LISTS = {
 """A certificate that fails may hold undecided checks, too; they were not passed."""
 
 
-def gate_statement(certificate: Mapping[str, Any]) -> Json | None:
+def gate_statement(certificate: Json) -> Json | None:
     """The statement; None where the verdict is inconclusive."""
     if certificate["verdict"] == Verdict.INCONCLUSIVE:
         return None
@@ -33,15 +36,19 @@ def gate_statement(certificate: Mapping[str, Any]) -> Json | None:
     failed = certificate["verdict"] == Verdict.FAIL
     result = "FAILED" if failed else "WARNED" if tests["warnedTests"] else "PASSED"
     policy = certificate["policy"]
+    guard = guarded(policy["resolved"])
     prompts = {row["id"]: row["sha256"] for row in certificate["prompt_sets"]}
     return {
         "_type": STATEMENT_TYPE,
-        "subject": [_resource(row["path"], row["sha256"]) for row in certificate["subject"]],
+        "subject": [_resource(*file) for file in model_files(certificate).items()],
         "predicateType": PREDICATE_TYPE,
         "predicate": {
             "result": result,
             "configuration": [
-                _resource(PurePath(policy["path"]).name, policy["sha256"]),
+                {
+                    **_resource(PurePath(policy["path"]).name, policy["sha256"]),
+                    **({"annotations": {"behind": guard.told}} if guard else {}),
+                },
                 *(_resource(f"prompts {name}", sha256) for name, sha256 in prompts.items()),
             ],
             **tests,

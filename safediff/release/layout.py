@@ -93,13 +93,17 @@ def write_release(
 def _write_evidence(release: Path, certificate: Json) -> None:
     """The certificate, then everything that is derived from it, as whoever reads it finds it."""
     text = dump_certificate(certificate)
-    stored = json.loads(text)
+    (release / CERTIFICATE_NAME).write_text(text, encoding="utf-8")
+    write_derived(release, json.loads(text))
+
+
+def write_derived(release: Path, certificate: Json) -> None:
+    """Model card, bill of materials and gate statement of a folder's own certificate."""
     texts = {
-        CERTIFICATE_NAME: text,
-        CARD_NAME: model_card(stored),
-        BOM_NAME: dump_bom(bill_of_materials(stored)),
+        CARD_NAME: model_card(certificate),
+        BOM_NAME: dump_bom(bill_of_materials(certificate)),
     }
-    if statement := gate_statement(stored):
+    if statement := gate_statement(certificate):
         texts[STATEMENT_NAME] = dump_statement(statement)
     for name, text in texts.items():
         (release / name).write_text(text, encoding="utf-8")

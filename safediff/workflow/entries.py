@@ -15,8 +15,10 @@ from safediff.export.plan_sidecar import sidecar_path
 from safediff.gate.verdict import GateReport
 from safediff.models.patch import unet_sha256
 from safediff.release.certificate import CERTIFICATE_NAME, is_certified
+from safediff.release.certificate_schema import read_certificate
 from safediff.release.checksums import sha256_file, write_checksums
 from safediff.release.engines import add_engines
+from safediff.release.layout import write_derived
 from safediff.workflow.engine_report import EngineReport
 from safediff.workflow.engines import compared
 from safediff.workflow.export_source import ExportSource
@@ -32,7 +34,10 @@ REFITTED = "all set by name; {found} of {of} tensors found in the plan byte by b
 def enter(
     folder: Path, source: ExportSource, engines: Sequence[Json], added: Sequence[Json]
 ) -> None:
-    """Write manifest, certificates and checksums of a folder whose other files are there.
+    """Write manifest, certificates, what is derived from them, and checksums.
+
+    The folder's other files are there. Card, bill of materials and gate statement name files by
+    hash, so they would speak of an engine that is no longer there.
 
     Args:
         folder: A copy of the release.
@@ -41,6 +46,9 @@ def enter(
         added: Entries of the certificates, each of which also says what ``engines`` holds of its
             policy's gate; without a certificate they are kept nowhere else than in the manifest's
             ``parts``.
+
+    Raises:
+        UsageError: the certificate is of another version.
     """
     manifest = {**_header(source), "engines": [], "parts": []} | _earlier(source, folder)
     paths = {row["path"] for row in (*engines, *added)}
@@ -51,6 +59,7 @@ def enter(
     write_manifest(folder, manifest)
     if is_certified(folder):
         add_engines(folder, added, paths, {row["path"]: gates_of(row) for row in engines})
+        write_derived(folder, read_certificate(folder / CERTIFICATE_NAME))
     write_checksums(folder)
 
 

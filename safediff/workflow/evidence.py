@@ -22,6 +22,7 @@ from safediff.models.backbone import Backbone
 from safediff.policy.plan import Plan
 from safediff.release.certificate import Evidence
 from safediff.release.checksums import sha256_file
+from safediff.release.guarded import guarded
 from safediff.report.data import Curve, Grid, ReportData
 from safediff.report.html import write_html
 from safediff.report.markdown import render_markdown
@@ -57,11 +58,13 @@ CUT = (
 )
 
 
-def limitations(reports: Sequence[GateReport]) -> tuple[str, ...]:
-    """What the reports do not show."""
+def limitations(reports: Sequence[GateReport], plan: Plan) -> tuple[str, ...]:
+    """What the reports on a plan's model do not show."""
     attacked = any(result.kind == "robustness" for r in reports for result in r.results)
     cut = any(NUM_CUT in result.details for r in reports for result in r.results)
+    guard = guarded(plan.to_json())
     return (
+        *([guard.limitation] if guard else []),
         "Measured on the prompts, seeds, sampler and guidance of the policy; other languages, "
         "longer prompts and other settings were not tested.",
         ATTACKED if attacked else NOT_ATTACKED,
@@ -94,7 +97,7 @@ def report_data(
             _grid(plan, "Erased concepts", albums, erased, f"{CHOICE} erasure check."),
             _grid(plan, "Kept prompts", albums, kept, f"{CHOICE} retention checks."),
         ),
-        limitations=limitations(reports),
+        limitations=limitations(reports, plan),
         training=training.facts if training else {},
     )
 
@@ -192,7 +195,7 @@ def certificate_evidence(
         judges=[judge_facts(plan, name, judges[name]) for name in _judge_names(plan)],
         prompt_sets=prompt_sets(plan),
         deployment_parity=parity,
-        limitations=limitations(reports),
+        limitations=limitations(reports, plan),
         environment=drawn.environment,
         journal={
             "path": "journal.jsonl",

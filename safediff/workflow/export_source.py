@@ -12,7 +12,8 @@ from safediff.models.load import load_backbone
 from safediff.models.patch import unet_sha256
 from safediff.policy.plan import ModelPlan
 from safediff.release.certificate import CERTIFICATE_NAME
-from safediff.release.checksums import read_sums
+from safediff.release.certified_files import require_certified_files
+from safediff.release.checksums import read_sums, verify_checksums
 from safediff.release.engines import certificate_names
 from safediff.release.weights import denoiser_folder
 from safediff.workflow.engines import require_exportable
@@ -74,9 +75,12 @@ def open_source(path: Path) -> ExportSource:
 
 
 def _open_run(run: RunFolder) -> ExportSource:
+    released = (run.release / CERTIFICATE_NAME).exists()
+    if released:  # it will be copied, and the copy gets checksums of its own
+        verify_checksums(run.release)
+        require_certified_files(run.release)
     subject = open_subject(str(run.path))
     base, model = subject.models["base"], subject.models["erased"]
-    released = (run.release / CERTIFICATE_NAME).exists()
     return ExportSource(
         path=run.path,
         policies=(json.loads((run.path / "plan.json").read_text(encoding="utf-8"))["plan"],),

@@ -40,7 +40,7 @@ COMBINATION = "combination.json"
 
 
 def open_subject(model: str, revision: str | None = None, dtype: Dtype = "float32") -> Subject:
-    """Load what ``model`` names; a release is checked first: checksums, then its certificate's files.
+    """Load what ``model`` names; of a release checksums and certified files are checked first.
 
     ``dtype`` is for a model's name: runs and releases say what they were verified in.
 
