@@ -9,7 +9,7 @@ leaves alone keep name and value.
 import logging
 import shutil
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from safediff.export.signature import UNET_PREFIX
 from safediff.folders import new_folder
 
 QUANTIZED, SCALE = "_quantized", "_scale"
-DEQUANTIZE = "DequantizeLinear"
+DEQUANTIZE, PRODUCT = "DequantizeLinear", "MatMulInteger"
 _OWN_SUFFIX = "_Transposed"  # the quantiser's, on weights that it turned itself
 LEVELS = 127
 """Steps on either side of zero."""
@@ -157,11 +157,14 @@ def is_int8(model: ir.Model) -> bool:
 
 
 def verify_int8_identity(path: Path, model: ir.Model, state: Mapping[str, Tensor]) -> None:
-    """Prove that an int8 engine holds these weights: quantised anew they give the same bytes.
+    """Prove that an int8 engine computes with these weights: quantised anew they give its bytes.
+
+    w = q * scale holds where the zero point is 0, so it must be wherever q is read.
 
     Raises:
         UsageError: the names differ from the engine's.
-        Inconclusive: a weight differs, or its scale is not that of its channel.
+        Inconclusive: a weight differs or is not used, its scale is not that of its channel, or its
+            zero point is not 0.
     """
     found: dict[str, None] = {}
     for name, value in model.graph.initializers.items():
@@ -175,17 +178,16 @@ def verify_int8_identity(path: Path, model: ir.Model, state: Mapping[str, Tensor
             )
         weight = state[key].detach().to("cpu", torch.float32).numpy()
         if name.endswith(QUANTIZED):
-            scale = model.graph.initializers[name.removesuffix(QUANTIZED) + SCALE].const_value
-            assert scale is not None
-            same = _same_int8(value.const_value.numpy(), scale.numpy(), weight)
+            scale = model.graph.initializers.get(name.removesuffix(QUANTIZED) + SCALE)
+            used = _reads_plainly(value) and scale is not None and bool(scale.uses())
+            same = used and _same_int8(value.const_value.numpy(), _array(scale), weight)
         else:
-            array = value.const_value.numpy()
+            array, used = value.const_value.numpy(), bool(value.uses())
             same = any(np.array_equal(array, w) for w in (weight, weight.T))
+        if not used:
+            raise _foreign(f"{path}: holds {name} but does not compute with it as it is")
         if not same:
-            raise Inconclusive(
-                f"{path}: {name} differs from the weights it should hold",
-                "export the engine again from the weights that were verified",
-            )
+            raise _foreign(f"{path}: {name} differs from the weights it should hold")
         found[key] = None
     lacking = state.keys() - found
     if lacking:
@@ -193,6 +195,29 @@ def verify_int8_identity(path: Path, model: ir.Model, state: Mapping[str, Tensor
             f"{path}: {len(lacking)} weights are not in the engine, first {min(lacking)}",
             "export an engine of this architecture",
         )
+
+
+def _foreign(message: str) -> Inconclusive:
+    return Inconclusive(message, "export the engine again from the weights that were verified")
+
+
+def _reads_plainly(q: ir.Value) -> bool:
+    """Whether products read an int8 weight, each as their second factor with zero point 0."""
+    uses = q.uses()
+    return bool(uses) and all(
+        node.op_type == PRODUCT and at == 1 and _is_zero(node.inputs[3:4]) for node, at in uses
+    )
+
+
+def _is_zero(zero_points: Sequence[ir.Value | None]) -> bool:
+    """An input that is left out is 0; one that is computed is not known."""
+    (zero,) = zero_points or (None,)
+    return zero is None or (zero.const_value is not None and not _array(zero).any())
+
+
+def _array(value: ir.Value) -> NDArray[np.generic]:
+    assert value.const_value is not None
+    return value.const_value.numpy()
 
 
 def read_weight(model: ir.Model, key: str) -> NDArray[np.float64] | None:
@@ -223,7 +248,7 @@ def _key(name: str) -> str | None:
 
 
 def _same_int8(
-    q: NDArray[np.int8], scale: NDArray[np.float32], weight: NDArray[np.float32]
+    q: NDArray[np.generic], scale: NDArray[np.generic], weight: NDArray[np.float32]
 ) -> bool:
     if q.shape != weight.T.shape or not np.isfinite(weight).all():
         return False

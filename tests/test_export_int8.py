@@ -1,5 +1,6 @@
 """int8 engines hold the quantised weights of the model they are of, and of no other."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from tiny import tiny_backbone, tiny_engine, tiny_unet
 from safediff.errors import Inconclusive, UsageError
 from safediff.export.engine_files import CONFIG_NAME, MODEL_NAME, read_metadata
 from safediff.export.identity import read_precision, verify_identity
-from safediff.export.int8 import int8_weights, quantize_engine
+from safediff.export.int8 import add_initializer, int8_weights, quantize_engine
 from safediff.export.parity import measure_parity
 from safediff.export.runtime import ExportedUNet
 from safediff.export.to_onnx import swap_weights
@@ -46,6 +47,55 @@ def test_other_weights_are_seen(engine: Path, ending: str) -> None:
     state[key] = state[key] * 1.02
     with pytest.raises(Inconclusive, match="differs from the weights it should hold"):
         verify_identity(engine / MODEL_NAME, state)
+
+
+def products(model: ir.Model) -> list[ir.Node]:
+    return [node for node in model.graph if node.op_type == "MatMulInteger"]
+
+
+def shift_zero_point(model: ir.Model) -> None:
+    """w = (q - 1) * scale, with q and scale as they were."""
+    zero = products(model)[0].inputs[3]
+    assert zero is not None
+    assert zero.const_value is not None
+    zero.const_value = ir.tensor(np.ones_like(zero.const_value.numpy()), name=zero.name)
+
+
+def add_zero_point(model: ir.Model) -> None:
+    """The same, under a name that says nothing."""
+    node = products(model)[0]
+    array = np.ones((), np.int8)
+    node.replace_input_with(3, add_initializer(model.graph, "constant", array))
+
+
+def read_another(model: ir.Model) -> None:
+    """The weight lies there, and something else is multiplied with."""
+    node = products(model)[0]
+    q = node.inputs[1]
+    assert q is not None
+    assert q.const_value is not None
+    other = add_initializer(model.graph, "constant", np.roll(q.const_value.numpy(), 1))
+    node.replace_input_with(1, other)
+
+
+def read_another_bias(model: ir.Model) -> None:
+    bias = model.graph.initializers["unet.conv_in.bias"]
+    assert bias.const_value is not None
+    other = add_initializer(model.graph, "constant", bias.const_value.numpy() + 1)
+    ir.convenience.replace_all_uses_with(bias, other)
+
+
+@pytest.mark.parametrize(
+    "change", [shift_zero_point, add_zero_point, read_another, read_another_bias]
+)
+def test_weights_that_lie_there_and_are_not_computed_with_are_seen(
+    engine: Path, tmp_path: Path, change: Callable[[ir.Model], None]
+) -> None:
+    model = ir.load(engine / MODEL_NAME)
+    change(model)
+    ir.save(model, tmp_path / MODEL_NAME, external_data="model.onnx.data")
+    with pytest.raises(Inconclusive, match="does not compute with it as it is"):
+        verify_identity(tmp_path / MODEL_NAME, tiny_unet().state_dict())
 
 
 def test_a_weight_too_many_or_too_few_is_seen(engine: Path) -> None:
