@@ -179,8 +179,8 @@ def verify_int8_identity(path: Path, model: ir.Model, state: Mapping[str, Tensor
         weight = state[key].detach().to("cpu", torch.float32).numpy()
         if name.endswith(QUANTIZED):
             scale = model.graph.initializers.get(name.removesuffix(QUANTIZED) + SCALE)
-            used = _reads_plainly(value) and scale is not None and bool(scale.uses())
-            same = used and _same_int8(value.const_value.numpy(), _array(scale), weight)
+            used = scale is not None and bool(scale.uses()) and _reads_plainly(value)
+            same = scale is not None and _same_int8(_array(value), _array(scale), weight)
         else:
             array, used = value.const_value.numpy(), bool(value.uses())
             same = any(np.array_equal(array, w) for w in (weight, weight.T))

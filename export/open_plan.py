@@ -1,6 +1,6 @@
 """Opens a plan that was built here, and checks that it is what its sidecar says.
 
-Opening a plan runs its code, so its hash is compared first. Whether an opened one computes what it
+Opening a plan runs its code, so the bytes that are opened are hashed and compared first. Whether an opened one computes what it
 should is not decided here.
 """
 
@@ -8,12 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from safediff.errors import Inconclusive, UsageError
-from safediff.export.plan_sidecar import read_sidecar
+from safediff.export.plan_sidecar import read_plan
 from safediff.export.to_tensorrt import load_module
 
 
-def open_plan(plan: Path) -> tuple[Any, Any, dict[str, Any]]:
+def open_plan(plan: Path, sha256: str | None = None) -> tuple[Any, Any, dict[str, Any]]:
     """The module, the engine and the sidecar of a plan.
+
+    Args:
+        plan: The plan.
+        sha256: What it was found to be when it was checked; see ``read_plan``.
 
     Raises:
         UsageError: the plan has no sidecar or was changed, or another version of its module, or
@@ -21,7 +25,7 @@ def open_plan(plan: Path) -> tuple[Any, Any, dict[str, Any]]:
         Inconclusive: there is no driver or GPU that it can be opened on, or its inputs, outputs or
             sizes are others than the sidecar's.
     """
-    sidecar = read_sidecar(plan)
+    data, sidecar = read_plan(plan, sha256)
     kind = sidecar["kind"]
     trt = load_module(kind)
     if str(trt.__version__) != sidecar["module_version"]:
@@ -30,7 +34,7 @@ def open_plan(plan: Path) -> tuple[Any, Any, dict[str, Any]]:
             "a plan fits one version: build it again",
         )
     log = _log(trt)
-    engine = trt.Runtime(log).deserialize_cuda_engine(plan.read_bytes())
+    engine = trt.Runtime(log).deserialize_cuda_engine(data)
     if engine is None:  # the modules raise nothing
         raise Inconclusive(
             f"{plan}: {kind} can't open it here: {log.first or 'it gives no reason'}",

@@ -22,15 +22,19 @@ SIZES = {"min": 0, "max": 2}
 class PlanSession:
     """One opened plan."""
 
-    def __init__(self, plan: Path) -> None:
-        """Open it; its hash is compared with its sidecar's first.
+    def __init__(self, plan: Path, sha256: str | None = None) -> None:
+        """Open it; its hash is compared first.
+
+        Args:
+            plan: The plan.
+            sha256: What it was found to be when it was checked; None: what its sidecar says.
 
         Raises:
             UsageError: it is no plan that was built here, or needs another version of its module.
             Inconclusive: it can't be opened on this machine.
         """
         self.path = plan
-        _, self._engine, self.sidecar = open_plan(plan)
+        _, self._engine, self.sidecar = open_plan(plan, sha256)
         self._context = self._engine.create_execution_context()
         if self._context is None:
             raise Inconclusive(

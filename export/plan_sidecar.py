@@ -4,6 +4,7 @@ A plan tells nothing of that without the GPU it was built for; the sidecar does,
 by hash.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -46,24 +47,62 @@ def _write(plan: Path, content: Mapping[str, Any]) -> None:
     sidecar_path(plan).write_text(text, encoding="utf-8")
 
 
-def read_sidecar(plan: Path) -> dict[str, Any]:
-    """The sidecar of a plan that is still the one it was written with.
+def read_sidecar(plan: Path, sha256: str | None = None) -> dict[str, Any]:
+    """The sidecar of a plan that is still the one it was written with; see ``read_plan``.
 
     Raises:
         UsageError: there is no plan or sidecar, or the plan was changed since.
     """
     try:
-        content: dict[str, Any] = json.loads(sidecar_path(plan).read_text(encoding="utf-8"))
-        expected = content["sha256"]
-        found = sha256_file(plan)
+        content, found = _read(plan), sha256_file(plan)
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(
-            f"{plan}: is not a plan with its sidecar ({type(error).__name__})",
-            "a plan is executable code: open none that safediff export did not write",
-        ) from error
-    if found != expected:
-        raise UsageError(
-            f"{plan}: is {found[:12]}, its sidecar speaks of {expected[:12]}",
-            "a plan is executable code: build it again",
-        )
+        raise _no_plan(plan, error) from error
+    _require(plan, found, content, sha256)
     return content
+
+
+def read_plan(plan: Path, sha256: str | None = None) -> tuple[bytes, dict[str, Any]]:
+    """The bytes of a plan, read once and then compared, and its sidecar.
+
+    What is opened are these bytes: the file may be another one by the time it would be read again.
+
+    Args:
+        plan: The plan.
+        sha256: What whoever checked it found it to be, by checksums or certificate; None: nobody
+            did, so that the sidecar alone says.
+
+    Raises:
+        UsageError: there is no plan or sidecar, or the plan is another one.
+    """
+    try:
+        content, data = _read(plan), plan.read_bytes()
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _no_plan(plan, error) from error
+    found = hashlib.sha256(data).hexdigest()
+    _require(plan, found, content, sha256)
+    return data, content
+
+
+def _read(plan: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(sidecar_path(plan).read_text(encoding="utf-8"))
+    _ = content["sha256"]
+    return content
+
+
+def _no_plan(plan: Path, error: Exception) -> UsageError:
+    return UsageError(
+        f"{plan}: is not a plan with its sidecar ({type(error).__name__})",
+        "a plan is executable code: open none that safediff export did not write",
+    )
+
+
+def _require(plan: Path, found: str, sidecar: Mapping[str, Any], sha256: str | None) -> None:
+    for says, expected in (
+        ("its sidecar speaks of", sidecar["sha256"]),
+        ("was checked as", sha256),
+    ):
+        if expected is not None and found != expected:
+            raise UsageError(
+                f"{plan}: is {found[:12]}, {says} {expected[:12]}",
+                "a plan is executable code: build it again",
+            )

@@ -1,5 +1,6 @@
 """A plan computes what its graph does, whatever the number of rows; on a recording module."""
 
+import hashlib
 import sys
 from pathlib import Path
 
@@ -8,11 +9,12 @@ import torch
 from tensorrt_examples import FakeTrt
 from tiny import tiny_engine
 
-from safediff.errors import Inconclusive
+from safediff.errors import Inconclusive, UsageError
 from safediff.export import plan_session
 from safediff.export.exported_unet import ExportedUNet
 from safediff.export.plan_profile import Profile
 from safediff.export.plan_session import PlanSession
+from safediff.export.plan_sidecar import read_sidecar
 from safediff.export.to_tensorrt import build
 
 PROFILE = Profile(min_batch=2, max_batch=4, min_side=4, opt_side=8, max_side=8)
@@ -77,3 +79,31 @@ def test_a_plan_that_does_not_fit(fake: FakeTrt, plan: Path) -> None:
     fake.fail = "memory"
     with pytest.raises(Inconclusive, match="don't fit into the memory of the GPU"):
         PlanSession(plan)
+
+
+def test_what_is_opened_is_what_was_checked(fake: FakeTrt, plan: Path) -> None:
+    checked = read_sidecar(plan)["sha256"]
+    PlanSession(plan, checked)
+    assert [hashlib.sha256(data).hexdigest() for data in fake.opened] == [checked]
+    fake.plan = b"another plan" * 200_000  # with a sidecar that fits
+    build(tiny_engine(), plan, "tensorrt", PROFILE)
+    PlanSession(plan)
+    fake.opened.clear()
+    with pytest.raises(UsageError, match=f"was checked as {checked[:12]}"):
+        PlanSession(plan, checked)
+    assert fake.opened == []
+
+
+def test_a_plan_is_read_once(fake: FakeTrt, plan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever exchanges the file after it was hashed is too late."""
+    read, known = Path.read_bytes, plan.read_bytes()
+    reads: list[bytes] = []
+
+    def exchanged(path: Path) -> bytes:
+        reads.append(read(path))
+        plan.write_bytes(b"native code")
+        return reads[-1]
+
+    monkeypatch.setattr(Path, "read_bytes", exchanged)
+    PlanSession(plan)
+    assert fake.opened == reads == [known]

@@ -49,16 +49,16 @@ def gate_plan(path: Path, plan: Path, policies: Sequence[Path], folder: Path) ->
     source = open_source(path)
     if source.release is None:
         raise UsageError(f"{path}: has no release, so no plan of it can be gated", NEXT)
-    name = require_plan(source.release, plan, source)
+    name, sha256 = require_plan(source.release, plan, source)
     if folder.absolute() == source.release.absolute():
         raise UsageError(f"{folder}: is the release that is read", "write to another folder")
     there = source.release / name
     plans = [same_policy(source, policy) for policy in policies]
-    gated, parity = measure_plan(plans, source, there, folder)
+    gated, parity = measure_plan(plans, source, there, folder, sha256)
     with new_folder(folder, is_exported, "an exported release") as out:
         left_out = shutil.ignore_patterns(*UNLISTED)
         shutil.copytree(source.release, out, dirs_exist_ok=True, ignore=left_out)
-        sidecar = read_sidecar(out / name)
+        sidecar = read_sidecar(out / name, sha256)
         row = added_plan(out, out / name, sidecar, parity)
         enter(out, source, [plan_engine(out, out / name, sidecar, gated)], [row])
     return f"{folder / name}: {gates_line(source, gated)}; sign {folder} so that it is served"
@@ -84,15 +84,15 @@ def open_plan_of(release: Path, plan: Path) -> PlanSubject:
     source = open_source(release)
     if source.release is None:
         raise UsageError(f"{release}: has no release, so no plan of it can be measured", NEXT)
-    plan = source.release / require_plan(source.release, plan, source)
-    compiled = plan_backbone(source, plan)
-    checks, _ = plan_checks(source, compiled, plan)
-    sha256 = read_sidecar(plan)["sha256"]
+    name, sha256 = require_plan(source.release, plan, source)
+    there = source.release / name
+    compiled = plan_backbone(source, there, sha256)
+    checks, _ = plan_checks(source, compiled, there)
     return PlanSubject(backbone=compiled, sha256=sha256, checks=tuple(checks))
 
 
-def require_plan(release: Path, plan: Path, source: ExportSource) -> str:
-    """A plan's path in the release that it belongs to, after everything that files can show.
+def require_plan(release: Path, plan: Path, source: ExportSource) -> tuple[str, str]:
+    """A plan's path in its release and its certified hash, after everything that files can show.
 
     ``plan`` may be given by that path.
 
@@ -111,36 +111,44 @@ def require_plan(release: Path, plan: Path, source: ExportSource) -> str:
             f"name one of {', '.join(sorted(names.values())) or 'its plans, after building one'}",
         )
     there = release / name
-    prove_plan(there, read_sidecar(there), source.model.denoiser.state_dict())
-    return str(name)
+    prove_plan(there, read_sidecar(there, sums[name]), source.model.denoiser.state_dict())
+    return str(name), sums[name]
 
 
 def measure_plan(
-    policies: Sequence[Plan], source: ExportSource, plan: Path, folder: Path
+    policies: Sequence[Plan], source: ExportSource, plan: Path, folder: Path, sha256: str
 ) -> tuple[list[GateReport], Json]:
     """The policies' checks on a plan, and its parity with PyTorch as the certificate holds it.
+
+    Args:
+        policies: What is measured.
+        source: What the plan was built from.
+        plan: The plan.
+        folder: Where it will lie, for messages and the report of a failure.
+        sha256: What it was built or certified as; the reports are bound to it.
 
     Raises:
         Inconclusive: it can't be opened on this machine, or nothing could be decided.
         PolicyViolated: it failed; the report lies beside ``folder``, where nothing is written.
     """
-    compiled = plan_backbone(source, plan)
+    compiled = plan_backbone(source, plan, sha256)
     checks, parity = plan_checks(source, compiled, plan)
     gated = []
     for policy in policies:
-        gated.append(gate(policy, source, compiled, read_sidecar(plan)["sha256"], checks))
+        gated.append(gate(policy, source, compiled, sha256, checks))
         require_met(gated[-1], folder)
     return gated, parity
 
 
-def plan_backbone(source: ExportSource, plan: Path) -> Backbone:
-    """The model around a plan.
+def plan_backbone(source: ExportSource, plan: Path, sha256: str) -> Backbone:
+    """The model around a plan of that hash.
 
     Raises:
+        UsageError: it is another one by now.
         Inconclusive: it can't be opened on this machine.
     """
     assert source.release is not None
-    session = PlanSession(plan)
+    session = PlanSession(plan, sha256)
     return source.model.with_denoiser(ExportedUNet(source.release / "unet", session=session))
 
 

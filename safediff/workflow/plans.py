@@ -170,7 +170,9 @@ def _written(source: ExportSource, folder: Path, write: Write, policies: Sequenc
         plan = write(out)
         drop_stale_repository(out / REPOSITORY, (out / ENGINES_FOLDER).glob(f"*{PLAN_SUFFIX}"))
         sidecar = _with_weights(source, plan)
-        gated, parity = measure_plan(policies, source, plan, folder) if policies else ([], None)
+        gated, parity = [], None
+        if policies:
+            gated, parity = measure_plan(policies, source, plan, folder, sidecar["sha256"])
         row = added_plan(out, plan, sidecar, parity)
         enter(out, source, [plan_engine(out, plan, sidecar, gated)], [row])
     told = gates_line(source, gated) if gated else NOT_GATED
