@@ -1,15 +1,18 @@
-# Serves a release on CPUs. Build from the repository's root, mount the release read-only:
+# Serves a release on CPUs. Build from the repository's root (BuildKit), mount the release read-only:
 #   docker build -f docs/serving.Dockerfile -t safediff-serve .
 #   docker run --read-only --tmpfs /tmp -p 8000:8000 -v "$PWD/serve:/release:ro" safediff-serve
-FROM python:3.11-slim
-
-RUN useradd --create-home --uid 10001 safediff
+FROM python:3.11-slim AS wheel
+# .dockerignore lets in what the wheel is made of
 COPY . /src
+RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheel /src && cp /src/constraints.txt /wheel
+
+FROM python:3.11-slim
+RUN useradd --create-home --uid 10001 safediff
 # the CPU build of torch comes first, so that what is found for it is not replaced by another
-RUN pip install --no-cache-dir --index-url https://download.pytorch.org/whl/cpu \
-        "$(grep '^torch==' /src/constraints.txt)" \
-    && pip install --no-cache-dir -c /src/constraints.txt "/src[serve,sign]" \
-    && rm -r /src
+RUN --mount=type=bind,from=wheel,source=/wheel,target=/wheel \
+    pip install --no-cache-dir --index-url https://download.pytorch.org/whl/cpu \
+        "$(grep '^torch==' /wheel/constraints.txt)" \
+    && pip install --no-cache-dir -c /wheel/constraints.txt "$(ls /wheel/*.whl)[serve,sign]"
 
 USER safediff
 ENV HF_HUB_OFFLINE=1 OMP_WAIT_POLICY=passive

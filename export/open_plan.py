@@ -1,7 +1,7 @@
 """Opens a plan that was built here, and checks that it is what its sidecar says.
 
-Opening a plan runs its code, so the bytes that are opened are hashed and compared first. Whether an opened one computes what it
-should is not decided here.
+Opening a plan runs its code, so the bytes that are opened are hashed and compared first. Whether an
+opened one computes what it should is not decided here.
 """
 
 from pathlib import Path

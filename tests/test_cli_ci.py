@@ -19,13 +19,20 @@ STEPS = {step["name"]: step for step in ACTION["runs"]["steps"]}
 PATH = os.pathsep.join((sysconfig.get_path("scripts"), os.environ["PATH"]))
 
 
-def gate(folder: Path, **inputs: str) -> tuple[subprocess.CompletedProcess[str], dict[str, str]]:
-    """The action's script as a runner runs it; returns what it says and its outputs."""
+def gate(
+    folder: Path, first: Path | None = None, **inputs: str
+) -> tuple[subprocess.CompletedProcess[str], dict[str, str]]:
+    """The action's script as a runner runs it; returns what it says and its outputs.
+
+    Programs in the folder ``first`` take the place of others.
+    """
     step = STEPS["Verify"]
     script, output = folder / "step.sh", folder / "output"
     script.write_text(step["run"], encoding="utf-8")
+    output.unlink(missing_ok=True)  # of an earlier use in the same job
     values = {name: str(ACTION["inputs"][name].get("default", "")) for name in ACTION["inputs"]}
     values |= {name.replace("_", "-"): value for name, value in inputs.items()}
+    path = PATH if first is None else os.pathsep.join((str(first), PATH))
     variables = {name: values[_input_of(value)] for name, value in step["env"].items()}
     done = subprocess.run(
         ["bash", "--noprofile", "--norc", "-eo", "pipefail", script],
@@ -36,7 +43,7 @@ def gate(folder: Path, **inputs: str) -> tuple[subprocess.CompletedProcess[str],
             GITHUB_OUTPUT=str(output),
             GITHUB_STEP_SUMMARY=str(folder / "summary.md"),
             GITHUB_WORKSPACE=str(folder),
-            PATH=PATH,
+            PATH=path,
         ),
         capture_output=True,
         text=True,
@@ -47,6 +54,20 @@ def gate(folder: Path, **inputs: str) -> tuple[subprocess.CompletedProcess[str],
     return done, dict(line.split("=", 1) for line in lines)
 
 
+def program(folder: Path, name: str, line: str) -> Path:
+    """Write a program of one line; returns its folder."""
+    folder.mkdir()
+    (folder / name).write_text(f"#!/bin/sh\n{line}\n", encoding="utf-8")
+    (folder / name).chmod(0o755)
+    return folder
+
+
+def with_base(folder: Path) -> Path:
+    """Let the action's folder hold the pictures of the base already."""
+    out = base_pictures(folder / "safediff")
+    return program(folder / "bin", "mktemp", f"echo '{out}'")
+
+
 def _input_of(expression: str) -> str:
     match = re.fullmatch(r"\$\{\{ inputs\.([\w-]+) \}\}", expression)
     assert match
@@ -55,7 +76,9 @@ def _input_of(expression: str) -> str:
 
 def test_the_action_has_what_it_promises() -> None:
     assert ACTION["runs"]["using"] == "composite"
-    assert set(ACTION["inputs"]) == {"policy", "model", "baseline", "fail-on", "sarif"}
+    assert set(ACTION["inputs"]) == {
+        *("policy", "model", "revision", "baseline", "fail-on", "sarif", "category", "artifact")
+    }
     assert set(ACTION["outputs"]) == {"verdict", "report", "certificate"}
     for name, output in ACTION["outputs"].items():
         assert output["value"] == f"${{{{ steps.gate.outputs.{name} }}}}"
@@ -69,15 +92,37 @@ def test_no_input_is_in_the_text_of_a_script_and_actions_are_pinned() -> None:
             assert re.fullmatch(r"[\w/-]+@[0-9a-f]{40}", step["uses"])
             assert step["if"].startswith("always()")
     used = {f"${{{{ inputs.{name} }}}}" for name in ACTION["inputs"]}
-    assert set(STEPS["Verify"]["env"].values()) == used
+    names = {STEPS["Upload the report"]["with"]["name"], STEPS["Upload SARIF"]["with"]["category"]}
+    assert {*STEPS["Verify"]["env"].values(), *names} == used
+
+
+def test_a_second_use_in_a_job_has_nothing_of_the_first(tmp_path: Path) -> None:
+    (tmp_path / "safediff-verdict.json").write_text('{"verdict": "pass"}', encoding="utf-8")
+    (tmp_path / "v.sarif").write_text('"executionSuccessful": true', encoding="utf-8")
+    found = [gate(tmp_path, policy="none.yaml", model="embedded", sarif="v.sarif") for _ in "12"]
+    assert [done.returncode for done, _ in found] == [2, 2]
+    assert [outputs["verdict"] for _, outputs in found] == ["inconclusive"] * 2
+    assert not any("upload" in outputs for _, outputs in found)
+    first, second = (outputs["report"] for _, outputs in found)
+    assert first != second
+    assert all(path.startswith(f"{tmp_path}/safediff.") for path in (first, second))
+
+
+def test_the_revision_of_a_hub_id_is_handed_on(tmp_path: Path) -> None:
+    spoken = tmp_path / "spoken"
+    named = program(tmp_path / "bin", "safediff", f"printf '%s\\n' \"$@\" > '{spoken}'")
+    gate(tmp_path, named, policy="p.yaml", model="a/model", revision="0" * 40)
+    words = spoken.read_text("utf-8").splitlines()
+    assert words[words.index("--revision") + 1] == "0" * 40
+    assert words[-3:] == ["--", "a/model", "p.yaml"]
 
 
 def test_the_action_fails_where_the_policy_is_not_met(tmp_path: Path) -> None:
-    base_pictures(tmp_path / "safediff")
     policy = write_policy(tmp_path / "policies")
     baseline = str(finished().run.path)
+    first = with_base(tmp_path)
     done, outputs = gate(
-        tmp_path, policy=str(policy), model="embedded", sarif="v.sarif", baseline=baseline
+        tmp_path, first, policy=str(policy), model="embedded", sarif="v.sarif", baseline=baseline
     )
     assert done.returncode == 1, done.stderr
     assert "::error file=policies/small.yaml,line=" in done.stdout
@@ -85,6 +130,7 @@ def test_the_action_fails_where_the_policy_is_not_met(tmp_path: Path) -> None:
     assert outputs == {
         "verdict": "fail",
         "report": f"{tmp_path}/safediff/report.html",
+        "document": f"{tmp_path}/safediff/safediff-verdict.json",
         "upload": "true",
     }
     assert (tmp_path / "v.sarif").exists()
@@ -92,10 +138,10 @@ def test_the_action_fails_where_the_policy_is_not_met(tmp_path: Path) -> None:
 
 
 def test_the_action_passes_a_release_and_names_its_certificate(tmp_path: Path) -> None:
-    base_pictures(tmp_path / "safediff")
     release = str(finished().run.path / "release")
+    policy = str(write_policy(tmp_path))
     done, outputs = gate(
-        tmp_path, policy=str(write_policy(tmp_path)), model=release, fail_on="warn"
+        tmp_path, with_base(tmp_path), policy=policy, model=release, fail_on="warn"
     )
     assert done.returncode == 0, done.stderr
     assert outputs["verdict"] == "pass"

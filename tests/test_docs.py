@@ -2,6 +2,7 @@
 
 import json
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,26 @@ def test_the_container_starts_what_there_is() -> None:
     assert wrong(" ".join(json.loads(entry))) is None
     for path in re.findall(r"/src/([\w.]+)", text):
         assert (ROOT / path).exists(), path
-    (extras,) = re.findall(r'"/src\[([\w,-]+)\]"', text)
+    (extras,) = re.findall(r"/\*\.whl\)\[([\w,-]+)\]", text)
     assert {*extras.split(",")} >= {"serve", "sign"}  # without the second no signature is checked
     assert (ROOT / "docs" / "serving.Dockerfile").name in text
+
+
+def test_the_container_is_made_of_the_package_alone() -> None:
+    """Whatever else lies in a checkout (history, runs, keys) reaches no layer of the image."""
+    first, *allowed = [
+        line
+        for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+        if not line.startswith(("#", "**/"))
+    ]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    roots = {path.split("/")[0] for path in project["tool"]["setuptools"]["package-dir"].values()}
+    files = {project["project"]["readme"], *project["project"]["license-files"]}
+    assert first == "*"
+    assert {line.removeprefix("!") for line in allowed} == {
+        *(roots | files),
+        *("pyproject.toml", "constraints.txt"),
+    }
+    text = (ROOT / "docs" / "serving.Dockerfile").read_text(encoding="utf-8")
+    *_, last = text.split("\nFROM ")
+    assert "COPY" not in last

@@ -187,6 +187,12 @@ def test_other_families_have_no_such_file(tmp_path: Path) -> None:
         unet_name("class_embedding.weight", 1, [False, True])
 
 
+def test_a_server_may_read_an_exported_folder() -> None:
+    assert (exported() / "model.safetensors").exists()
+    files = [path for path in exported().rglob("*") if path.is_file()]
+    assert {path.stat().st_mode & 0o777 for path in files} == {0o644}
+
+
 def test_the_triton_repository_describes_the_graph() -> None:
     folder = exported() / "triton" / "safediff_unet"
     message = check_config((folder / "config.pbtxt").read_text())

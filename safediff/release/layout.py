@@ -83,11 +83,16 @@ def write_release(
         for name, further in (more or {}).items():
             text = dump_certificate(issue_certificate(further, subject))
             (release / name).write_text(text, encoding="utf-8")
-        for path in release.rglob("*"):
-            if path.is_file():
-                path.chmod(0o644)  # safetensors makes files that only their owner can read
+        make_readable(release)
         write_checksums(release)
     return certificate
+
+
+def make_readable(folder: Path) -> None:
+    """Let everybody read what is there: safetensors makes files that only their owner can."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(0o644)
 
 
 def _write_evidence(release: Path, certificate: Json) -> None:

@@ -18,7 +18,7 @@ from safediff.release.certificate import CERTIFICATE_NAME, is_certified
 from safediff.release.certificate_schema import read_certificate
 from safediff.release.checksums import sha256_file, write_checksums
 from safediff.release.engines import add_engines
-from safediff.release.layout import write_derived
+from safediff.release.layout import make_readable, write_derived
 from safediff.workflow.engine_report import EngineReport
 from safediff.workflow.engines import compared
 from safediff.workflow.export_source import ExportSource
@@ -60,6 +60,7 @@ def enter(
     if is_certified(folder):
         add_engines(folder, added, paths, {row["path"]: gates_of(row) for row in engines})
         write_derived(folder, read_certificate(folder / CERTIFICATE_NAME))
+    make_readable(folder)
     write_checksums(folder)
 
 
