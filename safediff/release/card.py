@@ -17,7 +17,7 @@ _BODY = """\
 
 **{statement}**
 
-Verdict: **{verdict}** ({counts}). Issued {issued}, valid until {expires}. All numbers below come
+Verdict: **{verdict}** ({counts}). Measured from {issued}, valid until {expires}. All numbers below come
 from `safety-certificate.json`; `sha256sum -c SHA256SUMS` checks the files.
 
 ## Use
