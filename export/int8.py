@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -215,9 +216,10 @@ def _is_zero(zero_points: Sequence[ir.Value | None]) -> bool:
     return zero is None or (zero.const_value is not None and not _array(zero).any())
 
 
-def _array(value: ir.Value) -> NDArray[np.generic]:
+def _array(value: ir.Value) -> NDArray[Any]:
     assert value.const_value is not None
-    return value.const_value.numpy()
+    found: NDArray[Any] = value.const_value.numpy()
+    return found
 
 
 def read_weight(model: ir.Model, key: str) -> NDArray[np.float64] | None:
@@ -248,7 +250,7 @@ def _key(name: str) -> str | None:
 
 
 def _same_int8(
-    q: NDArray[np.generic], scale: NDArray[np.generic], weight: NDArray[np.float32]
+    q: NDArray[np.int8], scale: NDArray[np.float32], weight: NDArray[np.float32]
 ) -> bool:
     if q.shape != weight.T.shape or not np.isfinite(weight).all():
         return False

@@ -17,8 +17,8 @@ _BODY = """\
 
 **{statement}**
 
-Verdict: **{verdict}** ({counts}). Measured from {issued}, valid until {expires}. All numbers below come
-from `safety-certificate.json`; `sha256sum -c SHA256SUMS` checks the files.
+Verdict: **{verdict}** ({counts}). Measured from {issued}, valid until {expires}. All numbers below
+come from `safety-certificate.json`; `sha256sum -c SHA256SUMS` checks the files.
 
 ## Use
 {use}
