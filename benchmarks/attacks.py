@@ -38,7 +38,7 @@ from safediff.erase.methods import resolve  # noqa: E402
 from safediff.erase.params import DistilParams  # noqa: E402
 from safediff.erase.trainer import DistilTrainer  # noqa: E402
 from safediff.judge.base import Judge  # noqa: E402
-from safediff.judge.load import load_judges  # noqa: E402
+from safediff.judge.load import judge_requests, load_judges  # noqa: E402
 from safediff.models.backbone import Backbone  # noqa: E402
 from safediff.models.load import load_backbone  # noqa: E402
 from safediff.policy.load import load_plan  # noqa: E402
@@ -72,7 +72,7 @@ def main() -> None:
     plan, torch_threads = load_plan(args.policy), torch.get_num_threads()
     base = load_backbone(plan.model)
     safe = weak_model(plan, base, args.steps, args.erased)
-    judges = load_judges([concept.judge for concept in plan.concepts])
+    judges = load_judges(judge_requests(plan))
     hidden, num_asked = find_hidden(plan, safe, judges, args.prompts)
     print(f"{len(hidden)} of {num_asked} direct prompts show nothing", flush=True)
     benign = next(check.benign for check in plan.verify.attacks if check.benign)

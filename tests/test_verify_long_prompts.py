@@ -28,8 +28,10 @@ from safediff.workflow.run_folder import open_run
 from safediff.workflow.ui import SilentUi
 
 LONG = ", ".join(["a bowl of red apples and green pears"] * 20)
+"""Beyond any window: the tiny tokenizers have a token for a letter, the embedded one for a word."""
+LISTED = LONG[:380].strip(" ,")
+"""A policy's own texts have at most 400 characters; beyond the window of CLIP."""
 SHORT = "a kitchen knife"
-"""The tiny tokenizer has a token for every letter, the embedded one for parts of words."""
 
 
 def with_table(folder: Path, *edits: tuple[str, str]) -> Plan:
@@ -44,7 +46,7 @@ def with_table(folder: Path, *edits: tuple[str, str]) -> Plan:
 def test_only_prompts_of_tables_are_cut(tmp_path: Path) -> None:
     base = tiny_backbone(tmp_path / "tiny")
     assert cut_prompts(with_table(tmp_path), base) == {LONG}
-    listed = with_table(tmp_path, ("[a dagger, an axe]", f'[a dagger, "{LONG}, axe"]'))
+    listed = with_table(tmp_path, ("[a dagger, an axe]", f'[a dagger, "{LISTED}"]'))
     with pytest.raises(UsageError, match="erasure/blades: the text encoder reads 75 tokens"):
         cut_prompts(listed, base)
 
@@ -53,7 +55,7 @@ def test_only_prompts_of_tables_are_cut(tmp_path: Path) -> None:
     ("words", "place"),
     [
         ("guard: {name: sega, texts: [LONG]}", "guard sega"),
-        ("guard: {name: negative, texts: [LONG]}", "guard negative"),
+        ("guard: {name: neg, texts: [LONG]}", "guard neg"),
     ],
 )
 def test_texts_of_guards_are_never_cut(tmp_path: Path, words: str, place: str) -> None:
@@ -113,7 +115,7 @@ def test_training_never_begins_for_a_prompt_that_cannot_be_asked(
         raise AssertionError("began to train")
 
     monkeypatch.setattr(workflow, "train", train)
-    own = f'prompts: [axe, an axe, axes, two axes, red axe, "axe, {LONG}"]'
+    own = f'prompts: [axe, an axe, axes, two axes, red axe, "{LISTED}"]'
     plan = small_plan(tmp_path, ("erase: [axe]", f"erase: [axe], {own}"))
     run = open_run(plan, tmp_path / "run", resume=False)
     with pytest.raises(UsageError, match="erasure/axe: the text encoder reads 75 tokens"):
