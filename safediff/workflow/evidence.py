@@ -205,8 +205,9 @@ def certificate_evidence(
 
 
 def _judge_names(plan: Plan) -> tuple[str, ...]:
-    groups = [*plan.concepts, *plan.verify.retention]
-    return tuple(dict.fromkeys(group.judge for group in groups))
+    names = [concept.judge for concept in plan.concepts]
+    names += [group.judge for group in plan.verify.retention]
+    return tuple(dict.fromkeys(names))
 
 
 def judge_facts(plan: Plan, name: str, judge: Judge) -> dict[str, Any]:

@@ -35,6 +35,7 @@ from safediff.export.to_triton import (
     write_repository,
 )
 from safediff.folders import new_folder
+from safediff.gate.verdict import GateReport
 from safediff.policy.plan import Plan
 from safediff.release.checksums import UNLISTED
 from safediff.release.engines import ENGINES_FOLDER, PLAN_SUFFIX
@@ -170,7 +171,8 @@ def _written(source: ExportSource, folder: Path, write: Write, policies: Sequenc
         plan = write(out)
         drop_stale_repository(out / REPOSITORY, (out / ENGINES_FOLDER).glob(f"*{PLAN_SUFFIX}"))
         sidecar = _with_weights(source, plan)
-        gated, parity = [], None
+        gated: list[GateReport] = []
+        parity = None
         if policies:
             gated, parity = measure_plan(policies, source, plan, folder, sidecar["sha256"])
         row = added_plan(out, plan, sidecar, parity)
