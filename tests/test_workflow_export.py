@@ -225,7 +225,7 @@ def test_a_timestep_of_one_dimension_changes_no_prediction(tmp_path: Path, xl: b
     }
     random = np.random.default_rng(0)
     feeds = {name: random.random(shape, np.float32) for name, shape in shapes.items()}
-    feeds["timestep"] = np.float32(500.0).reshape(())
+    feeds["timestep"] = np.array(500.0, np.float32)
     (expected,) = scalar.run(None, feeds)
     (found,) = flat.run(None, feeds | {"timestep": feeds["timestep"].reshape(1)})
     assert np.array_equal(found, expected)
