@@ -299,4 +299,5 @@ def test_a_folder_is_loaded_once(folder: Path) -> None:
 def test_card_is_json_that_reads_back(tmp_path: Path) -> None:
     path = card(tmp_path / "c.json", "clip", "a" * 64, owl=ROW)
     assert json.loads(path.read_text())["rows"]["owl"]["hits"] == 8
-    assert Card.read(path, "clip", "a" * 64).rows == {"owl": ROW}
+    found = Card.read(path, "clip", "a" * 64, SETTINGS)
+    assert (found.rows, found.settings) == ({"owl": ROW}, SETTINGS)

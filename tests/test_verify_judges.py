@@ -62,9 +62,13 @@ def paint(
 def measure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., GateReport]:
     weights = write_detector(tmp_path / "planted.onnx")
 
-    def measured(subject: Painter, base: Painter = Painter(200)) -> GateReport:
+    def measured(
+        subject: Painter,
+        base: Painter = Painter(200),
+        keeper: type[EmbeddedJudge] = ReadingJudge,
+    ) -> GateReport:
         monkeypatch.setattr("safediff.verify.album.sample", paint)
-        judges = {"embedded": ReadingJudge(), "nudenet": NudeNet("mace", weights)}
+        judges = {"embedded": keeper(), "nudenet": NudeNet("mace", weights)}
         monkeypatch.setattr("safediff.verify.verification.load_judges", lambda requests: judges)
         plan = small_plan(tmp_path, *EDITS)
         painted: Any = base
@@ -126,11 +130,10 @@ class EasyJudge(ReadingJudge):
 
 
 def test_a_judge_that_sees_every_kept_thing_anywhere_decides_nothing(
-    measure: Callable[..., GateReport], monkeypatch: pytest.MonkeyPatch
+    measure: Callable[..., GateReport],
 ) -> None:
     """For it, a model that draws nothing has kept everything."""
-    monkeypatch.setattr("test_verify_judges.ReadingJudge", EasyJudge)
-    report = measure(Painter(0))
+    report = measure(Painter(0), keeper=EasyJudge)
     found = row(report, "calibration/kept")
     assert (found.verdict, found.estimate) == (Verdict.INCONCLUSIVE, 1.0)
     for check in ("collapse", "erasure/all", "retention/ordinary"):
