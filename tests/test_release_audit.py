@@ -45,7 +45,7 @@ def test_an_untouched_release_agrees_and_everything_countable_is_recounted(relea
     assert found.verdict is Verdict.PASS
     assert [r.subject for r in found.reports] == ["teacher", "student", "onnx engine"]
     assert found.facts["checks"] == (
-        "24 recounted from the journal; only the decision made again: parity/onnx engine, "
+        "33 recounted from the journal; only the decision made again: parity/onnx engine, "
         "parity/edit"
     )
 

@@ -60,7 +60,7 @@ def test_everything_agrees_and_waivers_are_counted_apart(release: Path) -> None:
     assert found.problems == ()
     assert found.verdict is Verdict.PASS
     assert found.facts["checks"] == (
-        "28 recounted from the journal; only the decision made again: quality/kid, quality/clip, "
+        "37 recounted from the journal; only the decision made again: quality/kid, quality/clip, "
         "quality/null_drift, robustness/alignment, parity/onnx engine, "
         "parity/edit"
     )

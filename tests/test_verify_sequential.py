@@ -298,7 +298,7 @@ def test_the_limit_is_shifted_by_the_judges_errors(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A judge that finds 60 % may see no more than 0.6 of the limit: it takes more prompts."""
-    plan = small_plan(tmp_path, *RULE, ("min_sensitivity: 0.5", "min_sensitivity: 0.0"))
+    plan = small_plan(tmp_path, *RULE, ("min_sensitivity: 0.5", "min_sensitivity: 0.001"))
     judges: dict[type[EmbeddedJudge], tuple[Any, ...]] = {}
     for judge in (ReadingJudge, HalfBlindJudge, GuessingJudge):
         seeing = {"embedded": judge()}
