@@ -107,7 +107,7 @@ def exported(precision: str = "fp32", xl: bool = False) -> Path:
 def passed_gate(row: dict[str, Any], policy: str = "demo-weapons") -> dict[str, Any]:
     """What the manifest holds of a gate on an engine, made up."""
     named = {"policy_name": policy, "policy_sha256": make_evidence().policy["sha256"]}
-    return {"verdict": "pass", "bound_to": row["sha256"], **named}
+    return {"verdict": "pass", "results": [], "bound_to": row["sha256"], **named}
 
 
 def recertified(path: Path) -> Path:

@@ -11,8 +11,9 @@ import onnx
 import onnx_ir as ir
 import pytest
 import torch
+from gate_examples import make_report, make_result
 from PIL import Image
-from release_examples import make_evidence, new_keys
+from release_examples import make_evidence, new_keys, waived_attack
 from safetensors.torch import load_file, save_file
 from serving_examples import copy_of, exported, passed_gate, recertified, release, write_example
 from tiny import tiny_backbone, tiny_engine, tiny_unet
@@ -21,6 +22,7 @@ from safediff.errors import Inconclusive, UsageError
 from safediff.export.manifest import read_manifest, write_manifest
 from safediff.export.runtime import SafePipeline
 from safediff.export.to_onnx import swap_weights
+from safediff.gate.verdict import Verdict
 from safediff.guard.load import make_guard
 from safediff.release.checksums import SUMS_NAME, sha256_file, write_checksums
 from safediff.release.signing import sign_release
@@ -272,10 +274,13 @@ def test_a_verdict_that_was_edited(tmp_path: Path) -> None:
     refused(path, r"safety-certificate\.json differs")
 
 
+LATER = make_evidence().issued_at + timedelta(days=181)
+"""When the certificates of these releases have expired."""
+
+
 def test_an_expired_certificate() -> None:
-    expires = datetime.fromisoformat(make_evidence().issued_at.isoformat()) + timedelta(days=181)
     with pytest.raises(UsageError, match="its certificate expired on 2027-05-23"):
-        establish(release(), now=expires)
+        establish(release(), now=LATER)
     assert establish(release(), now=datetime(2026, 12, 1, tzinfo=UTC)).unverified == ""
 
 
@@ -298,7 +303,7 @@ def test_an_engine_that_was_not_gated() -> None:
     assert establish(exported("int8"), engine="onnx", accept_unverified=REASON).engine == "onnx"
 
 
-def with_report(path: Path, **gate: str) -> Path:
+def with_report(path: Path, **gate: Any) -> Path:
     """The export in int8 with a gate report in its manifest, by someone who renewed the sums."""
     if not path.exists():
         copy_of(exported("int8"), path)
@@ -317,19 +322,37 @@ def test_a_gate_report_that_anyone_may_have_written(tmp_path: Path) -> None:
     assert trust.engine == "torch"
     assert "no checked signature covers the gate report on it; serving the Py" in trust.remark
     refused(path, "no checked signature covers the gate report on it", engine="onnx")
-    trust = establish(path, accept_unverified=REASON)
+    trust = establish(path, accept_unverified=REASON)  # it accepts nothing that was not asked for
+    assert (trust.engine, trust.unverified) == ("torch", "")
+    trust = establish(path, engine="onnx", accept_unverified=REASON)
     assert (trust.engine, trust.unverified) == ("onnx", REASON)
+    expired = establish(path, accept_unverified=REASON, now=LATER)
+    assert (expired.engine, expired.unverified) == ("torch", REASON)
+    assert expired.doubts == ("its certificate expired on 2027-05-23",)
+
+
+def test_all_that_speaks_against_it_is_said(tmp_path: Path) -> None:
+    path = write_example(tmp_path / "r", passed=False)
+    doubts = (
+        "its certificate says inconclusive, not pass",
+        "its certificate expired on 2027-05-23",
+    )
+    with pytest.raises(UsageError, match="; ".join(doubts)):
+        establish(path, now=LATER)
+    assert establish(path, accept_unverified=REASON, now=LATER).doubts == doubts
 
 
 @pytest.mark.parametrize(
     ("gate", "engine"),
     [
         ({}, "onnx"),
+        ({"verdict": "warn"}, "onnx"),
         ({"verdict": "fail"}, "torch"),
+        ({"verdict": "inconclusive"}, "torch"),
         ({"bound_to": "00" * 32}, "torch"),
         ({"policy_sha256": "00" * 32}, "torch"),
     ],
-    ids=["passed", "failed", "on other bytes", "of another policy"],
+    ids=["passed", "warned", "failed", "undecided", "on other bytes", "of another policy"],
 )
 def test_a_signed_gate_report(tmp_path: Path, gate: dict[str, str], engine: str) -> None:
     path = with_report(tmp_path / "r", **gate)
@@ -337,6 +360,20 @@ def test_a_signed_gate_report(tmp_path: Path, gate: dict[str, str], engine: str)
     sign_release(path, private)
     trust = establish(path, public_key=public)
     assert (trust.engine, trust.unverified) == (engine, "")
+
+
+def test_a_gate_report_counts_as_long_as_its_waivers(tmp_path: Path) -> None:
+    """Its verdict is ``warn`` for a waived check, too."""
+    report = make_report((make_result("erasure/all", Verdict.PASS), waived_attack())).to_json()
+    path = with_report(tmp_path / "r", verdict=report["verdict"], results=report["results"])
+    private, public = new_keys(tmp_path, "ours")
+    sign_release(path, private)
+    trust = establish(path, public_key=public, now=datetime(2026, 12, 31, 23, tzinfo=UTC))
+    assert (trust.engine, trust.expires_at) == ("onnx", datetime(2027, 1, 1, tzinfo=UTC))
+    trust = establish(path, public_key=public, now=datetime(2027, 1, 1, tzinfo=UTC))
+    assert trust.engine == "torch"
+    assert "and a waiver of the gate report on it expired on 2026-12-31; serving" in trust.remark
+    assert trust.expires_at == LATER - timedelta(days=1)
 
 
 @pytest.mark.parametrize("metadata", [{}, {"base_sha256": "ee" * 32}], ids=["", "another base"])

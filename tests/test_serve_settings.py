@@ -27,7 +27,7 @@ from safediff.serve.app import build_app
 from safediff.serve.batching import Batcher
 from safediff.serve.pipeline import Order, SafePipeline
 from safediff.serve.settings import Settings, default_settings
-from safediff.serve.trust import Trust, _doubt, establish
+from safediff.serve.trust import Trust, _doubts, establish
 
 PATH = "/v1/images/generations"
 PROMPT = "an axe"
@@ -46,7 +46,9 @@ def trust(**changes: Any) -> Trust:
         "release_sha256": "ab" * 32,
         "engine": "torch",
         "plan_file": "",
-        "unverified": REASON,
+        "doubts": ("has no certificate",),
+        "reason": REASON,
+        "expires_at": None,
         "remark": "",
     }
     return Trust(**(facts | changes))
@@ -161,10 +163,10 @@ def test_policies_of_a_guard_that_were_met_with_different_settings() -> None:
 
     now = datetime.now(UTC)
     same = [certificate(11, guard=GUARD), certificate(11, guard=GUARD)]
-    assert _doubt(Path("r"), same, now) == ""
-    doubt = _doubt(Path("r"), [same[0], certificate(25, guard=GUARD)], now)
+    assert not list(_doubts(Path("r"), same, now))
+    (doubt,) = _doubts(Path("r"), [same[0], certificate(25, guard=GUARD)], now)
     assert doubt == "its policies were met behind a guard with different steps or guidance"
-    assert _doubt(Path("r"), [certificate(11), certificate(25)], now) == ""
+    assert not list(_doubts(Path("r"), [certificate(11), certificate(25)], now))
 
 
 # A guard that takes the place of the policy's.

@@ -5,6 +5,7 @@ only to compare its weights, after everything that hashes can decide.
 """
 
 from collections.abc import Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -42,6 +43,8 @@ EngineChoice = str
 
 TEXT_WEIGHTS, DIFFUSERS_WEIGHTS = "model.safetensors", "diffusion_pytorch_model.safetensors"
 UNSIGNED = "no checked signature covers the gate report on it"
+PASSED = {verdict.value for verdict in Verdict if verdict.exit_code == 0}
+"""What a gate may say of an engine that is served: warnings and waived checks are no failure."""
 NEXT_STEP = "do not deploy it; get the release again from where it was made"
 
 
@@ -57,6 +60,8 @@ class Choice(NamedTuple):
     """What speaks against it."""
     plan_file: str = ""
     """Path of the plan."""
+    last_day: date | None = None
+    """Of the first waiver to run out that its gate reports rest on, UTC."""
 
 
 def engine_files(path: Path) -> tuple[str, str]:
@@ -92,7 +97,7 @@ def choose_engine(
     wanted: EngineChoice,
     *,
     signed: bool,
-    reason: str,
+    today: date,
 ) -> Choice:
     """The engine to open, from hashes and the manifest alone.
 
@@ -105,15 +110,15 @@ def choose_engine(
         path: The folder.
         certificates: All of the release; none: nothing to compare with, so what is there is taken.
         sums: Hashes of the files.
-        wanted: By the user.
+        wanted: By the user. ``auto`` never takes an engine that something speaks against.
         signed: Whether a signature over all files was checked.
-        reason: Why it is served though nothing speaks for it; mostly empty.
+        today: UTC; a gate report counts through the last day of its waivers.
 
     Raises:
         UsageError: the engine is not there, or is none of this release.
     """
     if wanted.endswith(PLAN_SUFFIX):
-        return _choose_plan(path, certificates, sums, wanted, signed=signed)
+        return _choose_plan(path, certificates, sums, wanted, signed=signed, today=today)
     files = engine_files(path)
     has_onnx = files[0] in sums
     if wanted == "onnx" and not has_onnx:
@@ -128,18 +133,25 @@ def choose_engine(
     manifest = read_manifest(path)
     if manifest is None:
         raise UsageError(f"{path}: {what}", NEXT_STEP)
-    never = _never_passed(silent, manifest, *found.values())
-    if not never and signed:
-        return Choice("onnx", certified=False)
-    of = f" of policy {never[0]}" if never and len(certificates) > 1 else ""
-    doubt = f"{what}, and {f'no gate report on it{of} passed' if never else UNSIGNED}"
-    if wanted == "onnx" or reason:
+    gates = _own_gates(silent, manifest, *found.values())
+    of = f" of policy {gates.never[0]}" if gates.never and len(certificates) > 1 else ""
+    missing = gates.objection(f"no gate report on it{of} passed", signed, today)
+    if not missing:
+        return Choice("onnx", certified=False, last_day=gates.last_day)
+    doubt = f"{what}, and {missing}"
+    if wanted == "onnx":
         return Choice("onnx", certified=False, doubt=doubt)
     return Choice("torch", remark=f"{doubt}; serving the PyTorch weights, which it does speak of")
 
 
 def _choose_plan(
-    path: Path, certificates: Sequence[Json], sums: Mapping[str, str], wanted: str, *, signed: bool
+    path: Path,
+    certificates: Sequence[Json],
+    sums: Mapping[str, str],
+    wanted: str,
+    *,
+    signed: bool,
+    today: date,
 ) -> Choice:
     """A plan that was asked for by its path in the release, or by where it lies."""
     name = wanted if wanted in sums else wanted.removeprefix(f"{path.as_posix()}/")
@@ -149,35 +161,59 @@ def _choose_plan(
             f"{path}: {wanted} is not a plan that its certificate speaks of",
             f"build one with safediff export --trt or --trt-rtx; they lie in {ENGINES_FOLDER}/",
         )
-    manifest = read_manifest(path)
     hashes = sums[name], sums.get(f"{name}{SIDECAR_SUFFIX}")
-    never = _never_passed(certificates, manifest, *hashes)
-    if not never and signed:
-        return Choice("plan", certified=False, plan_file=name)
-    of = f" of policy {never[0]}" if never and len(certificates) > 1 else ""
-    doubt = f"{name}: {f'it has not passed the gate{of} on a GPU' if never else UNSIGNED}"
-    return Choice("plan", certified=False, doubt=doubt, plan_file=name)
+    gates = _own_gates(certificates, read_manifest(path), *hashes)
+    of = f" of policy {gates.never[0]}" if gates.never and len(certificates) > 1 else ""
+    missing = gates.objection(f"it has not passed the gate{of} on a GPU", signed, today)
+    if not missing:
+        return Choice("plan", certified=False, plan_file=name, last_day=gates.last_day)
+    return Choice("plan", certified=False, doubt=f"{name}: {missing}", plan_file=name)
 
 
 def _listed(certificate: Json) -> dict[str, str]:
     return {row["path"]: row["sha256"] for row in certificate["subject"]}
 
 
-def _never_passed(
+class _Gates(NamedTuple):
+    """What gate reports say of one engine."""
+
+    never: list[str]
+    """Policies without one that passed."""
+    last_day: date | None
+    """Of the first waiver to run out that the others rest on."""
+
+    def objection(self, never: str, signed: bool, today: date) -> str:
+        """Why they do not count; empty where they do. ``never`` is said where there is none."""
+        if self.never:
+            return never
+        if self.last_day is not None and self.last_day < today:
+            return f"a waiver of the gate report on it expired on {self.last_day}"
+        return "" if signed else UNSIGNED
+
+
+def _own_gates(
     certificates: Sequence[Json],
     manifest: Json | None,
     model_sha256: str | None,
     data_sha256: str | None,
-) -> list[str]:
-    """Names of the policies that have no gate report on these very bytes that passed."""
-    gates = [
+) -> _Gates:
+    """Of each certificate's policy, on these very bytes."""
+    passed = [
         gate
         for row in (manifest["engines"] if manifest else ())
         if (row["sha256"], row["data_sha256"]) == (model_sha256, data_sha256)
         for gate in gates_of(row)
-        if gate["bound_to"] == row["sha256"] and gate["verdict"] == Verdict.PASS.value
+        if gate["bound_to"] == row["sha256"] and gate["verdict"] in PASSED
     ]
-    return [str(c["policy"].get("name")) for c in certificates if own_gate(c, gates) is None]
+    own = [(str(c["policy"].get("name")), own_gate(c, passed)) for c in certificates]
+    days = [day for _, gate in own if gate is not None for day in _waiver_days(gate)]
+    return _Gates([name for name, gate in own if gate is None], min(days, default=None))
+
+
+def _waiver_days(gate: Json) -> list[date]:
+    """Last days of the waivers that a gate report rests on; its verdict only says ``warn``."""
+    waived = [row for row in gate["results"] if row["verdict"] == Verdict.WAIVED.value]
+    return [date.fromisoformat(row["details"]["waiver_expires"]) for row in waived]
 
 
 def prove_compiled(path: Path, choice: Choice) -> None:

@@ -6,9 +6,9 @@ of it is read from files; nothing is run before it is established.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +27,7 @@ from safediff.release.checksums import (
 from safediff.release.engines import certificate_names
 from safediff.release.signing import check_signature
 from safediff.serve.certified import (
+    Choice,
     EngineChoice,
     choose_engine,
     prove_compiled,
@@ -51,16 +52,37 @@ class Trust:
     engine: Literal["onnx", "torch", "plan"]
     plan_file: str
     """Path of the plan in the release; empty with another engine."""
-    unverified: str
-    """The written reason for serving without a valid pass; empty where there is one."""
+    doubts: tuple[str, ...]
+    """All that spoke against it when it was opened; empty where a valid pass spoke for it."""
+    reason: str
+    """Why it may be served all the same, in words; empty where none was given."""
+    expires_at: datetime | None
+    """When the first certificate expires, or the first waiver of a gate report on the engine."""
     remark: str
     """Why another engine was chosen than the one one might expect; mostly empty."""
 
     @property
+    def expired(self) -> bool:
+        """Whether what spoke for it has expired by now."""
+        return self.expires_at is not None and self.expires_at < datetime.now(UTC)
+
+    @property
+    def unverified(self) -> str:
+        """The written reason for serving without a valid pass; empty where there is one."""
+        return self.reason if self.doubts or self.expired else ""
+
+    @property
+    def holds(self) -> bool:
+        """Whether pictures may be drawn now."""
+        return bool(self.reason) or not self.expired
+
+    @property
     def verdict(self) -> str:
-        """The certificates', ``pass`` where all say so, or ``none``."""
+        """The certificates', ``pass`` where all say so; ``expired`` after that; or ``none``."""
+        if not self.certificates:
+            return "none"
         others = [c["verdict"] for c in self.certificates if c["verdict"] != Verdict.PASS.value]
-        return str([*others, Verdict.PASS.value][0]) if self.certificates else "none"
+        return str([*others, "expired" if self.expired else Verdict.PASS.value][0])
 
     @property
     def plan(self) -> Json:
@@ -111,17 +133,17 @@ def establish(
     sums = read_sums(path)
     names = certificate_names(sums)
     certificates = tuple(_read_certificate(path / name) for name in names)
-    doubt = _doubt(path, certificates, now or datetime.now(UTC)) or _other_guard(
-        certificates, guard
-    )
+    now = now or datetime.now(UTC)
+    doubts = [*_doubts(path, certificates, now), *_other_guard(certificates, guard)]
     for certificate in certificates:
         require_certified(path, certificate, sums)
     signed = public_key is not None
-    choice = choose_engine(path, certificates, sums, engine, signed=signed, reason=reason)
-    doubt = doubt or choice.doubt
-    if doubt and not reason:
+    choice = choose_engine(path, certificates, sums, engine, signed=signed, today=now.date())
+    if choice.doubt:
+        doubts.append(choice.doubt)
+    if doubts and not reason:
         raise UsageError(
-            f"{path}: {doubt}",
+            f"{path}: {'; '.join(doubts)}",
             "verify, release and sign it (--public-key), or say why it is served anyway: "
             '--accept-unverified "reason"',
         )
@@ -134,7 +156,9 @@ def establish(
         release_sha256=sha256_file(path / SUMS_NAME),
         engine=choice.engine,
         plan_file=choice.plan_file,
-        unverified=reason if doubt else "",
+        doubts=tuple(doubts),
+        reason=reason,
+        expires_at=_expiry(certificates, choice),
         remark=choice.remark,
     )
 
@@ -177,10 +201,22 @@ def _read_certificate(file: Path) -> Json:
     return certificate
 
 
-def _doubt(path: Path, certificates: Sequence[Json], now: datetime) -> str:
-    """Why certificates do not speak for their release; empty where they do."""
+def _expiry(certificates: Sequence[Json], choice: Choice) -> datetime | None:
+    ends = [_expires_at(certificate) for certificate in certificates]
+    if choice.last_day is not None:
+        ends.append(datetime.combine(choice.last_day + timedelta(days=1), time(), UTC))
+    return min(ends, default=None)
+
+
+def _expires_at(certificate: Json) -> datetime:
+    return datetime.fromisoformat(certificate["expires_at"])
+
+
+def _doubts(path: Path, certificates: Sequence[Json], now: datetime) -> Iterator[str]:
+    """All that keeps certificates from speaking for their release."""
     if not certificates:
-        return "has no certificate, so nothing shows that it meets a policy"
+        yield "has no certificate, so nothing shows that it meets a policy"
+        return
     guards = [certificate["policy"]["resolved"].get("guard") for certificate in certificates]
     if any(guard != guards[0] for guard in guards):
         raise UsageError(
@@ -189,25 +225,24 @@ def _doubt(path: Path, certificates: Sequence[Json], now: datetime) -> str:
         )
     samplings = [verified_settings(c["policy"]["resolved"]) for c in certificates]
     if guards[0] is not None and len(set(samplings)) > 1:
-        return "its policies were met behind a guard with different steps or guidance"
+        yield "its policies were met behind a guard with different steps or guidance"
     for certificate in certificates:
         its = "its certificate"
         if len(certificates) > 1:
             its = f"its certificate of policy {certificate['policy'].get('name')}"
         if certificate["verdict"] != Verdict.PASS.value:
-            return f"{its} says {certificate['verdict']}, not pass"
-        if datetime.fromisoformat(certificate["expires_at"]) < now:
-            return f"{its} expired on {certificate['expires_at'][:10]}"
-    return ""
+            yield f"{its} says {certificate['verdict']}, not pass"
+        if _expires_at(certificate) < now:
+            yield f"{its} expired on {certificate['expires_at'][:10]}"
 
 
-def _other_guard(certificates: Sequence[Json], guard: Guard | None) -> str:
-    """Why they do not speak for pictures behind this guard; empty where they do."""
+def _other_guard(certificates: Sequence[Json], guard: Guard | None) -> Iterator[str]:
+    """Why they do not speak for pictures behind this guard."""
     if guard is None or not certificates:
-        return ""
+        return
     plan = certificates[0]["policy"]["resolved"].get("guard")
     if plan is not None and (plan["name"], tuple(plan["texts"])) == (guard.name, guard.texts):
-        return ""
+        return
     known = "no guard" if plan is None else f"guard {plan['name']}"
     same = plan is not None and plan["name"] == guard.name
-    return f"was verified with {known}, not with {guard.name}{' against other texts' * same}"
+    yield f"was verified with {known}, not with {guard.name}{' against other texts' * same}"
