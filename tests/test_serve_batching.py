@@ -3,12 +3,13 @@
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import wait
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from safediff.serve.batching import Batcher, QueueFull, Stopping
+from safediff.serve.batching import Batch, Batcher, QueueFull, Stopping
 from safediff.serve.pipeline import Order, Settings
 
 FEW, MORE = Settings(2, 1.0), Settings(4, 1.0)
@@ -43,9 +44,9 @@ def orders(*seeds: int) -> list[Order]:
     return [Order("owl", seed) for seed in seeds]
 
 
-def batcher(painter: Painter, **options: float) -> Batcher:
-    chosen = {"max_batch": 4, "max_queue": 8, "max_wait_s": 0.2, **options}
-    return Batcher(painter.draw, **chosen)  # type: ignore[arg-type]
+def batcher(painter: Painter, **options: Any) -> Batcher:
+    chosen: dict[str, Any] = {"max_batch": 4, "max_queue": 8, "max_wait_s": 0.2, **options}
+    return Batcher(painter.draw, **chosen)
 
 
 def held(painter: Painter, batches: Batcher) -> None:
@@ -159,14 +160,28 @@ def test_pictures_of_clients_that_went_away_are_not_drawn(painter: Painter) -> N
 
 
 def test_what_was_measured_is_told(painter: Painter) -> None:
-    told: list[int] = []
-    batches = Batcher(
-        painter.draw,
-        max_batch=4,
-        max_queue=8,
-        max_wait_s=0.0,
-        on_batch=lambda count, seconds: told.append(count),
-    )
+    told: list[Batch] = []
+    batches = batcher(painter, on_batch=told.append)
     wait(batches.submit(orders(1, 2), FEW), 20)
+    wait(batches.submit([Order("broken"), *orders(3)], FEW), 20)
     batches.drain()
-    assert told == [2]
+    assert [(batch.num_orders, batch.num_drawn) for batch in told] == [(2, 2), (2, 1)]
+
+
+def test_pictures_of_clients_that_went_away_take_no_room(painter: Painter) -> None:
+    batches = batcher(painter)
+    held(painter, batches)
+    for future in batches.submit(orders(*range(1, 9)), FEW):
+        assert future.cancel()
+    (kept,) = batches.submit(orders(9), FEW)
+    painter.go.set()
+    assert kept.result(20).tolist() == [9, 2]
+    batches.drain()
+
+
+def test_draining_does_not_wait_for_ever(painter: Painter) -> None:
+    batches = batcher(painter)
+    held(painter, batches)
+    assert not batches.drain(timeout_s=0.05)
+    painter.go.set()
+    assert batches.drain()

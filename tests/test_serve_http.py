@@ -1,6 +1,7 @@
 """The server as clients and operators see it: a process, HTTP, signals."""
 
 import base64
+import http.client
 import io
 import json
 import os
@@ -10,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -181,7 +183,30 @@ reader.Reader.cut_after = lambda self, text: None
 def test_unknown_paths_get_the_same_form(server: Server) -> None:
     answer = server.ask("/v1/nothing")
     assert (answer.status, answer.json["error"]["message"]) == (404, "Not Found")
+    assert answer.json["error"]["type"] == "invalid_request_error"
     assert answer.headers["X-Safediff-Certificate"]
+    answer = server.ask(PATH)
+    assert (answer.status, answer.json["error"]["message"]) == (405, "Method Not Allowed")
+    assert answer.json["error"]["type"] == "invalid_request_error"
+    assert answer.headers["Allow"] == "POST"
+
+
+@pytest.mark.parametrize("said", [True, False], ids=["with its length", "in chunks"])
+def test_a_long_body_is_not_read(server: Server, said: bool) -> None:
+    refused = server.metric('safediff_requests_total{status="413"}')
+    body = json.dumps({"prompt": PROMPT, "user": "x" * 4_000_000}).encode()
+    client = http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=60)
+    with closing(client):
+        headers = {"Content-Type": "application/json"}
+        client.request("POST", PATH, body if said else iter([body]), headers)
+        answer = client.getresponse()
+        error = json.loads(answer.read())["error"]
+    assert (answer.status, error["type"]) == (413, "invalid_request_error")
+    assert error["message"] == "body: at most 65536 bytes are read"
+    assert answer.headers["X-Safediff-Certificate"]
+    assert server.metric('safediff_requests_total{status="413"}') == refused + 1
+    longest = {"prompt": "\U0001f989" * 4000, "num_steps": 1}  # escaped: 48,000 bytes
+    assert server.ask(PATH, longest).json["error"]["message"].startswith("prompt: longer than")
 
 
 def test_overload_is_refused_and_counted_and_nothing_is_lost() -> None:
@@ -229,6 +254,40 @@ def test_sigterm_drains() -> None:
     assert "drained" in errors
 
 
+SLOW = """
+import time, torch
+from safediff.serve import pipeline
+def draw(self, orders, settings):
+    time.sleep(1.5)
+    return torch.zeros(len(orders), 3, 16, 16, dtype=torch.uint8)
+pipeline.SafePipeline.draw = draw
+"""
+
+
+def test_what_cannot_be_drained_is_told() -> None:
+    server = start(exported(), "--max-batch", "1", "--drain-seconds", "1", code=SLOW)
+    answers: list[Answer] = []
+    wanted = {"prompt": PROMPT, "num_steps": 1, "n": 8}
+    client = threading.Thread(target=lambda: answers.append(server.ask(PATH, wanted)))
+    client.start()
+    deadline = time.monotonic() + 60
+    while server.metric("safediff_queue_images") < 1 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    code, errors = server.stop()
+    client.join(60)
+    (answer,) = answers
+    assert (answer.status, answer.json["error"]["message"]) == (
+        503,
+        "the server stopped before it was drawn",
+    )
+    assert answer.headers["X-Safediff-Certificate"]
+    assert code == 3
+    message = "stopped: 1 accepted requests were not answered within 1 s"
+    assert f"error: {message}\n" in errors
+    assert "drained" not in errors
+    assert "Traceback" not in errors
+
+
 def test_what_is_not_certified_needs_a_reason_and_says_so(tmp_path: Path) -> None:
     release = write_example(tmp_path / "r", passed=False)
     done = subprocess.run(
@@ -249,6 +308,7 @@ def test_what_is_not_certified_needs_a_reason_and_says_so(tmp_path: Path) -> Non
     code, errors = server.stop()
     assert code == 0
     assert f"served without a valid certificate: {REASON}" in errors
+    assert "what speaks against it: its certificate says inconclusive, not pass" in errors
 
 
 def test_an_address_that_is_taken() -> None:

@@ -9,7 +9,7 @@ import json
 import logging
 import time
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,11 +19,13 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from torch import Tensor
 
 from safediff.errors import Inconclusive, UsageError
 from safediff.policy.content import check_text
 from safediff.serve.batching import Batcher, QueueFull, Stopping
+from safediff.serve.clients import BodyLimit, CancelledAnswer, unless_gone
 from safediff.serve.pipeline import Order, SafePipeline
 from safediff.serve.png import png_bytes
 from safediff.serve.settings import Settings
@@ -31,6 +33,12 @@ from safediff.serve.telemetry import Telemetry
 from safediff.serve.trust import Trust
 
 MAX_IMAGES, MAX_STEPS, MAX_GUIDANCE, MAX_PROMPT_CHARS = 8, 200, 30.0, 4000
+MAX_BODY_BYTES = 64 * 1024
+"""The longest prompt in JSON's escapes takes 48,000."""
+LAST_BATCH_S = 5.0
+"""How long a batch may take that nobody waits for any more, when the server stops."""
+CLIENT_GONE = 499
+"""nginx's status for it; nobody reads it but the metrics."""
 GENERATIONS = "/v1/images/generations"
 GoOn = Callable[[Request], Awaitable[Response]]
 log = logging.getLogger("safediff.serve")
@@ -67,40 +75,47 @@ class Refusal(Exception):
 
 
 def build_app(pipeline: SafePipeline, *, max_queue: int = 64, max_wait_ms: float = 20.0) -> FastAPI:
-    """The application; its batches end when it is shut down, after what waits was drawn."""
+    """The application; its batches end when it is shut down, after what waits was drawn.
+
+    ``state.num_dropped`` counts the requests that were accepted and cancelled by the server.
+    """
     trust = pipeline.trust
     batcher = Batcher(
         pipeline.draw,
         max_batch=pipeline.max_batch,
         max_queue=max_queue,
         max_wait_s=max_wait_ms / 1000,
-        on_batch=lambda count, seconds: telemetry.batch(count, seconds),
+        on_batch=lambda batch: telemetry.batch(batch),
     )
     telemetry = Telemetry(trust, lambda: batcher.depth, pipeline.max_batch)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
-        await asyncio.to_thread(batcher.drain)
+        if not await asyncio.to_thread(batcher.drain, LAST_BATCH_S):
+            log.warning("the batch in progress was abandoned")
 
     app = FastAPI(title="safediff", docs_url=None, redoc_url=None, lifespan=lifespan)
     app.state.batcher = batcher
+    app.state.num_dropped = 0
+    app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)
     _answer_errors(app)
     _count_answers(app, telemetry)
     _mark_answers(app, trust)
+    _answer_cancelled(app, telemetry, trust)
 
     @app.get("/healthz")
-    async def healthz() -> dict[str, Any]:
-        return health(pipeline)
+    async def healthz() -> JSONResponse:
+        return JSONResponse(health(pipeline), 200 if trust.holds else 503)
 
     @app.get("/metrics")
     async def metrics() -> Response:
         return Response(telemetry.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @app.post(GENERATIONS)
-    async def generations(wanted: Generation) -> dict[str, Any]:
+    async def generations(wanted: Generation, request: Request) -> dict[str, Any]:
         began = time.monotonic()
-        pictures = await draw(pipeline, batcher, wanted)
+        pictures = await draw(pipeline, batcher, wanted, request)
         telemetry.latency.observe(time.monotonic() - began)
         return {"created": int(time.time()), "data": [{"b64_json": p} for p in pictures]}
 
@@ -111,7 +126,7 @@ def health(pipeline: SafePipeline) -> dict[str, Any]:
     """What is served and on whose word."""
     trust = pipeline.trust
     return {
-        "status": "ok",
+        "status": "ok" if trust.holds else "expired",
         "policy": ", ".join(trust.policies) or None,
         "verdict": trust.verdict,
         "engine": trust.plan_file or trust.engine,
@@ -123,12 +138,17 @@ def health(pipeline: SafePipeline) -> dict[str, Any]:
     }
 
 
-async def draw(pipeline: SafePipeline, batcher: Batcher, wanted: Generation) -> list[str]:
+async def draw(
+    pipeline: SafePipeline, batcher: Batcher, wanted: Generation, request: Request
+) -> list[str]:
     """The pictures of a request as base64 PNG.
 
     Raises:
-        Refusal: the request is wrong, there is no room, or the engine failed.
+        Refusal: the certificate has expired, the request is wrong, there is no room, the engine
+            failed, or the client went away.
     """
+    if not pipeline.trust.holds:
+        raise Refusal(503, "what was verified of this model has expired; nothing is drawn")
     settings = _check(pipeline, wanted)
     if wanted.n > batcher.max_queue:  # would be told to try again for ever
         raise Refusal(400, f"n: at most {batcher.max_queue} fit into the queue here", "n")
@@ -144,11 +164,16 @@ async def draw(pipeline: SafePipeline, batcher: Batcher, wanted: Generation) -> 
     except Stopping as stopping:
         raise Refusal(503, "the server is shutting down") from stopping
     try:
-        pictures = await asyncio.gather(*map(asyncio.wrap_future, futures))
+        pictures = await unless_gone(request, asyncio.gather(*map(asyncio.wrap_future, futures)))
+    except ClientDisconnect as gone:
+        raise Refusal(CLIENT_GONE, "the client went away") from gone
     except UsageError as error:  # its text may hold the prompt
         raise Refusal(400, "this model can't draw that prompt with these settings") from error
     except Inconclusive as error:
         raise Refusal(500, str(error)) from error
+    finally:  # one failed, or nobody waits: the others are not drawn
+        for future in futures:
+            future.cancel()
     return await asyncio.to_thread(_encoded, pictures, pipeline.trust)
 
 
@@ -196,7 +221,7 @@ def _answer_errors(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def other(_: Request, error: HTTPException) -> JSONResponse:
-        return error_answer(error.status_code, str(error.detail))
+        return error_answer(error.status_code, str(error.detail), headers=error.headers)
 
     @app.middleware("http")
     async def unforeseen(request: Request, go_on: GoOn) -> Response:
@@ -214,10 +239,11 @@ def _where(error: Exception) -> str:
 
 
 def error_answer(
-    status: int, message: str, param: str | None = None, headers: dict[str, str] | None = None
+    status: int, message: str, param: str | None = None, headers: Mapping[str, str] | None = None
 ) -> JSONResponse:
     """An error in the shape that image clients read."""
-    kind = {429: "rate_limit_error", 400: "invalid_request_error"}.get(status, "server_error")
+    theirs = "rate_limit_error" if status == 429 else "invalid_request_error"
+    kind = theirs if status < 500 else "server_error"
     line = " ".join(message.split())
     body = {"error": {"message": line, "type": kind, "param": param, "code": status}}
     return JSONResponse(body, status, headers)
@@ -236,6 +262,14 @@ def _count_answers(app: FastAPI, telemetry: Telemetry) -> None:
 
 
 def _mark_answers(app: FastAPI, trust: Trust) -> None:
+    @app.middleware("http")
+    async def marked(request: Request, go_on: GoOn) -> Response:
+        response = await go_on(request)
+        response.headers.update(_marks(trust))
+        return response
+
+
+def _marks(trust: Trust) -> dict[str, str]:
     marks = {
         "X-Safediff-Certificate": trust.certificate_sha256,
         "X-Safediff-Release": trust.release_sha256,
@@ -243,9 +277,14 @@ def _mark_answers(app: FastAPI, trust: Trust) -> None:
     }
     if trust.unverified:  # headers are latin-1; JSON's escapes are ASCII
         marks["X-Safediff-Unverified"] = json.dumps(trust.unverified)
+    return marks
 
-    @app.middleware("http")
-    async def marked(request: Request, go_on: GoOn) -> Response:
-        response = await go_on(request)
-        response.headers.update(marks)
-        return response
+
+def _answer_cancelled(app: FastAPI, telemetry: Telemetry, trust: Trust) -> None:
+    def cancelled(request: Request) -> Response:
+        app.state.num_dropped += 1
+        telemetry.requests.labels("503").inc()
+        log.warning("%s 503, the time to drain is over", request.method)
+        return error_answer(503, "the server stopped before it was drawn", headers=_marks(trust))
+
+    app.add_middleware(CancelledAnswer, answer=cancelled)

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -14,8 +15,16 @@ from safediff.serve.pipeline import Order
 from safediff.serve.settings import Settings
 
 Draw = Callable[[Sequence[Order], Settings], Tensor]
-OnBatch = Callable[[int, float], None]
-"""Called with the number of pictures of a batch and the seconds that it took."""
+
+
+class Batch(NamedTuple):
+    """What is told of a batch that is done."""
+
+    num_orders: int
+    num_drawn: int
+    """Less where some failed."""
+    seconds: float
+
 
 FIRST_GUESS_S = 1.0
 """How long a batch takes, before one was measured."""
@@ -57,7 +66,7 @@ class Batcher:
         max_batch: int,
         max_queue: int,
         max_wait_s: float,
-        on_batch: OnBatch = lambda count, seconds: None,
+        on_batch: Callable[[Batch], None] = lambda batch: None,
     ) -> None:
         self.draw, self.on_batch = draw, on_batch
         self.max_batch, self.max_queue, self.max_wait_s = max_batch, max_queue, max_wait_s
@@ -84,6 +93,7 @@ class Batcher:
         with self._changed:
             if self._stopping:
                 raise Stopping
+            self._forget_cancelled()
             if len(self._jobs) + len(jobs) > self.max_queue:
                 raise QueueFull(self._retry_after_s())
             self._jobs.extend(jobs)
@@ -94,12 +104,17 @@ class Batcher:
         """Until what waits now is drawn."""
         return max(1, math.ceil(len(self._jobs) / self.max_batch * self._batch_s))
 
-    def drain(self) -> None:
-        """Take no more requests, finish those that wait, end the thread."""
+    def drain(self, timeout_s: float | None = None) -> bool:
+        """Take no more requests, finish those that wait, end the thread.
+
+        Returns:
+            Whether it ended within ``timeout_s``.
+        """
         with self._changed:
             self._stopping = True
             self._changed.notify_all()
-        self._thread.join()
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
 
     def _work(self) -> None:
         while batch := self._next_batch():
@@ -107,19 +122,25 @@ class Batcher:
             try:
                 pictures = self.draw([job.order for job in batch], batch[0].settings)
             except Exception as error:
-                self._draw_apart(batch, error)
+                num_drawn = self._draw_apart(batch, error)
             else:
+                num_drawn = len(batch)
                 for job, picture in zip(batch, pictures, strict=True):
                     job.future.set_result(picture)
             seconds = time.monotonic() - began
             self._batch_s = MEMORY * self._batch_s + (1 - MEMORY) * seconds
-            self.on_batch(len(batch), seconds)
+            self.on_batch(Batch(len(batch), num_drawn, seconds))
 
-    def _draw_apart(self, batch: Sequence[_Job], error: Exception) -> None:
-        """One by one what failed together, so that an error reaches only those who caused it."""
+    def _draw_apart(self, batch: Sequence[_Job], error: Exception) -> int:
+        """One by one what failed together, so that an error reaches only those who caused it.
+
+        Returns:
+            How many could be drawn.
+        """
         if len(batch) == 1:
             batch[0].future.set_exception(error)
-            return
+            return 0
+        num_drawn = 0
         for job in batch:
             try:
                 (picture,) = self.draw([job.order], job.settings)
@@ -127,6 +148,8 @@ class Batcher:
                 job.future.set_exception(own)
             else:
                 job.future.set_result(picture)
+                num_drawn += 1
+        return num_drawn
 
     def _next_batch(self) -> list[_Job]:
         """The next pictures to draw; none once the queue is drained."""

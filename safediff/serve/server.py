@@ -26,18 +26,24 @@ def run(
     """Serve until told to stop; requests that were accepted are answered first.
 
     Raises:
-        Inconclusive: the address can't be used.
+        Inconclusive: the address can't be used, or requests that were accepted were not answered
+            within ``drain_s``.
     """
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(message)s")
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     trust = pipeline.trust
     log.info("certificate %s, verdict %s", trust.certificate_sha256, trust.verdict)
+    if trust.expires_at is not None:
+        log.info("it expires at %s", trust.expires_at.isoformat(timespec="seconds"))
     if trust.remark:
         log.warning("%s", trust.remark)
     if trust.unverified:
         log.warning("served without a valid certificate: %s", trust.unverified)
+    for doubt in trust.doubts:
+        log.warning("what speaks against it: %s", doubt)
+    app = build_app(pipeline, max_queue=max_queue, max_wait_ms=max_wait_ms)
     config = uvicorn.Config(
-        build_app(pipeline, max_queue=max_queue, max_wait_ms=max_wait_ms),
+        app,
         host=host,
         port=port,
         access_log=False,
@@ -54,6 +60,11 @@ def run(
         raise Inconclusive(
             f"{host}:{port}: can't be served from", "choose another --host or --port"
         ) from stop
+    if num_dropped := app.state.num_dropped:
+        raise Inconclusive(
+            f"stopped: {num_dropped} accepted requests were not answered within {drain_s} s",
+            "give them more time with --drain-seconds",
+        )
     log.info("drained")
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
+from safediff.serve.batching import Batch
 from safediff.serve.trust import Trust
 
 LATENCY_BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -38,26 +39,29 @@ class Telemetry:
         )
         waiting = Gauge("safediff_queue_images", "Pictures that wait.", registry=registry)
         waiting.set_function(depth)
-        release = Gauge(
+        self.trust = trust
+        self.release = Gauge(
             "safediff_release",
             "1; the labels say what is served.",
             ["release", "certificate", "engine", "verdict", "unverified"],
             registry=registry,
         )
-        release.labels(
+
+    def batch(self, batch: Batch) -> None:
+        """A batch is done."""
+        self.images.inc(batch.num_drawn)
+        self.batch_size.observe(batch.num_orders)
+        self.batch_seconds.inc(batch.seconds)
+
+    def render(self) -> bytes:
+        """The page."""
+        trust = self.trust
+        self.release.clear()  # a verdict expires
+        self.release.labels(
             trust.release_sha256,
             trust.certificate_sha256,
             trust.engine,
             trust.verdict,
             str(bool(trust.unverified)).lower(),
         ).set(1)
-
-    def batch(self, count: int, seconds: float) -> None:
-        """A batch is done."""
-        self.images.inc(count)
-        self.batch_size.observe(count)
-        self.batch_seconds.inc(seconds)
-
-    def render(self) -> bytes:
-        """The page."""
         return generate_latest(self.registry)
