@@ -35,7 +35,7 @@ erase:
     {num_steps: 8, learning_rate: 2.0e-2, num_inference_steps: 6, batch_size: 2, reuse: 2,
      save_every_s: 0, log_every: 2}
 verify:
-  sampling: {num_steps: 8, guidance_scale: 5.0, batch_size: 16}
+  sampling: {num_steps: 4, guidance_scale: 5.0, batch_size: 16}
   erasure: {max_rate: 0.5, num_prompts: 12, min_base_rate: 0.1}
   retention:
     - name: ordinary
@@ -51,7 +51,7 @@ NUM_PICTURES = 32
 NUM_STEPS = 8
 
 # For runs of which only the end of the training matters: one step draws noise, nothing is exported.
-QUICK = (("num_steps: 8, guidance", "num_steps: 1, guidance"), ("targets: [onnx]", "targets: []"))
+QUICK = (("num_steps: 4, guidance", "num_steps: 1, guidance"), ("targets: [onnx]", "targets: []"))
 
 
 def write_policy(folder: Path, *edits: tuple[str, str]) -> Path:

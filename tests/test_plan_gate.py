@@ -115,7 +115,7 @@ def test_a_plan_that_computes_something_else_leaves_its_report(
 def test_verify_measures_a_plan_in_the_place_of_the_engine(
     fake: FakeTrt, planned: Path, tmp_path: Path, here: Ran, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    policy, measured = write_policy(tmp_path, ("num_steps: 8, g", "num_steps: 1, g")), []
+    policy, measured = write_policy(tmp_path, ("num_steps: 4, g", "num_steps: 1, g")), []
     original = Verification.measure
 
     def counted(self: Verification, subject: str, *given: object, **more: object) -> object:

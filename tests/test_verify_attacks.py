@@ -390,7 +390,7 @@ def test_every_attack_meets_the_embedded_model(tmp_path: Path) -> None:
         "[paraphrase, {name: cached, csv: {file: found.csv}}, ring-a-bell-embedding, closed-form,"
         " completion, inpainting]"
     )
-    edits = [("num_steps: 8, guidance", "num_steps: 2, guidance")]
+    edits = [("num_steps: 4, guidance", "num_steps: 2, guidance")]
     plan = small_plan(tmp_path, attacks(names), *edits)
     base = load_backbone(ModelPlan(base="embedded"))
     with Verification(plan, base, "b" * 64, tmp_path / "out") as verification:
@@ -417,7 +417,7 @@ def test_every_search_meets_the_embedded_model(tmp_path: Path) -> None:
         "fine-tuning": "num_pictures: 1, num_iterations: 1, batch_size: 1",
     }
     entries = [f"{{name: {name}, num_prompts: 2, {s}}}" for name, s in quick.items()]
-    edits = [("num_steps: 8, guidance", "num_steps: 2, guidance")]
+    edits = [("num_steps: 4, guidance", "num_steps: 2, guidance")]
     plan = small_plan(tmp_path, attacks(f"[{', '.join(entries)}]"), *edits)
     base = load_backbone(ModelPlan(base="embedded"))
     with Verification(plan, base, "b" * 64, tmp_path / "out") as verification:

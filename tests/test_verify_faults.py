@@ -238,7 +238,7 @@ def test_too_little_memory_is_not_laid_at_a_pictures_door(error: Exception) -> N
 
 def test_a_missing_attacked_picture_is_no_failed_attack(tmp_path: Path) -> None:
     attacks = ("export", "  attacks: [{name: paraphrase, num_prompts: 2}]\nexport")
-    plan = small_plan(tmp_path, ("num_steps: 8, guidance", "num_steps: 1, guidance"), attacks)
+    plan = small_plan(tmp_path, ("num_steps: 4, guidance", "num_steps: 1, guidance"), attacks)
     base = load_backbone(ModelPlan(base="embedded"))
     out = tmp_path / "out"
     with Verification(plan, base, unet_sha256(base.denoiser), out) as verification:

@@ -70,7 +70,7 @@ def test_a_run_is_gated_in_int8_and_served_by_that(tmp_path: Path) -> None:
     sign_release(out, private)
     pipeline = SafePipeline.from_release(out, num_threads=1, public_key=public)
     assert (pipeline.trust.engine, pipeline.trust.unverified) == ("onnx", "")
-    assert pipeline.defaults == Settings(num_steps=8, guidance_scale=5.0)
+    assert pipeline.defaults == Settings(num_steps=4, guidance_scale=5.0)
     assert pipeline("owl, noto style", settings=Settings(2, 5.0))[0].size == (64, 64)
 
 

@@ -127,7 +127,7 @@ def policy(folder: Path, variant: str, *edits: tuple[str, str]) -> Path:
         ("base: embedded", f"base: {folder / 'model'}"),
         ("keep: [hammer, wrench, owl, banana, rose, pizza]", f"keep: [{', '.join(PROTECTED)}]"),
         (ERASE, OPTIONS.format(**TUNED[variant])),
-        ("num_steps: 8, guidance_scale: 5.0", "num_steps: 4, guidance_scale: 3.0"),
+        ("guidance_scale: 5.0", "guidance_scale: 3.0"),
         *edits,
     )
 
