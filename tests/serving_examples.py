@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from release_examples import make_evidence
+from session_folder import made_once
 from tiny import (
     tiny_backbone,
     tiny_engine,
@@ -39,12 +40,15 @@ def folder() -> Path:
 
 @functools.cache
 def base_folder(xl: bool = False) -> Path:
-    """The base model as diffusers writes it."""
-    words, path = folder() / f"base-tokenizer-{xl}", folder() / f"base-{xl}"
-    pipeline = tiny_xl_pipeline(words) if xl else tiny_pipeline(words)
-    pipeline.unet = tiny_unet(xl, seed=BASE_SEED)
-    pipeline.save_pretrained(path)
-    return path
+    """The base model as diffusers writes it; do not write to it."""
+    words = folder() / f"base-tokenizer-{xl}"
+
+    def make(path: Path) -> None:
+        pipeline = tiny_xl_pipeline(words) if xl else tiny_pipeline(words)
+        pipeline.unet = tiny_unet(xl, seed=BASE_SEED)
+        pipeline.save_pretrained(path)
+
+    return made_once(f"base-{xl}", make)
 
 
 def resolved_plan(xl: bool = False, **changes: Any) -> dict[str, Any]:
@@ -92,16 +96,18 @@ def write_example(path: Path, *, passed: bool = True, xl: bool = False, **plan: 
 @functools.cache
 def release(xl: bool = False) -> Path:
     """Do not write to it."""
-    return write_example(folder() / f"release-{xl}", xl=xl)
+    return made_once(f"release-{xl}", lambda path: write_example(path, xl=xl))
 
 
 @functools.cache
 def exported(precision: str = "fp32", xl: bool = False) -> Path:
     """The release with all parts as engines; do not write to it."""
-    path = folder() / f"exported-{precision}-{xl}"
-    layouts = ("triton", "single-file")
-    deploy_run(release(xl), path, precision, 18, layouts)  # type: ignore[arg-type]
-    return path
+    source = release(xl)
+
+    def make(path: Path) -> None:
+        deploy_run(source, path, precision, 18, ("triton", "single-file"))  # type: ignore[arg-type]
+
+    return made_once(f"exported-{precision}-{xl}", make)
 
 
 def passed_gate(row: dict[str, Any], policy: str = "demo-weapons") -> dict[str, Any]:

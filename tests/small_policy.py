@@ -1,16 +1,16 @@
 """A policy whose whole run takes seconds, one finished run of it, the command line in a process."""
 
-import atexit
 import functools
 import os
+import pickle
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from session_folder import made_once
 
 from safediff.policy.load import load_plan
 from safediff.policy.plan import Plan
@@ -73,10 +73,15 @@ def small_plan(folder: Path, *edits: tuple[str, str]) -> Plan:
 @functools.cache
 def finished() -> Outcome:
     """A run from start to end (half a minute), once a session; do not write to its folder."""
-    folder = Path(tempfile.mkdtemp(prefix="safediff-tests-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    folder = made_once("finished", _finish)
+    outcome: Outcome = pickle.loads((folder / "outcome.pickle").read_bytes())
+    return outcome
+
+
+def _finish(folder: Path) -> None:
     plan = small_plan(folder)
-    return erase(plan, open_run(plan, folder / "run", resume=False), SilentUi())
+    outcome = erase(plan, open_run(plan, folder / "run", resume=False), SilentUi())
+    (folder / "outcome.pickle").write_bytes(pickle.dumps(outcome))
 
 
 def base_pictures(folder: Path) -> Path:

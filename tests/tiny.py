@@ -4,11 +4,8 @@ Every parameter is perturbed, so that no two are equal: a freshly initialised ne
 in its norms and zeros in its biases, and a mix-up of two of them would not show.
 """
 
-import atexit
 import functools
 import json
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -22,6 +19,7 @@ from diffusers import (
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
+from session_folder import made_once
 from tokenizers import pre_tokenizers
 from torch import nn
 from transformers import (
@@ -229,22 +227,19 @@ def fresh_engine(xl: bool = False, precision: Precision = "fp32", opset: int = 1
 
     Tests take ``tiny_engine``, whose weights differ from each other.
     """
-    folder = _session_folder() / f"fresh-{xl}-{precision}-{opset}"
-    export_denoiser(fresh_unet(xl), folder, precision=precision, opset=opset)
-    return folder
+
+    def make(folder: Path) -> None:
+        export_denoiser(fresh_unet(xl), folder, precision=precision, opset=opset)
+
+    return made_once(f"fresh-{xl}-{precision}-{opset}", make)
 
 
 @functools.cache
 def tiny_engine(xl: bool = False, precision: Precision = "fp32", opset: int = 18) -> Path:
     """Engine folder of ``tiny_unet``: the graph of ``fresh_engine`` with other weights."""
-    folder = _session_folder() / f"tiny-{xl}-{precision}-{opset}"
     source = fresh_engine(xl, precision, opset)
-    swap_weights(source, folder, tiny_unet(xl).state_dict(), metadata={})
-    return folder
 
+    def make(folder: Path) -> None:
+        swap_weights(source, folder, tiny_unet(xl).state_dict(), metadata={})
 
-@functools.cache
-def _session_folder() -> Path:
-    folder = Path(tempfile.mkdtemp(prefix="safediff-tests-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return folder
+    return made_once(f"tiny-{xl}-{precision}-{opset}", make)
