@@ -15,7 +15,7 @@ from session_folder import made_once
 from safediff.policy.load import load_plan
 from safediff.policy.plan import Plan
 from safediff.workflow.erase import Outcome, erase
-from safediff.workflow.run_folder import open_run
+from safediff.workflow.run_folder import RunFolder, open_run
 from safediff.workflow.ui import SilentUi
 
 # Limits that so few pictures can prove; what the demo policies claim, their own runs measure.
@@ -53,6 +53,9 @@ NUM_STEPS = 8
 # For runs of which only the end of the training matters: one step draws noise, nothing is exported.
 QUICK = (("num_steps: 4, guidance", "num_steps: 1, guidance"), ("targets: [onnx]", "targets: []"))
 
+FEWER = (("num_prompts: 12", "num_prompts: 6"), ("num_prompts: 20", "num_prompts: 10"))
+"""Half the pictures; what the policy claims can be proven with them as well."""
+
 
 def write_policy(folder: Path, *edits: tuple[str, str]) -> Path:
     """The policy with every (old, new) applied."""
@@ -82,6 +85,15 @@ def _finish(folder: Path) -> None:
     plan = small_plan(folder)
     outcome = erase(plan, open_run(plan, folder / "run", resume=False), SilentUi())
     (folder / "outcome.pickle").write_bytes(pickle.dumps(outcome))
+
+
+def as_finished(run: RunFolder) -> RunFolder:
+    """The run, given the patches and the engine of the finished one, which trains as it would."""
+    whole = finished().run
+    for path in (whole.patch, whole.student_patch, whole.training, whole.path / "training.json"):
+        shutil.copy(path, run.path)
+    shutil.copytree(whole.engine, run.engine)
+    return run
 
 
 def base_pictures(folder: Path) -> Path:

@@ -29,6 +29,7 @@ __all__ = ["here"]
 CERTIFICATE = "safety-certificate.json"
 
 
+@pytest.mark.usefixtures("traced_once")
 def test_bf16_is_written_and_nothing_is_claimed_of_it(tmp_path: Path, here: Ran) -> None:
     out = tmp_path / "out"
     options = ("--onnx", "--full", "--precision", "bf16", "--out", out)
@@ -58,6 +59,7 @@ def test_bf16_is_written_and_nothing_is_claimed_of_it(tmp_path: Path, here: Ran)
     assert "no gate report on it passed" in trust.remark
 
 
+@pytest.mark.usefixtures("traced_once")
 def test_bf16_holds_its_weights_or_is_refused(tmp_path: Path) -> None:
     export_run(release(), tmp_path / "e", "bf16", 23)
     path = tmp_path / "e" / "model.onnx"
@@ -67,6 +69,7 @@ def test_bf16_holds_its_weights_or_is_refused(tmp_path: Path) -> None:
         verify_identity(path, tiny_unet(seed=3).state_dict())
 
 
+@pytest.mark.usefixtures("traced_once")
 def test_bf16_cannot_be_gated_without_a_gpu(
     tmp_path: Path, here: Ran, monkeypatch: pytest.MonkeyPatch
 ) -> None:

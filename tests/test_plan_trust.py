@@ -107,6 +107,7 @@ def test_plans_and_engines_add_up(planned: Path, tmp_path: Path) -> None:
     assert establish(full).engine == "onnx"
 
 
+@pytest.mark.usefixtures("traced_once")
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_half_precision_is_proved_by_its_weights(tmp_path: Path, precision: Precision) -> None:
     """Its graph is none of the release; the weights that it was built from are, cast."""

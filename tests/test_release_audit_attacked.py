@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from audit_examples import forge, forge_journal, read, row
-from small_policy import safediff, small_plan
+from small_policy import as_finished, safediff, small_plan
 
 from safediff.gate.verdict import GateReport, Verdict
 from safediff.release.audit import Audit, audit
@@ -42,7 +42,8 @@ EDITS = (
 def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[GateReport]]:
     folder = tmp_path_factory.mktemp("attacked")
     plan = small_plan(folder, *EDITS)
-    outcome = erase(plan, open_run(plan, folder / "run", resume=False), SilentUi())
+    run = as_finished(open_run(plan, folder / "run", resume=False))
+    outcome = erase(plan, run, SilentUi())
     return folder, outcome.reports
 
 

@@ -104,6 +104,7 @@ def said_of_the_unet(path: Path, certificate: str) -> tuple[Any, Any]:
     return row["gate"], row["parity"]["gate_rerun"]
 
 
+@pytest.mark.usefixtures("traced_once")
 def test_a_gate_speaks_for_its_own_policy(combined: Path, tmp_path: Path) -> None:
     path = tmp_path / "r"
     deployed = in_half(combined, path, "other")
@@ -120,6 +121,7 @@ def test_a_gate_speaks_for_its_own_policy(combined: Path, tmp_path: Path) -> Non
         establish(path, engine="onnx", public_key=public)
 
 
+@pytest.mark.usefixtures("traced_once")
 def test_an_engine_that_every_policy_was_measured_on_is_served(
     combined: Path, tmp_path: Path
 ) -> None:

@@ -418,6 +418,7 @@ def test_the_signature_comes_first(tmp_path: Path) -> None:
     refused(path, r"model\.sig does not fit files and key", public_key=public)
 
 
+@pytest.mark.usefixtures("traced_once")
 def test_half_precision_draws_nearly_the_same(pipeline: SafePipeline, tmp_path: Path) -> None:
     deploy_run(release(), tmp_path / "half", "fp16", 18)
     trust = establish(tmp_path / "half")

@@ -64,6 +64,7 @@ def test_an_engine_of_another_precision_has_an_entry(tmp_path: Path) -> None:
     assert row["precision"] == "fp32"  # its graph was traced anew
 
 
+@pytest.mark.usefixtures("traced_once")
 @pytest.mark.parametrize("layouts", [(), ("triton",)], ids=["without", "with"])
 def test_a_triton_repository_serves_the_engine_beside_it(
     tmp_path: Path, layouts: tuple[Layout, ...]
