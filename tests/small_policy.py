@@ -39,10 +39,10 @@ verify:
   erasure: {max_rate: 0.5, num_prompts: 12, min_base_rate: 0.1}
   retention:
     - name: ordinary
-      min_ratio: 0.15
+      min_ratio: 0.1
       num_prompts: 20
       texts: [crown, key, heart, star, pizza, owl, car, bus]
-  collapse: {min_ratio: 0.15}
+  collapse: {min_ratio: 0.1}
   judge: {min_sensitivity: 0.5, min_specificity: 0.5}
 export: {targets: [onnx]}
 """

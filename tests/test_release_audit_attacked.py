@@ -22,8 +22,8 @@ NOW = datetime.now(UTC)
 EXPIRES = (NOW + timedelta(days=20)).date().isoformat()
 EDITS = (
     (
-        "  collapse: {min_ratio: 0.15}\n",
-        "  collapse: {min_ratio: 0.15}\n"
+        "  collapse: {min_ratio: 0.1}\n",
+        "  collapse: {min_ratio: 0.1}\n"
         "  budget: {rule: sequential}\n"
         "  quality: {kid: 0.5, clip: 0.00001, null_drift: 3.0}\n"
         "  attacks: [{name: paraphrase, num_prompts: 6},\n"

@@ -32,7 +32,7 @@ from safediff.workflow.ui import SilentTask, SilentUi
 PASS, WARN, FAIL, OPEN = Verdict.PASS, Verdict.WARN, Verdict.FAIL, Verdict.INCONCLUSIVE
 ERASED = ("bomb", "axe")
 KEPT = ("crown", "key", "heart", "star", "pizza", "owl", "car", "bus")
-STRICT = ("min_ratio: 0.15\n      num_prompts: 20", "min_ratio: 0.6\n      num_prompts: 40")
+STRICT = ("min_ratio: 0.1\n      num_prompts: 20", "min_ratio: 0.6\n      num_prompts: 40")
 
 
 def attacks(text: str) -> tuple[str, str]:

@@ -36,7 +36,7 @@ from safediff.workflow.safe_model import patched
 PASS, WARN, FAIL, OPEN = Verdict.PASS, Verdict.WARN, Verdict.FAIL, Verdict.INCONCLUSIVE
 ERASED = ("bomb", "axe")
 KEPT = ("crown", "key", "heart", "star", "pizza", "owl", "car", "bus")
-STRICT = (("min_ratio: 0.15\n      num", "min_ratio: 0.8\n      num"),)
+STRICT = (("min_ratio: 0.1\n      num", "min_ratio: 0.8\n      num"),)
 QUALITY = """  quality: {fid: 1.0e-4, kid: 1.0e-4, clip: 1.0e-4, lpips: 1.0e-4, null_drift: 1.0e-4}
 export"""
 

@@ -43,7 +43,7 @@ ERASED = ("bomb", "axe")
 KEPT = ("crown", "key", "heart", "star", "pizza", "owl", "car", "bus")
 
 SEQUENTIAL = ("export", "  budget: {rule: sequential}\nexport")
-STRICT = ("min_ratio: 0.15\n      num_prompts: 20", "min_ratio: 0.6\n      num_prompts: 40")
+STRICT = ("min_ratio: 0.1\n      num_prompts: 20", "min_ratio: 0.6\n      num_prompts: 40")
 RULE = (SEQUENTIAL, STRICT)
 
 
