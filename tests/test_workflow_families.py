@@ -171,7 +171,7 @@ def test_erased_and_verified(family: Family, outcome: Outcome) -> None:
     assert changed <= {name for name in state if ".attn2." in name}
     teacher, student = outcome.reports
     found = {result.id: result for result in teacher.results}
-    assert outcome.verdict is not Verdict.PASS  # random pictures show no axe that could go
+    assert found["erasure/all"].verdict is Verdict.INCONCLUSIVE  # no axe was there that could go
     assert found["quality/null_drift"].verdict is Verdict.PASS
     drift = found["quality/null_drift"].estimate
     assert drift is not None
@@ -243,14 +243,16 @@ def test_every_eraser_changes_what_it_should(family: Family, method: str, tmp_pa
     assert any(not torch.equal(w, state[name]) for name, w in patch.tensors.items())
     z = torch.randn(1, *base.latent_shape, generator=torch.Generator().manual_seed(0))
     t = torch.tensor(501)
-    moved = {
-        text: float((safe.denoise(z, t, c) - base.denoise(z, t, c)).norm())
-        for text in ("axe", "")
-        for c in [base.encode([text])]
-    }
-    assert moved["axe"] > 1e-4
-    if method in ("uce", "rece", "speed") and family.xl:
-        assert moved[""] < 1e-5
+
+    def moved(text: str) -> float:
+        c = base.encode([text])
+        return float((safe.denoise(z, t, c) - base.denoise(z, t, c)).norm())
+
+    assert moved("axe") > 1e-4
+    if method != "esd-x" and family.xl:  # closed forms edit keys and values, here of zeros
+        assert moved("") < 1e-5
+    elif method == "speed":  # which keeps the empty text in its null space
+        assert moved("") < 0.1 * moved("axe")
 
 
 @pytest.mark.parametrize("guard", ["neg", "sld-max", "sega-max"])
@@ -281,7 +283,6 @@ def test_models_of_few_steps_are_erased_and_verified(family: Family, tmp_path: P
     patch = load_patch(found.run.patch)
     base = load_backbone(plan.model).denoiser.state_dict()
     assert any(not torch.equal(w, base[name]) for name, w in patch.tensors.items())
-    assert found.verdict is not Verdict.PASS
     again = erase(plan, open_run(plan, tmp_path / "again", resume=False), SilentUi())
     assert state_sha256(load_patch(again.run.patch).tensors) == state_sha256(patch.tensors)
     # the noise of the steps is the pictures' own
