@@ -49,8 +49,8 @@ def served_by(easel: Easel, folder: Path) -> FastAPI:
 
 
 @contextmanager
-def listening(app: FastAPI) -> Iterator[int]:
-    """The port at which uvicorn serves it."""
+def listening(app: FastAPI, easel: Easel) -> Iterator[int]:
+    """The port at which uvicorn serves it; in the end everything may be drawn."""
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None))
     thread = threading.Thread(target=server.run)
     thread.start()
@@ -60,6 +60,7 @@ def listening(app: FastAPI) -> Iterator[int]:
     try:
         yield server.servers[0].sockets[0].getsockname()[1]
     finally:
+        easel.go.set()
         server.should_exit = True
         thread.join(60)
     assert not thread.is_alive()
@@ -68,17 +69,17 @@ def listening(app: FastAPI) -> Iterator[int]:
 def test_what_a_client_wanted_that_went_away_is_not_drawn(tmp_path: Path) -> None:
     easel = Easel()
     app = served_by(easel, tmp_path)
-    with listening(app) as port:
+    with listening(app, easel) as port:
         client = http.client.HTTPConnection("127.0.0.1", port)
         client.request("POST", PATH, json.dumps(WANTED), {"Content-Type": "application/json"})
         deadline = time.monotonic() + 60
         while not easel.begun and time.monotonic() < deadline:
             time.sleep(0.01)
         client.close()
+        deadline = time.monotonic() + 30
         while (answered := TestClient(app).get("/metrics").text).count('status="499"} 1.0') < 1:
             assert time.monotonic() < deadline, answered
             time.sleep(0.01)
-        easel.go.set()
     assert app.state.batcher.drain(60)
     assert easel.begun == [0]
 
