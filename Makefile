@@ -52,5 +52,5 @@ $(READY_METRICS): pyproject.toml constraints.txt constraints-metrics.txt
 	$(PYTHON) -m venv $(VENV_METRICS)
 	sed '/^torch==/d' constraints.txt | cat - constraints-metrics.txt > $(PINS_METRICS)
 	$(VENV_METRICS)/bin/python -m pip install --quiet -c $(PINS_METRICS) torch torchvision
-	$(VENV_METRICS)/bin/python -m pip install --quiet -c $(PINS_METRICS) $(PACKAGE)[dev,metrics,nudenet] scikit-image
+	$(VENV_METRICS)/bin/python -m pip install --quiet -c $(PINS_METRICS) $(PACKAGE)[metrics,nudenet] pytest scikit-image
 	touch $@

@@ -126,13 +126,14 @@ def verify(
         )
     if update_baseline and baseline is None:
         raise UsageError("--update-baseline needs --baseline FILE", "name the file to write")
+    from safediff.cli.against_baseline import known_baseline, update
     from safediff.cli.progress import RichUi
     from safediff.cli.quiet_libraries import quiet_libraries
     from safediff.policy.load import load_plan
 
     plan = load_plan(policy)
+    known = known_baseline(baseline, update_baseline)
     quiet_libraries()
-    from safediff.cli.against_baseline import known_baseline, update
     from safediff.cli.outcome import end, publish
     from safediff.gate.verdict import combined
     from safediff.sample.shards import sharded
@@ -141,7 +142,6 @@ def verify(
     from safediff.workflow.verify import verify as run_verify
 
     plan = with_hub_prompts(plan)
-    known = known_baseline(baseline, update_baseline)
     with sharded() as shards:
         for note in () if quiet or not shards.leads else plan.notes:
             typer.echo(f"note: {note}", err=True)

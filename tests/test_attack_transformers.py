@@ -1,12 +1,11 @@
 """Every attack on the transformer families gives pictures, or says in one line why it does not."""
 
 import copy
-from pathlib import Path
 
 import pytest
 import torch
 from attack_examples import BENIGN, CONCEPTS, DRAWS, QUICK, BrightnessJudge
-from transformer_examples import FAMILIES, example
+from transformer_examples import FAMILIES, shared_example
 
 from safediff.attack.alignment import measure_alignment
 from safediff.attack.base import Models
@@ -42,8 +41,8 @@ def edited(base: Backbone) -> Backbone:
 @torch.no_grad()
 @pytest.mark.parametrize("name", CLASSES)
 @pytest.mark.parametrize("variant", FAMILIES)
-def test_an_attack_draws_or_says_why_not(name: str, variant: str, tmp_path: Path) -> None:
-    base = example(variant, tmp_path).backbone
+def test_an_attack_draws_or_says_why_not(name: str, variant: str) -> None:
+    base = shared_example(variant).backbone
     models = Models(base=base, safe=edited(base))
     judges = {"embedded": BrightnessJudge()}
     attack = make_attack(name, models, CONCEPTS, QUICK.get(name, {}), BENIGN, judges)
@@ -62,8 +61,8 @@ def test_an_attack_draws_or_says_why_not(name: str, variant: str, tmp_path: Path
 
 
 @pytest.mark.parametrize("variant", FAMILIES)
-def test_drift_and_alignment_are_measured(variant: str, tmp_path: Path) -> None:
-    base = example(variant, tmp_path).backbone
+def test_drift_and_alignment_are_measured(variant: str) -> None:
+    base = shared_example(variant).backbone
     assert measure_alignment(base, base, ["axe"]).drift == 0
     found = measure_alignment(base, edited(base), ["axe"])
     assert found.drift > 0

@@ -96,12 +96,10 @@ def test_the_same_search_finds_the_same_and_others_do_not(attack: UnlearnDiffAtk
 def test_the_judge_keeps_the_brighter_picture(attack: UnlearnDiffAtk) -> None:
     """The examples' judge sees an axe where it is bright."""
     found = attack.search(DRAWS[0], SAMPLING)
-    safe = attack.models.safe
     one = [next(sample(_asked(attack, text), [DRAWS[0]], SAMPLING))[0] for text in found.texts]
     brightness = [float(picture.image.float().mean()) for picture in one]
     (kept,) = next(attack.pictures(DRAWS[:1], SAMPLING))
     assert float(kept.image.float().mean()) == pytest.approx(max(brightness), abs=0.1)
-    assert safe is attack.models.safe
 
 
 def _asked(attack: UnlearnDiffAtk, text: str):  # type: ignore[no-untyped-def]

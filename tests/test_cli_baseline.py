@@ -85,6 +85,16 @@ def test_updating_shows_the_difference_and_accepts_it(made: Path) -> None:
     assert (again.returncode, again.stderr) == (0, "")
 
 
+WITHOUT_LIBRARIES = """
+from safediff.cli import quiet_libraries
+
+def loaded():
+    raise AssertionError("torch and what needs it is loaded")
+
+quiet_libraries.quiet_libraries = loaded
+"""
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
@@ -95,14 +105,14 @@ def test_updating_shows_the_difference_and_accepts_it(made: Path) -> None:
         ('{"kind": "safediff-baseline", "schema_version": 2}', "is no baseline of this version"),
     ],
 )
-def test_wrong_baselines_end_with_2_before_anything_is_drawn(
+def test_wrong_baselines_end_with_2_before_anything_is_loaded(
     tmp_path: Path, text: str | None, says: str
 ) -> None:
     write_policy(tmp_path)
     if text is not None:
         (tmp_path / "b.json").write_text(text, encoding="utf-8")
-    options = ("--out", "run", "--baseline", "b.json")
-    done = safediff("verify", "embedded", "small.yaml", *options, cwd=tmp_path)
+    arguments = ("verify", "embedded", "small.yaml", "--out", "run", "--baseline", "b.json")
+    done = safediff(*arguments, code=WITHOUT_LIBRARIES, cwd=tmp_path)
     assert done.returncode == 2
     assert says in done.stderr
     assert not (tmp_path / "run").exists()

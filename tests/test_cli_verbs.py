@@ -1,4 +1,5 @@
-"""The verbs in processes of their own: exit codes, one clear line, nothing half-written."""
+"""The verbs: exit codes, one clear line, nothing half-written; in processes of their own where
+signals, limits or the environment decide."""
 
 import json
 import re
@@ -140,7 +141,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
     assert leftovers(run) == []
 
 
-def test_ctrl_c_and_resume(tmp_path: Path) -> None:
+def test_ctrl_c_and_resume(tmp_path: Path, here: Ran) -> None:
     edits = (*QUICK, ("{num_steps: 8, learning_rate", "{num_steps: 24, learning_rate"))
     run = tmp_path / "run"
     arguments = ("erase", write_policy(tmp_path, *edits), "--out", run, "--quiet")
@@ -163,8 +164,7 @@ def test_ctrl_c_and_resume(tmp_path: Path) -> None:
     assert [row["step"] for row in read_training(run / "training.jsonl")] == [*range(24)]
     assert (run / "report.html").exists()
     assert not (run / "release").exists()
-    again = safediff(*arguments)
-    assert said(again, 2) == f"error: {run}: already holds a run"
+    assert said(here(*arguments), 2) == f"error: {run}: already holds a run"
 
 
 def test_verify_ends_with_1_where_the_policy_is_not_met(tmp_path: Path, here: Ran) -> None:
@@ -213,9 +213,15 @@ def test_verify_ends_with_0_where_it_is(tmp_path: Path, here: Ran) -> None:
         (("--onnx", "--opset", "7"), "error: --opset 7: expected 18 or 23"),
     ],
 )
-def test_export_refuses(tmp_path: Path, options: tuple[str, ...], line: str) -> None:
-    done = safediff("export", "RUN", *options, cwd=tmp_path)
-    assert said(done, 2) == line
+def test_export_refuses(
+    tmp_path: Path,
+    here: Ran,
+    monkeypatch: pytest.MonkeyPatch,
+    options: tuple[str, ...],
+    line: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert said(here("export", "RUN", *options), 2) == line
     assert list(tmp_path.iterdir()) == []
 
 
@@ -240,27 +246,29 @@ def test_report_shows_a_finished_run() -> None:
     assert sorted(markdown.stdout.split()) == sorted(written.split())
 
 
-def test_plan(tmp_path: Path) -> None:
-    done = safediff("plan", write_policy(tmp_path), "--json")
+def test_plan(tmp_path: Path, here: Ran, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    done = here("plan", write_policy(tmp_path), "--json")
     assert done.returncode == 0
     plan = json.loads(done.stdout)
     assert [concept["name"] for concept in plan["concepts"]] == ["bomb", "axe"]
-    table = safediff("plan", write_policy(tmp_path), COLUMNS="100")
+    table = here("plan", write_policy(tmp_path))
     assert "upper bound <= 0.5 over all" in table.stdout
 
 
-def test_doctor() -> None:
-    done = safediff("doctor", COLUMNS="100")
+def test_doctor(here: Ran, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    done = here("doctor")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert re.search(rf"torch +│ {torch.__version__.split('+')[0]}", done.stdout)
     assert "intact, unet" in done.stdout
 
 
-def test_generate(tmp_path: Path) -> None:
+def test_generate(tmp_path: Path, here: Ran) -> None:
     out = tmp_path / "grid.png"
     options = ("--model", finished().run.path, "--steps", "2", "--count", "2", "--out", out)
-    done = safediff("generate", "owl, noto style", "key, noto style", *options)
+    done = here("generate", "owl, noto style", "key, noto style", *options)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     with Image.open(out) as image:
@@ -270,10 +278,10 @@ def test_generate(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["grid.png"]
 
 
-def test_generate_sets_a_guard_beside_the_model(tmp_path: Path) -> None:
+def test_generate_sets_a_guard_beside_the_model(tmp_path: Path, here: Ran) -> None:
     out = tmp_path / "grid.png"
     options = ("--steps", "2", "--count", "1", "--out", out, "--guard", "neg", "--avoid", "axe")
-    done = safediff("generate", "axe, noto style", *options)
+    done = here("generate", "axe, noto style", *options)
     assert done.returncode == 0, done.stderr
     with Image.open(out) as image:
         pixels = np.asarray(image)
@@ -282,10 +290,10 @@ def test_generate_sets_a_guard_beside_the_model(tmp_path: Path) -> None:
     assert (plain != guarded).any()
 
 
-def test_generate_needs_a_text_to_steer_away_from(tmp_path: Path) -> None:
-    done = safediff("generate", "axe", "--guard", "neg", "--out", tmp_path / "grid.png")
+def test_generate_needs_a_text_to_steer_away_from(tmp_path: Path, here: Ran) -> None:
+    done = here("generate", "axe", "--guard", "neg", "--out", tmp_path / "grid.png")
     assert (done.returncode, list(tmp_path.iterdir())) == (2, [])
     assert "guard 'neg' has no text to steer away from" in done.stderr
-    done = safediff("generate", "axe", "--avoid", "axe", "--out", tmp_path / "grid.png")
+    done = here("generate", "axe", "--avoid", "axe", "--out", tmp_path / "grid.png")
     assert done.returncode == 2
     assert "there is no guard" in done.stderr

@@ -2,13 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
-from functools import cache
 from typing import Any
 
 import pytest
-from closed_form_examples import CONCEPTS, KEEP, frozen_backbone
+from closed_form_examples import CONCEPTS, KEEP
 from erase_examples import small_trainer
-from small_denoiser import SmallDenoiser
+from small_denoiser import small_backbone
 
 from safediff.erase.closed_form.solve import solve
 from safediff.erase.methods import METHODS, resolve
@@ -158,16 +157,7 @@ REFUSED: Mapping[tuple[str, str], Mapping[str, str]] = {
 
 @pytest.fixture(scope="module")
 def backbone(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
-    found = frozen_backbone(tmp_path_factory.mktemp("tiny"))
-    kept = found.with_denoiser(SmallDenoiser().requires_grad_(False).eval())
-    object.__setattr__(kept, "encode", cache_of(kept.encode))
-    return kept
-
-
-def cache_of(encode: Any) -> Any:
-    """The text encoder, asked once for every list of texts."""
-    known = cache(encode)
-    return lambda texts: known(tuple(texts))
+    return small_backbone(tmp_path_factory.mktemp("tiny"))
 
 
 @pytest.fixture(scope="module")

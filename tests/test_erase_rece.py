@@ -1,6 +1,6 @@
 """RECE: the way back to a concept is found in closed form, and closed by further edits."""
 
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from safediff.erase.closed_form.params import ReceParams
 from safediff.erase.closed_form.rece import rece
 from safediff.erase.closed_form.uce import uce
 from safediff.models.backbone import Backbone
-from safediff.models.patch import state_sha256, unet_sha256
+from safediff.models.patch import unet_sha256
 
 Weights = dict[str, Tensor]
 
@@ -167,32 +167,3 @@ def test_values_alone(backbone: Backbone) -> None:
     assert all("to_v" in name for name in patch.tensors)
     both = rece(backbone, CONCEPTS, KEEP, ReceParams())
     assert all(not torch.equal(t, both.tensors[name]) for name, t in patch.tensors.items())
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"texts": "phrasings"},
-        {"tokens": "content"},
-        {"matrices": "k"},
-        {"guide": "tree"},
-        {"erase_scale": 1.5},
-        {"keep_scale": 1.5},
-        {"ridge": 0.7},
-        {"num_epochs": 2},
-        {"reg": 0.2},
-        {"repeat_guide": "tree"},
-        {"repeat_tokens": "content"},
-        {"repeat_erase_scale": 1.5},
-        {"repeat_keep_scale": 0.5},
-        {"repeat_ridge": 0.2},
-        {"repeat_keep": "keep"},
-    ],
-    ids=lambda change: str(*change),
-)
-def test_every_knob_changes_the_result(backbone: Backbone, change: dict[str, Any]) -> None:
-    assert change.keys() < {field.name for field in fields(ReceParams)}
-    plain = ReceParams(num_epochs=1)
-    found = rece(backbone, CONCEPTS, KEEP, replace(plain, **change))
-    base = rece(backbone, CONCEPTS, KEEP, plain)
-    assert state_sha256(found.tensors) != state_sha256(base.tensors)

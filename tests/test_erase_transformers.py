@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from erase_examples import CONCEPTS, KEEP, SMALL, concept, small_trainer
 from torch import Tensor, nn
-from transformer_examples import FAMILIES, Example, example
+from transformer_examples import FAMILIES, Example, example, shared_example
 
 from safediff.erase.closed_form.kv import kv_weights, token_mask
 from safediff.erase.closed_form.params import (
@@ -37,41 +37,37 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation")
 SCALE = 2.5
 
 
-def names_of(variant: str, folder: Path, which: Any) -> set[str]:
-    return {*trainable_names(example(variant, folder).backbone.denoiser, which)}
+def names_of(variant: str, which: Any) -> set[str]:
+    return {*trainable_names(shared_example(variant).backbone.denoiser, which)}
 
 
-def test_cross_attention_of_pixart_is_attn2(tmp_path: Path) -> None:
-    text = names_of("pixart-alpha", tmp_path, "xattn")
+def test_cross_attention_of_pixart_is_attn2() -> None:
+    text = names_of("pixart-alpha", "xattn")
     assert len(text) == 2 * 8  # two layers, four projections, weight and bias
     assert all(".attn2." in name for name in text)
-    kv = names_of("pixart-alpha", tmp_path, "kv")
+    kv = names_of("pixart-alpha", "kv")
     assert {name.split(".")[-2] for name in kv} == {"to_k", "to_v"}
     assert len(kv) == 2 * 4
-    rest = names_of("pixart-alpha", tmp_path, "noxattn")
+    rest = names_of("pixart-alpha", "noxattn")
     assert not rest & text
     assert not any(name.startswith(("proj_out.", "adaln_single.")) for name in rest)
-    assert {name for name in rest if ".attn1." in name} == names_of(
-        "pixart-alpha", tmp_path, "selfattn"
-    )
+    assert {name for name in rest if ".attn1." in name} == names_of("pixart-alpha", "selfattn")
 
 
 @pytest.mark.parametrize("variant", ["sd3", "sd3.5", "flux dev"])
-def test_the_text_stream_of_joint_attention_is_its_cross_attention(
-    variant: str, tmp_path: Path
-) -> None:
-    denoiser = example(variant, tmp_path).backbone.denoiser
+def test_the_text_stream_of_joint_attention_is_its_cross_attention(variant: str) -> None:
+    denoiser = shared_example(variant).backbone.denoiser
     every = {name for name, _ in denoiser.named_parameters()}
-    text = names_of(variant, tmp_path, "xattn")
+    text = names_of(variant, "xattn")
     parts = {name.split(".attn.")[1].split(".")[0] for name in text}
     expected = {"add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"}
     if variant != "sd3":
         expected |= {"norm_added_q", "norm_added_k"}
     assert parts == expected
-    kv = names_of(variant, tmp_path, "kv")
+    kv = names_of(variant, "kv")
     assert kv < text
     assert {name.split(".attn.")[1].split(".")[0] for name in kv} == {"add_k_proj", "add_v_proj"}
-    picture = names_of(variant, tmp_path, "selfattn")
+    picture = names_of(variant, "selfattn")
     assert not picture & text
     assert picture | text == {name for name in every if ".attn." in name or ".attn2." in name}
     if variant == "sd3.5":
@@ -79,7 +75,7 @@ def test_the_text_stream_of_joint_attention_is_its_cross_attention(
         assert any(".attn2.to_k." in name for name in picture)
     if variant == "flux dev":
         assert any(name.startswith("single_transformer_blocks.") for name in picture)
-    assert names_of(variant, tmp_path, "full") == every
+    assert names_of(variant, "full") == every
 
 
 class Reference:

@@ -1,6 +1,6 @@
 """UCE against a stacked weighted regression in float64, and which tensors it touches."""
 
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,7 +28,7 @@ from safediff.erase.closed_form.params import UceParams
 from safediff.erase.closed_form.uce import edit_factor, uce
 from safediff.errors import UsageError
 from safediff.models.backbone import Backbone
-from safediff.models.patch import apply_patch, state_sha256, unet_sha256
+from safediff.models.patch import apply_patch, unet_sha256
 
 MODES = ["last", "content", "after_start", "all"]
 
@@ -121,26 +121,6 @@ def test_erased_tokens_get_the_guide_and_kept_ones_stay(backbone: Backbone) -> N
     assert strong[0] < 1e-2 < mild[0]
     free, held = moved(backbone, UceParams(), keep=()), moved(backbone, UceParams(keep_scale=1e4))
     assert held[1] < 1e-2 < free[1]
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"texts": "phrasings"},
-        {"tokens": "all"},
-        {"matrices": "v"},
-        {"guide": "tree"},
-        {"erase_scale": 1.1},
-        {"keep_scale": 1.1},
-        {"ridge": 0.6},
-    ],
-    ids=lambda change: str(*change),
-)
-def test_every_knob_changes_the_result(backbone: Backbone, change: dict[str, Any]) -> None:
-    assert change.keys() < {field.name for field in fields(UceParams)}
-    found = uce(backbone, CONCEPTS, KEEP, replace(UceParams(), **change))
-    plain = uce(backbone, CONCEPTS, KEEP, UceParams())
-    assert state_sha256(found.tensors) != state_sha256(plain.tensors)
 
 
 @pytest.mark.parametrize("matrices", ["k", "v"])

@@ -15,7 +15,7 @@ from erase_examples import SMALL, small_trainer
 from small_policy import small_plan
 from tiny import LATENT_SIZE
 from tiny_transformers import FLOW_CHANNELS, tiny_flux, tiny_sd3
-from transformer_examples import FAMILIES, VARIANTS, example
+from transformer_examples import FAMILIES, VARIANTS, example, shared_example
 
 from safediff.erase.methods import resolve
 from safediff.erase.params import DistilParams
@@ -53,8 +53,8 @@ def final_latents(backbone: Backbone, prompts: list[str], sampling: Sampling, **
 
 @pytest.mark.usefixtures("same_products")
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_final_latents_are_those_of_the_pipeline(variant: str, tmp_path: Path) -> None:
-    found = example(variant, tmp_path)
+def test_final_latents_are_those_of_the_pipeline(variant: str) -> None:
+    found = shared_example(variant)
     steps = 2 if variant == "pixart-alpha 1024" else 5
     sampling = Sampling(num_steps=steps, guidance_scale=scale_of(variant))
     z = initial_latents(DRAWS, found.backbone.latent_shape, sampling.seed)
@@ -69,8 +69,8 @@ def test_final_latents_are_those_of_the_pipeline(variant: str, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("variant", FAMILIES)
-def test_pictures_are_those_of_the_pipeline(variant: str, tmp_path: Path) -> None:
-    found = example(variant, tmp_path)
+def test_pictures_are_those_of_the_pipeline(variant: str) -> None:
+    found = shared_example(variant)
     sampling = Sampling(num_steps=4, guidance_scale=3.0)
     z = initial_latents(DRAWS, found.backbone.latent_shape, sampling.seed)
     expected = found.latents(PROMPTS, 3.0, z, 4, output_type="pt")
@@ -82,8 +82,8 @@ def test_pictures_are_those_of_the_pipeline(variant: str, tmp_path: Path) -> Non
 
 @pytest.mark.usefixtures("same_products")
 @pytest.mark.parametrize("variant", ["pixart-sigma", "sd3"])
-def test_a_negative_prompt_is_that_of_the_pipeline(variant: str, tmp_path: Path) -> None:
-    found = example(variant, tmp_path)
+def test_a_negative_prompt_is_that_of_the_pipeline(variant: str) -> None:
+    found = shared_example(variant)
     guard = make_guard("neg", ["knife"])
     sampling = Sampling(num_steps=4, guidance_scale=3.0)
     z = initial_latents(DRAWS, found.backbone.latent_shape, sampling.seed)
@@ -96,16 +96,16 @@ def test_a_negative_prompt_is_that_of_the_pipeline(variant: str, tmp_path: Path)
 
 
 @pytest.mark.parametrize("guard", ["neg", "sld-medium", "sega"])
-def test_guards_are_refused_where_guidance_is_distilled(guard: str, tmp_path: Path) -> None:
-    backbone = example("flux dev", tmp_path).backbone
+def test_guards_are_refused_where_guidance_is_distilled(guard: str) -> None:
+    backbone = shared_example("flux dev").backbone
     with pytest.raises(UsageError, match="its guidance is distilled"):
         final_latents(backbone, PROMPTS, Sampling(num_steps=1), guard=make_guard(guard, ["axe"]))
 
 
 @pytest.mark.parametrize("guard", ["sld-medium", "sega"])
 @pytest.mark.parametrize("variant", ["pixart-alpha", "sd3"])
-def test_other_guards_steer_where_it_is_not(guard: str, variant: str, tmp_path: Path) -> None:
-    backbone = example(variant, tmp_path).backbone
+def test_other_guards_steer_where_it_is_not(guard: str, variant: str) -> None:
+    backbone = shared_example(variant).backbone
     sampling = Sampling(num_steps=16, guidance_scale=3.0)
     plain = final_latents(backbone, PROMPTS, sampling)
     steered = final_latents(backbone, PROMPTS, sampling, guard=make_guard(guard, ["knife"]))
@@ -113,14 +113,14 @@ def test_other_guards_steer_where_it_is_not(guard: str, variant: str, tmp_path: 
     assert (steered - plain).abs().max() > 1e-4 * plain.std()
 
 
-def test_schnell_has_no_scale_to_be_asked_at(tmp_path: Path) -> None:
-    backbone = example("flux schnell", tmp_path).backbone
+def test_schnell_has_no_scale_to_be_asked_at() -> None:
+    backbone = shared_example("flux schnell").backbone
     with pytest.raises(UsageError, match="no guidance"):
         final_latents(backbone, PROMPTS, Sampling(num_steps=1, guidance_scale=3.5))
 
 
-def test_dev_reads_its_scale(tmp_path: Path) -> None:
-    backbone = example("flux dev", tmp_path).backbone
+def test_dev_reads_its_scale() -> None:
+    backbone = shared_example("flux dev").backbone
     a, b = (
         final_latents(backbone, PROMPTS, Sampling(num_steps=2, guidance_scale=scale))
         for scale in (1.0, 8.0)
@@ -129,8 +129,8 @@ def test_dev_reads_its_scale(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("variant", FAMILIES)
-def test_texts_beyond_the_window_are_refused(variant: str, tmp_path: Path) -> None:
-    backbone = example(variant, tmp_path).backbone
+def test_texts_beyond_the_window_are_refused(variant: str) -> None:
+    backbone = shared_example(variant).backbone
     with pytest.raises(UsageError, match="the text encoder reads"):
         backbone.encode(["x" * 80])
 
@@ -173,8 +173,8 @@ def test_other_steps_are_refused(scheduler: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("variant", FLOW)
-def test_the_answer_to_noised_latents_stands_for_the_noise(variant: str, tmp_path: Path) -> None:
-    backbone = example(variant, tmp_path).backbone
+def test_the_answer_to_noised_latents_stands_for_the_noise(variant: str) -> None:
+    backbone = shared_example(variant).backbone
     g = torch.Generator().manual_seed(0)
     x, eps = (torch.randn(3, *backbone.latent_shape, generator=g) for _ in range(2))
     t = torch.tensor([12.5, 500.0, 900.25])
@@ -192,8 +192,8 @@ def test_the_answer_to_noised_latents_stands_for_the_noise(variant: str, tmp_pat
 
 
 @pytest.mark.parametrize("variant", ["sd3", "sd3 shifted by size", "flux dev", "flux schnell"])
-def test_timesteps_lie_between_the_shifted_levels(variant: str, tmp_path: Path) -> None:
-    scheduler = example(variant, tmp_path).backbone.rollout_scheduler("ddim")
+def test_timesteps_lie_between_the_shifted_levels(variant: str) -> None:
+    scheduler = shared_example(variant).backbone.rollout_scheduler("ddim")
     assert isinstance(scheduler, FlowSteps)
     scheduler.set_timesteps(8)
     edges = [*(1000 * scheduler.sigmas).tolist()]
@@ -230,9 +230,9 @@ def test_the_plan_counts_one_pass_a_step_for_distilled_guidance(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("variant", ["pixart-sigma", "sd3.5"])
-def test_nothing_is_held_from_step_to_step(variant: str, tmp_path: Path) -> None:
+def test_nothing_is_held_from_step_to_step(variant: str) -> None:
     """Layers named like a UNet's text projections, which read other tensors at every step."""
-    network = example(variant, tmp_path).backbone.denoiser
+    network = shared_example(variant).backbone.denoiser
     named = [layer for name, layer in network.named_modules() if name.endswith("attn2.to_k")]
     assert named
     with texts_once(network):

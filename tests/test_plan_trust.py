@@ -4,7 +4,9 @@ The plans are TensorRT-RTX's own, built for SM89 without a GPU. Whoever renews c
 certificate as well, still has to bring a plan that holds the certified weights.
 """
 
+import functools
 import json
+import tempfile
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -121,15 +123,24 @@ def test_half_precision_is_proved_by_its_weights(tmp_path: Path, precision: Prec
     assert trust.engine == "plan"
 
 
+@functools.cache
+def other_plan() -> tuple[bytes, str]:
+    """A plan of another model, and its sidecar."""
+    with tempfile.TemporaryDirectory(prefix="safediff-tests-") as folder:
+        engine, plan = Path(folder) / "engine", Path(folder) / "other.plan"
+        swap_weights(tiny_engine(), engine, tiny_unet(seed=7).state_dict(), metadata={})
+        build(engine, plan, "tensorrt_rtx", Profile.fixed(8), target="SM89")
+        return plan.read_bytes(), sidecar_path(plan).read_text()
+
+
 def other_weights(path: Path) -> None:
     """The plan of another model in the place of the certified one, with its own sidecar."""
-    engine, plan = path.parent / "engine", plan_of(path)
-    swap_weights(tiny_engine(), engine, tiny_unet(seed=7).state_dict(), metadata={})
-    found = read_sidecar(plan)["weights_found"]
-    base = read_sidecar(plan)["base_sha256"]
-    profile, kind = Profile.fixed(8), "tensorrt_rtx"
-    build(engine, plan, kind, profile, target="SM89", base_sha256=base)  # type: ignore[arg-type]
-    amend_sidecar(plan, weights_found=found)
+    plan = plan_of(path)
+    kept = {name: read_sidecar(plan)[name] for name in ("path", "weights_found", "base_sha256")}
+    content, sidecar = other_plan()
+    plan.write_bytes(content)
+    sidecar_path(plan).write_text(sidecar)
+    amend_sidecar(plan, **kept)
 
 
 def a_byte(path: Path) -> None:

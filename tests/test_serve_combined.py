@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from gate_examples import make_report, make_result
 from release_examples import make_evidence, new_keys
-from serving_examples import base_folder, copy_of, release, resolved_plan
+from serving_examples import copy_of, release, resolved_plan
 from starlette.testclient import TestClient
 from tiny import tiny_backbone, tiny_engine
 
@@ -32,7 +32,6 @@ FIRST, SECOND = "safety-certificate.json", "policies/other/safety-certificate.js
 def combined(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Do not write to it."""
     folder = tmp_path_factory.mktemp("combined")
-    assert base_folder().is_dir()
     base = json.loads((release() / FIRST).read_text())["base_model"]
 
     def evidence(name: str) -> Any:

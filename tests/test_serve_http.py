@@ -4,7 +4,7 @@ import base64
 import http.client
 import io
 import json
-import os
+import logging
 import socket
 import subprocess
 import threading
@@ -21,10 +21,13 @@ from PIL import Image
 from serving_examples import exported, write_example
 from serving_process import PATH, Answer, Server, start
 from small_policy import command, environment
+from starlette.testclient import TestClient
 
 from safediff.models.backbone import DEFAULT_GUIDANCE
 from safediff.release.checksums import sha256_file
+from safediff.serve.app import build_app
 from safediff.serve.pipeline import SafePipeline, Settings
+from safediff.serve.reader import Reader
 
 PROMPT = "an owl in a hat"
 REASON = "an internal trial: ümlaut, no users"
@@ -73,20 +76,17 @@ def test_a_seed_gives_the_same_picture_again(server: Server) -> None:
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_a_model_with_two_text_encoders_is_served() -> None:
-    running = start(exported(xl=True))
-    try:
-        wanted = {"prompt": PROMPT, "seed": 3, "num_steps": 2}
-        answer = running.ask(PATH, wanted)
-        assert answer.status == 200, answer.body
-        with Image.open(io.BytesIO(base64.b64decode(answer.json["data"][0]["b64_json"]))) as found:
-            expected = SafePipeline.from_release(exported(xl=True))(
-                PROMPT, seed=3, settings=Settings(num_steps=2, guidance_scale=DEFAULT_GUIDANCE)
-            )[0]
-            assert np.abs(np.asarray(found).astype(int) - np.asarray(expected)).max() <= 1
-        assert running.ask(PATH, wanted | {"prompt": "a" * 76}).status == 400
-    finally:
-        code, errors = running.stop()
-    assert code == 0, errors
+    pipeline = SafePipeline.from_release(exported(xl=True), num_threads=1)
+    wanted = {"prompt": PROMPT, "seed": 3, "num_steps": 2}
+    with TestClient(build_app(pipeline)) as client:
+        answer = client.post(PATH, json=wanted)
+        too_long = client.post(PATH, json=wanted | {"prompt": "a" * 76})
+    assert answer.status_code == 200, answer.text
+    settings = Settings(num_steps=2, guidance_scale=DEFAULT_GUIDANCE)
+    (expected,) = pipeline(PROMPT, seed=3, settings=settings)
+    with Image.open(io.BytesIO(base64.b64decode(answer.json()["data"][0]["b64_json"]))) as found:
+        assert np.abs(np.asarray(found).astype(int) - np.asarray(expected)).max() <= 1
+    assert too_long.status_code == 400
 
 
 def test_health_says_what_is_served(server: Server) -> None:
@@ -167,17 +167,21 @@ def test_what_nobody_foresaw_is_marked_and_counted_and_tells_no_prompt() -> None
     assert "Traceback" not in errors
 
 
-def test_a_text_that_the_encoder_refuses_after_all_is_not_repeated() -> None:
+def test_a_text_that_the_encoder_refuses_after_all_is_not_repeated(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     """Its message quotes the text."""
-    code = """
-from safediff.serve import reader
-reader.Reader.cut_after = lambda self, text: None
-"""
-    server = start(exported(), code=code)
-    answer = server.ask(PATH, {"prompt": f"{PROMPT} {'very ' * 80}", "num_steps": 1})
+    monkeypatch.setattr(Reader, "cut_after", lambda self, text: None)
+    caplog.set_level(logging.INFO)
+    pipeline = SafePipeline.from_release(exported(), num_threads=1)
+    with TestClient(build_app(pipeline)) as client:
+        answer = client.post(PATH, json={"prompt": f"{PROMPT} {'very ' * 80}", "num_steps": 1})
     message = "this model can't draw that prompt with these settings"
-    assert (answer.status, answer.json["error"]["message"]) == (400, message)
-    assert "owl" not in server.stop()[1]
+    assert (answer.status_code, answer.json()["error"]["message"]) == (400, message)
+    assert "POST 400 in " in caplog.text
+    assert "owl" not in caplog.text + "".join(capfd.readouterr())
 
 
 def test_unknown_paths_get_the_same_form(server: Server) -> None:
@@ -325,4 +329,3 @@ def test_an_address_that_is_taken() -> None:
         )
     assert done.returncode == 3
     assert f"error: 127.0.0.1:{port}: can't be served from" in done.stderr
-    assert os.path.exists(exported())

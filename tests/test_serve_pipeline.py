@@ -1,13 +1,11 @@
 """Releases are checked before they are opened; engines draw what PyTorch draws."""
 
-import json
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 import pytest
 import torch
@@ -440,5 +438,3 @@ def test_the_graph_is_not_opened_before_it_is_trusted(tmp_path: Path) -> None:
         with pytest.raises(UsageError):
             SafePipeline.from_release(path)
     assert opened == []
-    assert onnx.load(path / "unet" / "model.onnx", load_external_data=False).graph.node
-    assert json.loads((release() / "safety-certificate.json").read_text())

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 from accelerate.utils import LoggerType
-from small_policy import safediff, small_plan, write_policy
+from small_policy import small_plan, write_policy
+from test_cli_verbs import Ran, here, said
 from test_erase_shards import scalars
 from tracker_example import told, write_wandb
 
@@ -18,6 +19,8 @@ from safediff.errors import UsageError
 from safediff.workflow import tracking
 from safediff.workflow.run_folder import RunFolder
 from safediff.workflow.tracking import check_trackers
+
+__all__ = ["here"]
 
 
 def test_an_unknown_tracker_is_refused() -> None:
@@ -33,11 +36,9 @@ def test_a_missing_package_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert told.value.next_step == "pip install 'safediff[track]'"
 
 
-def test_it_is_told_before_there_is_a_run(tmp_path: Path) -> None:
-    policy = write_policy(tmp_path)
-    done = safediff("erase", policy, "--out", tmp_path / "run", "--track", "notes")
-    assert done.returncode == 2
-    assert done.stderr.startswith("error: --track: there is no tracker 'notes'")
+def test_it_is_told_before_there_is_a_run(tmp_path: Path, here: Ran) -> None:
+    done = here("erase", write_policy(tmp_path), "--out", tmp_path / "run", "--track", "notes")
+    assert said(done, 2).startswith("error: --track: there is no tracker 'notes'")
     assert not (tmp_path / "run").exists()
 
 
@@ -72,7 +73,9 @@ def test_both_trackers_are_told_numbers_and_settings(
     """W&B's place is taken by a module that writes down what it is asked."""
     write_wandb(tmp_path / "site")
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
-    monkeypatch.setitem(sys.modules, "wandb", importlib.import_module("wandb"))
+    monkeypatch.setitem(sys.modules, "wandb", None)  # whatever stands here afterwards is undone
+    del sys.modules["wandb"]
+    importlib.import_module("wandb")
     monkeypatch.setenv("WANDB_TOLD", str(tmp_path / "told.jsonl"))
     monkeypatch.setattr("accelerate.tracking._available_trackers", [*LoggerType])
     run = tracked(tmp_path, "tensorboard", "wandb")

@@ -13,6 +13,7 @@ import torch
 from erase_examples import frozen_backbone
 from gate_examples import make_report, make_result
 from small_policy import QUICK, finished, safediff, small_plan, write_policy
+from test_cli_verbs import Ran, here
 
 from safediff.errors import Inconclusive, UsageError
 from safediff.gate.verdict import Verdict
@@ -44,6 +45,8 @@ from safediff.workflow.evidence import cost_of
 from safediff.workflow.run_folder import RunFolder
 from safediff.workflow.subject import open_subject
 from safediff.workflow.ui import SilentUi
+
+__all__ = ["here"]
 
 OTHER = (("name: small", "name: other"),)
 
@@ -272,14 +275,14 @@ def test_a_changed_second_certificate_is_noticed(merged: tuple[Path, str], tmp_p
     assert done.returncode == 3
 
 
-def test_it_goes_on_and_refuses_another(merged: tuple[Path, str], other: Path) -> None:
+def test_it_goes_on_and_refuses_another(merged: tuple[Path, str], other: Path, here: Ran) -> None:
     out, said = merged
     before = {p: p.stat().st_mtime_ns for p in out.rglob("*.png")}
     done = safediff("combine", finished().run.path, other, "--out", out, "-q")
     assert done.returncode == 0, done.stderr
     assert done.stdout == said
     assert {p: p.stat().st_mtime_ns for p in out.rglob("*.png")} == before
-    done = safediff("combine", other, finished().run.path, "--out", out, "-q")
+    done = here("combine", other, finished().run.path, "--out", out, "-q")
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: {out}: holds another combination")
 

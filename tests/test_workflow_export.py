@@ -9,7 +9,7 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline
 from release_examples import make_evidence
-from serving_examples import base_folder, copy_of, exported, release, write_example
+from serving_examples import copy_of, exported, release, write_example
 from tiny import tiny_backbone, tiny_engine, tiny_unet
 
 from safediff.errors import Inconclusive, UsageError
@@ -283,4 +283,3 @@ def test_only_exports_are_replaced(tmp_path: Path) -> None:
 def test_a_folder_that_is_nothing_of_ours(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="neither a run nor a release"):
         export_run(tmp_path, tmp_path / "engine", "fp32", 18)
-    assert base_folder().is_dir()

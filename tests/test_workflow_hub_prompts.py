@@ -1,6 +1,5 @@
 """Prompts of hub data sets, from a cache that a test lays out as the hub does."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,7 +7,7 @@ from typing import cast
 
 import pytest
 from policy_examples import plan_of
-from small_policy import safediff
+from test_cli_verbs import Ran, here
 from test_policy_rows import BENIGN, ROWS, SMALL, source
 
 from safediff.errors import Inconclusive, UsageError
@@ -19,20 +18,28 @@ from safediff.workflow.engine_gate import same_policy
 from safediff.workflow.export_source import ExportSource
 from safediff.workflow.hub_prompts import with_hub_prompts
 
+__all__ = ["here"]
+
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 @pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache that holds one commit of some/prompts, and no way to the hub."""
-    place = tmp_path / "hub" / "datasets--some--prompts"
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache that holds nothing, and no way to the hub."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "hub"
+
+
+@pytest.fixture
+def cache(hub: Path) -> Path:
+    """One that holds one commit of some/prompts; the file of its rows."""
+    place = hub / "datasets--some--prompts"
     (place / "snapshots" / COMMIT).mkdir(parents=True)
     (place / "refs").mkdir()
     (place / "refs" / "main").write_text(COMMIT)
     table = place / "snapshots" / COMMIT / "benign.csv"
     table.write_text(BENIGN.read_text("utf-8"), "utf-8")
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     return table
 
 
@@ -134,25 +141,6 @@ def test_what_cannot_be_had_is_inconclusive(
     assert caught.value.next_step
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Callable[[str], tuple[int, list[str]]]:
-    """Verifies the embedded model against a shipped policy without hub, cache and judges."""
-
-    def verified(policy: str) -> tuple[int, list[str]]:
-        ended = safediff(
-            "verify",
-            "embedded",
-            Path(__file__).parents[1] / "policies" / policy,
-            cwd=tmp_path,
-            HF_HOME=str(tmp_path / "home"),
-        )
-        return ended.returncode, [
-            line for line in ended.stderr.splitlines() if not line.startswith("note: ")
-        ]
-
-    return verified
-
-
 @pytest.mark.parametrize(
     ("policy", "message"),
     [
@@ -162,10 +150,18 @@ def run(tmp_path: Path) -> Callable[[str], tuple[int, list[str]]]:
     ],
 )
 def test_real_policies_end_undecided_at_what_is_missing(
-    run: Callable[[str], tuple[int, list[str]]], policy: str, message: str
+    tmp_path: Path,
+    hub: Path,
+    here: Ran,
+    monkeypatch: pytest.MonkeyPatch,
+    policy: str,
+    message: str,
 ) -> None:
-    code, lines = run(policy)
-    assert code == 3
+    """The embedded model, verified without hub, cache and judges."""
+    monkeypatch.chdir(tmp_path)
+    done = here("verify", "embedded", Path(__file__).parents[1] / "policies" / policy)
+    assert done.returncode == 3
+    lines = [line for line in done.stderr.splitlines() if not line.startswith("note: ")]
     assert len(lines) == 2
     assert lines[0].startswith(message)
     assert lines[1].startswith("  next: go online once")

@@ -1,5 +1,7 @@
 """The tiny transformer pipelines as backbones, with the windows and sizes of the tests."""
 
+import functools
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -71,3 +73,10 @@ def example(variant: str, folder: Path) -> Example:
     if variant.startswith("flux"):
         small["latent_size"] = LATENT_SIZE
     return Example(pipeline, replace(backbone, **small))
+
+
+@functools.cache
+def shared_example(variant: str) -> Example:
+    """The same one every time, for tests that only read it."""
+    with tempfile.TemporaryDirectory(prefix="safediff-tests-") as folder:
+        return example(variant, Path(folder))
