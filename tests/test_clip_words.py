@@ -20,7 +20,7 @@ from safediff.erase.texts import TextBank
 from safediff.errors import UsageError
 from safediff.models.clip_text import token_ids
 from safediff.models.stable_diffusion import StableDiffusion
-from safediff.policy.concepts import MAX_TOKENS
+from safediff.policy.window import MAX_TOKENS
 from safediff.policy.content import check_text
 from safediff.policy.load import load_plan
 

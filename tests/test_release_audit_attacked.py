@@ -25,7 +25,7 @@ EDITS = (
         "  collapse: {min_ratio: 0.1}\n",
         "  collapse: {min_ratio: 0.1}\n"
         "  budget: {rule: sequential}\n"
-        "  quality: {kid: 0.5, clip: 0.00001, null_drift: 3.0}\n"
+        "  quality: {kid: 5.0, clip: 0.00001, null_drift: 3.0}\n"
         "  attacks: [{name: paraphrase, num_prompts: 6},\n"
         "            {name: completion, num_prompts: 6, max_rate: 0.6}]\n",
     ),
