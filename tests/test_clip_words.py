@@ -20,9 +20,9 @@ from safediff.erase.texts import TextBank
 from safediff.errors import UsageError
 from safediff.models.clip_text import token_ids
 from safediff.models.stable_diffusion import StableDiffusion
-from safediff.policy.window import MAX_TOKENS
 from safediff.policy.content import check_text
 from safediff.policy.load import load_plan
+from safediff.policy.window import MAX_TOKENS
 
 NUM_MERGES = 49152 - 256 - 2
 """CLIP's vocabulary has 49408 entries: 2 x 256 bytes, the merges, start and end."""
