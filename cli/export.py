@@ -48,9 +48,12 @@ def export(
         typer.Option(metavar="PLAN", help="With --gate: measure it on this plan of the release."),
     ] = None,
     precision: Annotated[
-        str,
-        typer.Option(help="fp32, fp16, bf16, int8 (linear layers) or int8-weights (the file)."),
-    ] = "fp32",
+        str | None,
+        typer.Option(
+            help="fp32, fp16, bf16, int8 (linear layers) or int8-weights (the file); the policy's "
+            "if not given."
+        ),
+    ] = None,
     max_error: Annotated[
         float | None,
         typer.Option(
@@ -90,7 +93,7 @@ def export(
         raise UsageError(
             "--full: a whole folder holds ONNX engines, not plans", "add --onnx, without --trt"
         )
-    if precision not in PRECISIONS:
+    if precision is not None and precision not in PRECISIONS:
         raise UsageError(f"--precision {precision}: expected {', '.join(PRECISIONS)}")
     if opset not in (18, 23):
         raise UsageError(f"--opset {opset}: expected 18 or 23")
@@ -102,15 +105,15 @@ def export(
     built = (trt or trt_rtx) and not swap_weights
     if (gate and not (full or built)) or (layouts and not (full or with_plan)):
         raise UsageError("--layout and --gate belong to a whole folder", "add --full")
-    if swap_weights and precision.startswith("int8"):
+    if swap_weights and precision is not None and precision.startswith("int8"):
         raise UsageError(
             "--swap-weights: the scales of an int8 engine belong to its weights",
             "swap in fp32 first, then export with --precision int8",
         )
-    if max_error is not None and (precision != "int8" or not max_error > 0):
-        raise UsageError(
-            f"--max-error {max_error:g}: expected a positive number, and --precision int8"
-        )
+    if max_error is not None and precision != "int8":
+        raise UsageError("--max-error: belongs to --precision int8", "add --precision int8")
+    if max_error is not None and not max_error > 0:
+        raise UsageError(f"--max-error {max_error:g}: expected a positive number")
     if target and not trt_rtx:
         raise UsageError("--target: belongs to --trt-rtx", "add --trt-rtx")
     if (static or refit) and (swap_weights or not (trt or trt_rtx)):
@@ -118,12 +121,14 @@ def export(
     from safediff.cli.quiet_libraries import quiet_libraries
 
     quiet_libraries()
-    chosen = cast("Precision", precision)
+    from safediff.workflow.export_source import policy_precision
+
+    chosen = policy_precision(run) if precision is None else cast("Precision", precision)
     if trt or trt_rtx:
         from safediff.workflow.plans import export_plan, refit_plan
 
         kind: Kind = "tensorrt_rtx" if trt_rtx else "tensorrt"
-        folder = out or _beside(run, f"{kind}-{precision}")
+        folder = out or _beside(run, f"{kind}-{chosen}")
         if swap_weights:
             print(refit_plan(run, swap_weights, folder))
             return
@@ -140,7 +145,7 @@ def export(
         from safediff.workflow.calibrate import MAX_ERROR
         from safediff.workflow.deploy import deploy_run
 
-        folder = out or _beside(run, precision)
+        folder = out or _beside(run, chosen)
         limit = MAX_ERROR if max_error is None else max_error
         named = cast("tuple[Layout, ...]", layouts)
         deployed = deploy_run(run, folder, chosen, opset, named, swap_weights, gate or (), limit)
@@ -149,7 +154,7 @@ def export(
         from safediff.workflow.calibrate import MAX_ERROR
         from safediff.workflow.export import export_run, swap
 
-        folder = out or _beside(run, f"engine-{precision}")
+        folder = out or _beside(run, f"engine-{chosen}")
         limit = MAX_ERROR if max_error is None else max_error
         if swap_weights:
             print(f"{folder}: {swap(run, swap_weights, folder).line}")

@@ -5,16 +5,17 @@ from pathlib import Path
 
 import pytest
 from gate_examples import make_report, make_result
-from serving_examples import copy_of, exported, release
+from serving_examples import copy_of, exported, release, write_example
 from test_cli_verbs import Ran, here, said
 
+from safediff.errors import Inconclusive
 from safediff.export import parity, survival
 from safediff.export.manifest import read_manifest
 from safediff.gate.verdict import GateReport, Verdict
 from safediff.release.checksums import verify_checksums
 from safediff.workflow import deploy
 from safediff.workflow.engine_report import EngineReport
-from safediff.workflow.export_source import ExportSource
+from safediff.workflow.export_source import ExportSource, policy_precision
 
 __all__ = ["here"]
 
@@ -27,6 +28,41 @@ def test_a_whole_folder(tmp_path: Path, here: Ran) -> None:
     manifest = read_manifest(out)
     assert manifest is not None
     assert manifest["engines"][0]["precision"] == "int8"
+
+
+def test_the_precision_is_the_policys(tmp_path: Path) -> None:
+    half = {"export": {"precision": "fp16"}}
+    assert policy_precision(write_example(tmp_path / "release", **half)) == "fp16"
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "plan.json").write_text(json.dumps({"plan": half}), encoding="utf-8")
+    assert policy_precision(run) == "fp16"
+    assert policy_precision(tmp_path) == "fp32"
+
+
+@pytest.mark.parametrize(
+    ("options", "written"), [((), "fp16"), (("--precision", "fp32"), "fp32")], ids=str
+)
+def test_export_takes_it_where_none_is_given(
+    tmp_path: Path,
+    here: Ran,
+    monkeypatch: pytest.MonkeyPatch,
+    options: tuple[str, ...],
+    written: str,
+) -> None:
+    asked: list[object] = []
+
+    def deployed(run: Path, folder: Path, precision: str, *more: object) -> deploy.Deployed:
+        asked.extend((folder, precision))
+        raise Inconclusive("enough")
+
+    monkeypatch.setattr(deploy, "deploy_run", deployed)
+    run = tmp_path / "run"
+    run.mkdir()
+    plan = {"plan": {"export": {"precision": "fp16"}}}
+    (run / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
+    here("export", run, "--onnx", "--full", *options)
+    assert asked == [tmp_path / f"run-{written}", written]
 
 
 def test_swapped_weights(tmp_path: Path, here: Ran) -> None:

@@ -196,10 +196,10 @@ def _policy_guard(trust: Trust) -> Guard | None:
 
 def _open(trust: Trust, provider: str, num_threads: int | None, max_batch: int) -> Backbone:
     if trust.engine == "torch":
-        if provider != CPU_PROVIDER:
+        if provider not in (None, CPU_PROVIDER):
+            asked = f"{provider} needs an ONNX engine that was gated"
             raise UsageError(
-                f"{trust.path}: {provider} needs the ONNX engine, and PyTorch's weights are served",
-                "use --engine onnx",
+                f"{trust.path}: {asked}, and PyTorch's weights are served", "leave --provider out"
             )
         return _by_torch(trust)
     options: dict[str, Any] = {"provider": provider, "num_threads": num_threads}

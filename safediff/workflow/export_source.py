@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from safediff.errors import SafediffError, UsageError
-from safediff.export.engine_files import MODEL_NAME
+from safediff.export.engine_files import MODEL_NAME, Precision
 from safediff.models.backbone import Backbone
 from safediff.models.load import load_backbone
 from safediff.models.patch import unet_sha256
@@ -52,6 +52,23 @@ class ExportSource:
     def kept_prompts(self) -> list[str]:
         """The empty prompt and the keep list."""
         return ["", *(text for policy in self.policies for text in policy["erase"]["keep"])]
+
+
+def policy_precision(path: Path) -> Precision:
+    """What the policy of a run or release has its engines written in, of several the first.
+
+    An engine in it is the one that was gated. fp32 where there is none to read: ``open_source``
+    says what is wrong with the folder.
+    """
+    for file, key in ((path / "plan.json", "plan"), (path / CERTIFICATE_NAME, "policy")):
+        try:
+            found = json.loads(file.read_text(encoding="utf-8"))[key]
+            resolved = found["resolved"] if key == "policy" else found
+            precision: Precision = resolved["export"]["precision"]
+            return precision
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return "fp32"
 
 
 def open_source(path: Path) -> ExportSource:
