@@ -18,8 +18,11 @@ def serve(
         str, typer.Option(help="auto, onnx, torch, or a plan: engines/NAME.plan.")
     ] = "auto",
     provider: Annotated[
-        str, typer.Option(help="ONNX Runtime's; never replaced by another.")
-    ] = "CPUExecutionProvider",
+        str | None,
+        typer.Option(
+            help="ONNX Runtime's; never replaced by another. CUDA's where it is if not given."
+        ),
+    ] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads of one operator; all cores if not given.")
     ] = None,

@@ -48,7 +48,7 @@ class ExportedTransformer:
         )
         self.dtype = self._session.dtype(LATENTS)
         """Type of latents, texts and output; times and scales are float32."""
-        self.device = self._session.device
+        self.device, self.provider = self._session.device, provider
 
     def __call__(
         self, hidden_states: Tensor, *, return_dict: bool = True, **given: Any

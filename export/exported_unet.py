@@ -49,6 +49,8 @@ class ExportedUNet:
         self.dtype = self._session.dtype("sample")
         """Type of every input but ``timestep``, and of the output before it is returned."""
         self.device = self._session.device
+        self.provider = self._session.provider
+        """What runs it."""
         sides = UNET.sides(self.config)
         assert sides is not None
         self.size_multiple = sides.multiple

@@ -40,7 +40,7 @@ class PlanSession:
             raise Inconclusive(
                 f"{plan}: its buffers don't fit into the memory of the GPU", "free some of it"
             )
-        self.device = device()
+        self.device, self.provider = device(), "TensorRT"
         self.inputs = {t["name"]: _value(t) for t in self.sidecar["inputs"]}
         self.outputs = {t["name"]: _value(t) for t in self.sidecar["outputs"]}
         tensors = (*self.sidecar["inputs"], *self.sidecar["outputs"])

@@ -40,7 +40,7 @@ class Session:
             Inconclusive: the file is missing or damaged.
         """
         self.ort, self.execution = _open(path, execution), execution
-        self.device = execution.device
+        self.device, self.provider = execution.device, execution.provider
         self._replayed: dict[tuple[tuple[str, tuple[int, ...]], ...], Replayed] = {}
         self.inputs = {value.name: value for value in self.ort.get_inputs()}
         self.outputs = {value.name: value for value in self.ort.get_outputs()}

@@ -40,6 +40,7 @@ def server() -> Iterator[Server]:
     code, errors = running.stop()
     assert code == 0, errors
     assert "drained" in errors
+    assert f"serving unet onnx on CPUExecutionProvider at {running.url}\n" in errors
     assert PROMPT not in errors  # prompts are never logged
     assert "owl" not in errors
 

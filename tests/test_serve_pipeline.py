@@ -125,6 +125,19 @@ def test_an_absent_provider_is_not_replaced() -> None:
         SafePipeline.from_release(exported(), provider="CUDAExecutionProvider")
 
 
+def test_the_gpu_draws_where_one_is(
+    pipeline: SafePipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert pipeline.drawn_by == "unet onnx on CPUExecutionProvider"
+    monkeypatch.setattr("safediff.serve.pipeline.drawing_provider", lambda: "CUDAExecutionProvider")
+    with pytest.raises(UsageError, match="CUDAExecutionProvider is not available here"):
+        SafePipeline.from_release(exported())
+    chosen = SafePipeline.from_release(exported(), provider="CPUExecutionProvider")
+    assert chosen.drawn_by == "unet onnx on CPUExecutionProvider"
+    torch_weights = SafePipeline.from_release(exported(), engine="torch")
+    assert torch_weights.drawn_by == "unet torch on cpu"
+
+
 # What is refused, each with one line.
 
 

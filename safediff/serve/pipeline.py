@@ -20,7 +20,7 @@ from safediff.export.exported_unet import ExportedUNet
 from safediff.export.parts import DECODER_FOLDER
 from safediff.export.plan_profile import Profile
 from safediff.export.plan_session import PlanSession
-from safediff.export.providers import CPU_PROVIDER, TENSORRT_PROVIDER
+from safediff.export.providers import CPU_PROVIDER, TENSORRT_PROVIDER, drawing_provider
 from safediff.guard.base import Guard
 from safediff.guard.load import make_guard
 from safediff.models.backbone import Backbone
@@ -70,7 +70,7 @@ class SafePipeline:
         path: str | Path,
         *,
         engine: EngineChoice = "auto",
-        provider: str = CPU_PROVIDER,
+        provider: str | None = None,
         num_threads: int | None = None,
         public_key: Path | None = None,
         accept_unverified: str | None = None,
@@ -82,7 +82,8 @@ class SafePipeline:
         Args:
             path: A release, or a folder of ``safediff export --full``.
             engine: ``onnx``, ``torch``, the path of a plan, or ``auto``: ONNX where it was gated.
-            provider: Of ONNX Runtime; another one is never used in its place.
+            provider: Of ONNX Runtime; another one is never used in its place. None: CUDA's where
+                it is, as the gate draws, else the CPU's.
             num_threads: Threads of one operator.
             public_key: Checks the signature first.
             accept_unverified: Why the release is served without a certificate that says pass.
@@ -115,6 +116,16 @@ class SafePipeline:
         factor = 2 ** (len(config.block_out_channels) - 1)
         _, height, width = self.backbone.latent_shape
         return width * factor, height * factor
+
+    @property
+    def drawn_by(self) -> str:
+        """What draws: the part, its engine, and where that runs, such as ``unet onnx on ...``."""
+        name = denoiser_folder(self.trust.path).name
+        denoiser: Any = self.backbone.denoiser
+        if self.trust.engine == "onnx":
+            return f"{name} onnx on {denoiser.provider}"
+        kind = self.trust.plan_file or "torch"
+        return f"{name} {kind} on {denoiser.device}"
 
     def fits(self, prompt: str) -> bool:
         """Whether every text encoder reads all of a prompt."""
@@ -194,7 +205,7 @@ def _policy_guard(trust: Trust) -> Guard | None:
     return None if plan is None else make_guard(plan["name"], plan["texts"])
 
 
-def _open(trust: Trust, provider: str, num_threads: int | None, max_batch: int) -> Backbone:
+def _open(trust: Trust, provider: str | None, num_threads: int | None, max_batch: int) -> Backbone:
     if trust.engine == "torch":
         if provider not in (None, CPU_PROVIDER):
             asked = f"{provider} needs an ONNX engine that was gated"
@@ -202,6 +213,7 @@ def _open(trust: Trust, provider: str, num_threads: int | None, max_batch: int) 
                 f"{trust.path}: {asked}, and PyTorch's weights are served", "leave --provider out"
             )
         return _by_torch(trust)
+    provider = provider or drawing_provider()
     options: dict[str, Any] = {"provider": provider, "num_threads": num_threads}
     if trust.engine == "plan":
         session = PlanSession(trust.path / trust.plan_file)

@@ -41,6 +41,7 @@ def run(
         log.warning("served without a valid certificate: %s", trust.unverified)
     for doubt in trust.doubts:
         log.warning("what speaks against it: %s", doubt)
+    log.info("serving %s at http://%s:%d", pipeline.drawn_by, _in_url(host), port)
     app = build_app(pipeline, max_queue=max_queue, max_wait_ms=max_wait_ms)
     config = uvicorn.Config(
         app,
@@ -66,6 +67,11 @@ def run(
             "give them more time with --drain-seconds",
         )
     log.info("drained")
+
+
+def _in_url(host: str) -> str:
+    """An IPv6 address takes brackets."""
+    return f"[{host}]" if ":" in host else host
 
 
 def _ignore(signum: int, frame: FrameType | None) -> None:
