@@ -1,10 +1,26 @@
 """``safediff doctor``: is this machine ready?"""
 
 
-def doctor() -> None:
-    """Show versions, device, its memory, free disk, and whether the shipped weights are intact."""
-    import shutil
+EXTRAS = {
+    "metrics": ("torch_fidelity", "lpips"),
+    "nudenet": ("nudenet",),
+    "sign": ("model_signing", "OpenSSL"),
+    "lora": ("peft",),
+    "datasets": ("pyarrow",),
+    "serve": ("fastapi", "uvicorn", "prometheus_client"),
+    "track": ("tensorboardX",),
+    "trt": ("tensorrt",),
+    "trt-rtx": ("tensorrt_rtx",),
+}
+"""Extra of the package, and the modules that it installs."""
 
+
+def doctor() -> None:
+    """Show versions, extras, device and memory, and whether the shipped weights are intact."""
+    import shutil
+    from importlib.util import find_spec
+
+    import onnxruntime as ort
     from rich.console import Console
     from rich.table import Table
 
@@ -28,6 +44,10 @@ def doctor() -> None:
     table.add_column("found")
     for name, value in environment().items():
         table.add_row(name, value)
+    table.add_row("ONNX Runtime's providers", ", ".join(ort.get_available_providers()))
+    for extra, modules in EXTRAS.items():
+        missing = [module for module in modules if find_spec(module) is None]
+        table.add_row(f"extra {extra}", f"lacks {', '.join(missing)}" if missing else "installed")
     if found := device_memory():
         table.add_row("device memory", f"{found[0]:.1f} of {found[1]:.1f} GiB free")
     for row in lean_rows():

@@ -8,6 +8,8 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+OTHER_NAMES = {"onnxruntime": ("onnxruntime-gpu",)}
+"""Distributions that give the same package."""
 PACKAGES = ("torch", "diffusers", "transformers", "onnx", "onnxruntime", "torchmetrics", "numpy")
 
 
@@ -20,16 +22,24 @@ def environment() -> dict[str, str]:
 
     found = {"safediff": __version__, "python": platform.python_version()}
     for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
+        found[package] = _version(package)
     found["platform"] = f"{platform.system()} {platform.machine()}"
     cuda = torch.cuda.is_available()
     found["device"] = (
         torch.cuda.get_device_name() if cuda else f"cpu, {torch.get_num_threads()} threads"
     )
     return found
+
+
+def _version(package: str) -> str:
+    """``not installed`` where no distribution gives it; one of another name is named."""
+    for name in (package, *OTHER_NAMES.get(package, ())):
+        try:
+            found = version(name)
+        except PackageNotFoundError:
+            continue
+        return found if name == package else f"{found} ({name})"
+    return "not installed"
 
 
 @cache

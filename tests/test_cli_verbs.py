@@ -263,6 +263,8 @@ def test_doctor(here: Ran, monkeypatch: pytest.MonkeyPatch) -> None:
     assert done.stderr == ""
     assert re.search(rf"torch +│ {torch.__version__.split('+')[0]}", done.stdout)
     assert "intact, unet" in done.stdout
+    assert re.search(r"ONNX Runtime's providers +│ .*CPUExecutionProvider", done.stdout)
+    assert re.search(r"extra lora +│ installed", done.stdout)
 
 
 def test_generate(tmp_path: Path, here: Ran) -> None:
