@@ -71,6 +71,8 @@ def test_sets_measure_no_model_twice(tmp_path: Path) -> None:
     paper = set(ids(tmp_path, "{method: sdd, preset: paper}"))
     assert set(ALL) - paper == {"sdd-teacher", "sdd-student"}
     assert "sdd-safediff" in paper
+    lean = "{trunk_dtype: bfloat16, gradient_checkpointing: true, micro_batch: 1, compile: true}"
+    assert set(ids(tmp_path, f"{{method: sdd, preset: paper, options: {lean}}}")) == paper
     repo = set(ids(tmp_path, "{method: sdd, preset: repo}"))
     assert set(ALL) - repo == {"sdd-repo-teacher", "sdd-repo-student"}
 

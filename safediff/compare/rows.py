@@ -1,7 +1,7 @@
 """The systems that one comparison can measure, by row id. Imports no torch."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from safediff.erase.methods import METHODS, find_method, resolve
@@ -189,8 +189,16 @@ def _distinct(rows: Sequence[Row], plan: Plan) -> list[Row]:
     return list(found.values())
 
 
+_HOW_IT_RUNS = (
+    *("trunk_dtype", "gradient_checkpointing", "micro_batch", "offload", "channels_last"),
+    *("compile", "log_every", "save_every_s"),
+)
+"""Knobs of memory, speed and files: no other model comes of them but for rounding."""
+_AS_PRESET: Mapping[str, Any] = {n: getattr(DistilParams(), n) for n in _HOW_IT_RUNS}
+
+
 def _model(row: Row, plan: Plan) -> str:
-    """What the row draws with: equal for two rows whose pictures are equal.
+    """What the row draws with: equal for two rows whose pictures are equal, but for rounding.
 
     Raises:
         UsageError: the row's settings do not fit its eraser.
@@ -199,6 +207,8 @@ def _model(row: Row, plan: Plan) -> str:
     if erase is None:
         return repr(("guard", row.guard))
     params = resolve(erase.method, erase.preset, erase.options)
+    if isinstance(params, DistilParams):
+        params = replace(params, **_AS_PRESET)
     guard = plan.guard if row.own else None
     if erase.method in METHODS and not isinstance(params, DistilParams):
         return repr((erase.method, params, guard))
