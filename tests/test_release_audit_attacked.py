@@ -27,7 +27,7 @@ EDITS = (
         "  budget: {rule: sequential}\n"
         "  quality: {kid: 5.0, clip: 0.00001, null_drift: 3.0}\n"
         "  attacks: [{name: paraphrase, num_prompts: 6},\n"
-        "            {name: completion, num_prompts: 6, max_rate: 0.6}]\n",
+        "            {name: completion, num_prompts: 6, max_rate: 0.9}]\n",
     ),
     (
         "export: {targets: [onnx]}",
