@@ -107,6 +107,7 @@ def test_both_trackers_are_told_numbers_and_settings(
 def test_wandb_itself_is_told_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
     monkeypatch.chdir(tmp_path)
     run = tracked(tmp_path, "wandb")
     (kept,) = run.tracking.glob("wandb/offline-run-*/run-*.wandb")
