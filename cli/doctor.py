@@ -1,6 +1,5 @@
 """``safediff doctor``: is this machine ready?"""
 
-
 EXTRAS = {
     "metrics": ("torch_fidelity", "lpips"),
     "nudenet": ("nudenet",),

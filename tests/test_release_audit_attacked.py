@@ -118,7 +118,7 @@ def test_an_attack_whose_pictures_were_dropped_is_seen(release: Path) -> None:
     [
         ({"gating": False}, "quality/kid: gating False, the plan says True"),
         ({"threshold": {"op": "<=", "value": 9.0, "bound": "upper"}}, "quality/kid: limit 9, the"),
-        ({"upper": 0.7}, "quality/kid: verdict pass, but its numbers miss the limit"),
+        ({"upper": 7.0}, "quality/kid: verdict pass, but its numbers miss the limit"),
     ],
 )
 def test_what_cannot_be_recounted_is_still_decided_again(

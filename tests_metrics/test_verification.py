@@ -13,8 +13,6 @@ from safediff.models.patch import unet_sha256
 from safediff.policy.plan import ModelPlan
 from safediff.verify.verification import Verification
 
-FEW_STEPS = ("num_steps: 8, guidance", "num_steps: 4, guidance")
-
 
 @pytest.fixture(scope="module")
 def base() -> Backbone:
@@ -38,7 +36,7 @@ def test_inception_and_lpips_decide(
         "    {fid: 1.0, kid: 1.0, lpips: 0.01, features: inception, lpips_net: alex,\n"
         f"     features_weights: {inception_weights}, lpips_weights: {alex_weights}}}\n"
     )
-    plan = small_plan(tmp_path, FEW_STEPS, ("  collapse", f"{quality}  collapse"))
+    plan = small_plan(tmp_path, ("  collapse", f"{quality}  collapse"))
     found: dict[str, list[CheckResult]] = {}
     with Verification(plan, base, unet_sha256(base.denoiser), tmp_path / "out") as verification:
         for subject, backbone in (("same", base), ("broken", broken(base))):
