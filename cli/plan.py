@@ -16,7 +16,9 @@ def plan(
     compare: Annotated[
         bool, typer.Option("--compare", help="What `safediff compare` would cost, row by row.")
     ] = False,
-    json_: Annotated[bool, typer.Option("--json", help="The whole plan as JSON.")] = False,
+    json_: Annotated[
+        bool, typer.Option("--json", envvar="SAFEDIFF_PLAN_JSON", help="The whole plan as JSON.")
+    ] = False,
 ) -> None:
     """Show the resolved policy: concepts, eraser, checks, pictures, UNet passes, memory."""
     import json

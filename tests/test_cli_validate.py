@@ -37,10 +37,25 @@ def test_every_finding_of_every_policy_is_printed(tmp_path: Path) -> None:
         f"{first}:2:1: error: name: expected text, got 3",
         f"{first}:14:13: error: verify.erasure.max_rte: unknown key 'max_rte'; did you mean",
         f"{second}:12:1: error: kepp: unknown key 'kepp'; did you mean 'keep'?",
-        f"error: no such policy file: {missing}",
+        f"error: no such policy file: {missing}\n  next: check the path\n",
     ):
         assert line in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_attacks_with_a_limit_are_checks(tmp_path: Path) -> None:
+    attacks = "  attacks: [{name: paraphrase, max_rate: 0.5}, closed-form]\n  retention:"
+    done = safediff("validate", str(write(tmp_path, ("  retention:", attacks))))
+    assert ", 4 checks, " in done.stdout, done.stderr
+
+
+def test_a_waiver_that_is_over_is_noted(tmp_path: Path) -> None:
+    waiver = "{check: 'retention/*', reason: still training, owner: me, expires: %s}"
+    lines = "".join(f"\n  - {waiver % day}" for day in ("2020-01-01", "2999-12-31"))
+    done = safediff("validate", str(write(tmp_path, ("keep:", f"waivers:{lines}\nkeep:"))))
+    assert done.returncode == 0
+    (note,) = [line for line in done.stderr.splitlines() if "waiver" in line]
+    assert note.endswith("note: waiver of retention/* expired on 2020-01-01: it counts as FAIL")
 
 
 def test_schema_prints_the_json_schema() -> None:

@@ -19,6 +19,7 @@ FEW = (
 def notes(folder: Path, config: Any, *edits: tuple[str, str], more: str = "") -> list[str]:
     """Of the small policy on a folder with this configuration of its steps."""
     (folder / "model" / "scheduler").mkdir(parents=True)
+    (folder / "model" / "model_index.json").write_text("{}")
     (folder / "model" / "scheduler" / "scheduler_config.json").write_text(json.dumps(config))
     model = (BASE, f"model: {{base: ./model{more}}}")
     found = small_plan(folder, model, *edits).notes

@@ -97,7 +97,13 @@ def test_refusals(tmp_path: Path, judge: str, words: str, expected: str) -> None
     ("judge", "label", "expected"),
     [
         ("nudenet", "nudty", "judge 'nudenet' has no label 'nudty'; did you mean 'nudity'?"),
-        ("q16", "harm", "judge 'q16' has no label 'harm'"),
+        ("q16", "harm", "judge 'q16' has no label 'harm'; it has 'inappropriate' alone: docs/"),
+        (
+            "nudenet",
+            "a, b, c, d",
+            "concepts.0.labels: judge 'nudenet' has no label for 4 texts ('a', ...); it has "
+            "'nudity' and 18 classes: docs/judges.md",
+        ),
     ],
 )
 def test_labels_are_checked_before_the_judge_is_there(

@@ -197,6 +197,19 @@ FAULTS = {
         "(owner/name); did you mean 'embedded'?",
     ),
     "missing model": (("base: embedded", "base: ./m"), "3:9: error: model.base: no such file or "),
+    "folder that is no model": (
+        ("base: embedded", "base: ."),
+        "3:9: error: model.base: no diffusers folder (it has no model_index.json): ",
+    ),
+    "text file for a model": (
+        ("base: embedded", "base: ./far.txt"),
+        "3:9: error: model.base: neither a diffusers folder nor a .safetensors file: ",
+    ),
+    "percent": (
+        ("max_rate: 0.25", "max_rate: 5"),
+        "14:13: error: verify.erasure.max_rate: must be less than or equal to 1, got 5; rates are "
+        "shares: 5 % is 0.05",
+    ),
     "pickle": (("base: embedded", "base: ./m.ckpt"), "3:9: error: model.base: a .ckpt file is a p"),
     "revision of embedded": (
         ("base: embedded", f"base: embedded, revision: {'a' * 40}"),
@@ -349,6 +362,7 @@ def test_independent_faults_are_reported_together(tmp_path: Path) -> None:
 
 def test_a_local_model_is_found_beside_the_policy(tmp_path: Path) -> None:
     (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "model_index.json").write_text("{}", encoding="utf-8")
     plan = plan_of(tmp_path, ("base: embedded", "base: ./m"))
     assert plan.model.base == str((tmp_path / "m").resolve())
 
@@ -357,6 +371,32 @@ def test_a_pinned_hub_model(tmp_path: Path) -> None:
     edit = ("base: embedded", f"base: owner/model, revision: {'a1' * 20}, dtype: float16")
     model = plan_of(tmp_path, edit).model
     assert (model.base, model.revision, model.dtype) == ("owner/model", "a1" * 20, "float16")
+
+
+@pytest.mark.parametrize("junk", [b"", b"junk" * 9, (9).to_bytes(8, "little") + b"[1, 2, 3]"])
+def test_a_file_that_is_no_model(tmp_path: Path, junk: bytes) -> None:
+    (tmp_path / "m.safetensors").write_bytes(junk)
+    (found,) = findings(tmp_path, ("base: embedded", "base: m.safetensors"))
+    assert "model.base: not a readable .safetensors file: " in found
+
+
+def test_a_folder_is_no_text_file(tmp_path: Path) -> None:
+    (found,) = findings(tmp_path, ("{file: far.txt}", "{file: .}"))
+    assert found.endswith(f"texts.file: '{tmp_path}' is a folder; name a text file")
+
+
+def test_the_embedded_judge_on_a_hub_model_is_noted(tmp_path: Path) -> None:
+    edit = ("base: embedded", f"base: owner/model, revision: {'a1' * 20}")
+    assert any(
+        note.startswith("judge 'embedded' sees the embedded model's pictures only")
+        for note in plan_of(tmp_path, edit).notes
+    )
+    assert not any("judge" in note for note in plan_of(tmp_path).notes)
+
+
+def test_a_template_without_placeholders_is_noted(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path, ('"{text}"]', '"{text}", "a thing"]'))
+    assert "prompts.templates.3: 'a thing' names no {text}: one prompt for all" in plan.notes
 
 
 TOWARD = (

@@ -1,5 +1,6 @@
 """Which model is meant: embedded, a local one, or a pinned repository of the hub."""
 
+import json
 import re
 from pathlib import Path
 
@@ -75,3 +76,28 @@ def _check_local(desk: Desk, path: Path) -> None:
         desk.source.refuse(_LOC, "a .ckpt file is a pickle, which is never read; convert it")
     elif not path.exists():
         desk.source.refuse(_LOC, f"no such file or folder: {path}")
+    elif fault := _fault(path):
+        desk.source.refuse(_LOC, fault)
+
+
+def _fault(path: Path) -> str | None:
+    """Why a folder or file can't be a model; its weights are not read."""
+    if path.is_dir():
+        if (path / "model_index.json").exists():
+            return None
+        return f"no diffusers folder (it has no model_index.json): {path}"
+    if path.suffix != ".safetensors":
+        return f"neither a diffusers folder nor a .safetensors file: {path}"
+    return None if _has_header(path) else f"not a readable .safetensors file: {path}"
+
+
+def _has_header(path: Path) -> bool:
+    """Whether it begins as the format says: eight bytes of length, then that much JSON."""
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if not 2 <= length <= path.stat().st_size - 8:
+                return False
+            return isinstance(json.loads(file.read(length)), dict)
+    except (OSError, ValueError):
+        return False

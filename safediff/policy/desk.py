@@ -8,7 +8,7 @@ from safediff.errors import Inconclusive
 from safediff.policy import schema
 from safediff.policy.content import check_text, filter_texts, first_refused
 from safediff.policy.datasets import read_dataset
-from safediff.policy.problems import Loc, did_you_mean, listed
+from safediff.policy.problems import Loc, did_you_mean, dotted, listed
 from safediff.policy.rows import TEXT_COLUMNS, PromptRow, RowError, read_table
 from safediff.policy.source import Source
 from safediff.policy.templates import (
@@ -122,6 +122,9 @@ class Desk:
                 self.leave_out((*loc, index), fault)
             else:
                 usable.append(template)
+                if not placeholders(template):
+                    at = dotted((*loc, index))
+                    self.notes.append(f"{at}: '{template}' names no {{text}}: one prompt for all")
         return TemplateSet(templates=tuple(usable), values=values)
 
     def _template_fault(self, template: str, values: Values, *, needs_text: bool) -> str | None:

@@ -25,6 +25,11 @@ CARD_SHA256 = "calibration_sha256"
 def resolve_judges(desk: Desk) -> tuple[JudgePlan, ...]:
     """Settings of every judge that the policy uses and that has some, by name."""
     used = _used(desk)
+    if "embedded" in used and desk.policy.model.revision is not None:
+        desk.notes.append(
+            "judge 'embedded' sees the embedded model's pictures only: name another for "
+            f"'{desk.policy.model.base}' (judge: nudenet, clip, ...)"
+        )
     written: dict[str, Any] = {
         name: getattr(desk.policy.judges, name)
         for name in _DEFAULTS

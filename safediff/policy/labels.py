@@ -18,17 +18,34 @@ _KNOWN = {
 }
 """Open-vocabulary judges are missing here: they take any text."""
 
+_HAS = {
+    "embedded": f"the {len(NAMES)} names and {len(STYLES)} styles of the embedded model",
+    "nudenet": f"'nudity' and {len(CLASSES)} classes",
+    "q16": "'inappropriate' alone",
+}
+_MOST_SHOWN = 3
+"""Unknown labels of one key that are findings of their own: with more it is the wrong judge."""
+
 
 def check_labels(desk: Desk, judge: str, labels: Iterable[str], loc: Loc) -> None:
     """Refuse labels that the judge cannot give (those against content rules already are)."""
     known = _KNOWN.get(judge)
     if known is None:
         return
-    for index, label in enumerate(labels):
-        if label not in known and check_text(label) is None:
-            at = (*loc, index) if (*loc, index) in desk.source.marks else loc
-            hint = did_you_mean(label, known)
-            desk.source.refuse(at, f"judge '{judge}' has no label '{label}'{hint}")
+    unknown = {
+        index: label
+        for index, label in enumerate(labels)
+        if label not in known and check_text(label) is None
+    }
+    if len(unknown) > _MOST_SHOWN:
+        first = next(iter(unknown.values()))
+        message = f"judge '{judge}' has no label for {len(unknown)} texts ('{first}', ...)"
+        desk.source.refuse(loc, f"{message}; it has {_HAS[judge]}: docs/judges.md")
+        return
+    for index, label in unknown.items():
+        at = (*loc, index) if (*loc, index) in desk.source.marks else loc
+        hint = did_you_mean(label, known) or f"; it has {_HAS[judge]}: docs/judges.md"
+        desk.source.refuse(at, f"judge '{judge}' has no label '{label}'{hint}")
 
 
 def check_label_owners(

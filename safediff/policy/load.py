@@ -51,7 +51,7 @@ def load_plans(paths: Sequence[Path]) -> list[Plan]:
         except PolicyError as error:
             problems.extend(error.problems)
         except UsageError as error:
-            problems.append(f"error: {error}")
+            problems.append(f"error: {error}\n  next: {error.next_step}")
     if problems:
         raise PolicyError(problems)
     return plans

@@ -1,6 +1,6 @@
 """From pydantic's errors to findings in a policy: place, plain sentence, nearest known word."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from pydantic import ValidationError
@@ -72,7 +72,17 @@ def _sentence(detail: ErrorDetails, known: Loc, schema: Json) -> str:
     if known == ("version",):
         return f"this safediff reads version 1, got {_shown(value)}"
     plain = detail["msg"].replace("Input should be", "must be").replace("String should", "must")
-    return f"{plain}, got {_shown(value)}"
+    return f"{plain}, got {_shown(value)}{_as_share(context, value)}"
+
+
+def _as_share(bounds: Mapping[str, Any], value: Any) -> str:
+    """A hint where a number from 0 to 1 is asked for and percent were given."""
+    top = bounds.get("le", bounds.get("lt"))
+    if top != 1 or isinstance(value, bool) or not isinstance(value, int | float):
+        return ""
+    if not 1 < value <= 100:
+        return ""
+    return f"; rates are shares: {value:g} % is {value / 100:g}"
 
 
 def _shown(value: Any) -> str:

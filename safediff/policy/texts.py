@@ -83,6 +83,8 @@ def _read(path: Path) -> str:
         beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         hint = did_you_mean(path.name, beside)
         raise TextFileError(f"no file '{path.name}' in {path.parent}{hint}") from error
+    except IsADirectoryError as error:
+        raise TextFileError(f"'{path}' is a folder; name a text file") from error
     except UnicodeDecodeError as error:
         raise TextFileError(f"'{path.name}' is not UTF-8 text") from error
     except OSError as error:
