@@ -54,7 +54,7 @@ def test_a_waiver_that_is_over_is_noted(tmp_path: Path) -> None:
     lines = "".join(f"\n  - {waiver % day}" for day in ("2020-01-01", "2999-12-31"))
     done = safediff("validate", str(write(tmp_path, ("keep:", f"waivers:{lines}\nkeep:"))))
     assert done.returncode == 0
-    (note,) = [line for line in done.stderr.splitlines() if "waiver" in line]
+    (note,) = [line for line in done.stderr.splitlines() if "note: waiver" in line]
     assert note.endswith("note: waiver of retention/* expired on 2020-01-01: it counts as FAIL")
 
 
