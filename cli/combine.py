@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def combine(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Runs of safediff erase.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Runs of safediff erase.")],
     then: Annotated[
         Path | None,
         typer.Option(metavar="POLICY", help="Erase this policy from the model of the runs."),

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def erase(
-    policies: Annotated[list[Path], typer.Argument(metavar="POLICY...", help="Policy files.")],
+    policies: Annotated[list[Path], typer.Argument(metavar="POLICY", help="Policy files.")],
     out: Annotated[
         Path | None,
         typer.Option(

@@ -38,14 +38,19 @@ def export(
         str | None, typer.Option(help="--trt-rtx: compute capability, such as SM89.")
     ] = None,
     static: Annotated[
-        bool, typer.Option("--static", help="Of a plan: one picture at the model's size only.")
+        bool,
+        typer.Option("--static", help="Of a TensorRT plan: one picture at the model's size only."),
     ] = False,
     refit: Annotated[
-        bool, typer.Option("--refit", help="Of a plan: its weights can be swapped (slower).")
+        bool,
+        typer.Option("--refit", help="Of a TensorRT plan: its weights can be swapped (slower)."),
     ] = False,
     plan: Annotated[
         Path | None,
-        typer.Option(metavar="PLAN", help="With --gate: measure it on this plan of the release."),
+        typer.Option(
+            metavar="PLAN",
+            help="With --gate: measure it on this TensorRT plan of the release.",
+        ),
     ] = None,
     precision: Annotated[
         str | None,

@@ -18,16 +18,13 @@ class Hours:
     """What the estimate holds for."""
 
     @classmethod
-    def of(cls, architecture: "Architecture | None") -> "Hours":
-        """By the FLOPs of a pass; nothing is loaded. None: as if it were Stable Diffusion 1.x."""
+    def of(cls, architecture: "Architecture") -> "Hours":
+        """By the FLOPs of a pass; nothing is loaded."""
         from safediff.cli.quiet_libraries import quiet_libraries
 
         quiet_libraries()
         from safediff.models.skeleton import pass_flops
-        from safediff.policy.cost import SD1_PASS_FLOPS
 
-        if architecture is None:
-            return cls(SD1_PASS_FLOPS, f"{_GPU} if a pass took as long as that of SD 1.x at 512 px")
         flops = pass_flops(architecture)
         return cls(flops, f"{_GPU} at {flops / 1e12:.1f} TFLOP a pass")
 

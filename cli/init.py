@@ -1,5 +1,6 @@
 """``safediff init``: a first policy, and a workflow that runs it."""
 
+import sys
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated
@@ -29,15 +30,25 @@ def init(
         .replace("{version}", __version__)
         for place, name in STARTER.items()
     }
+    for parent in {parent: None for path in texts for parent in path.parents}:
+        if parent.exists() and not parent.is_dir():
+            raise UsageError(f"{parent}: is a file, not a folder", "choose another DIR")
     taken = [str(path) for path in texts if path.exists()]
     if taken:
         raise UsageError(
             f"{', '.join(taken)}: exists already; nothing was written",
             "choose another DIR, or move it away",
         )
-    _write(texts)
+    try:
+        _write(texts)
+    except OSError as error:
+        where = error.filename or folder
+        raise UsageError(
+            f"{where}: cannot be written ({error.strerror})", "choose another DIR"
+        ) from error
     for path in texts:
         print(path)
+    print("note: set the install line of safediff.yml to your checkout or wheel", file=sys.stderr)
 
 
 def _write(texts: dict[Path, str]) -> None:

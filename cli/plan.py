@@ -8,6 +8,7 @@ import typer
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from safediff.policy.cost import Cost
     from safediff.policy.plan import Plan
 
 
@@ -26,11 +27,10 @@ def plan(
     from rich.console import Console
     from rich.table import Table
 
-    from safediff.cli.hours import Hours
     from safediff.cli.memory import memory_rows
-    from safediff.models.architecture import find_architecture, guidance_is_distilled
+    from safediff.models.architecture import guidance_is_distilled
     from safediff.policy.base_model import EMBEDDED
-    from safediff.policy.cost import estimate_cost
+    from safediff.policy.cost import estimate_cost, student_passes
     from safediff.policy.load import load_plan
 
     resolved = load_plan(policy)
@@ -64,13 +64,42 @@ def plan(
     table.add_row("pictures", f"{cost.num_images:,} over base, result and engines")
     table.add_row("UNet passes, erase", f"{cost.erase_passes:,} (one sample each)")
     table.add_row("UNet passes, verify", f"{cost.verify_passes:,}")
+    if student := student_passes(resolved, guidance_is_distilled(resolved.model)):
+        table.add_row("student", f"+ {student:,} passes of verify, on top: it is drawn beside")
     if resolved.model.base != EMBEDDED:
-        hours = Hours.of(find_architecture(resolved.model))
-        erase, verify = hours(cost.erase_passes), hours(cost.verify_passes)
-        table.add_row("GPU hours", f"about {erase:.1f} + {verify:.1f}, {hours.rests_on}")
+        table.add_row("GPU hours", _hours(resolved, cost))
+        table.add_row("engine pictures", _engine_pictures())
         for row in memory_rows(resolved):
             table.add_row(*row)
     Console().print(table)
+
+
+NOT_ESTIMATED = "not estimated: what a pass computes is known only once the model is loaded"
+
+
+def _hours(plan: "Plan", cost: "Cost") -> str:
+    from safediff.cli.hours import Hours
+    from safediff.models.architecture import find_architecture
+
+    found = find_architecture(plan.model)
+    if found is None:
+        return NOT_ESTIMATED
+    hours = Hours.of(found)
+    erase, verify = hours(cost.erase_passes), hours(cost.verify_passes)
+    return f"about {erase:.1f} + {verify:.1f}, {hours.rests_on}"
+
+
+def _engine_pictures() -> str:
+    """Where ONNX Runtime would draw them on this machine."""
+    import onnxruntime as ort
+
+    from safediff.export.providers import CPU_PROVIDER, CUDA_PROVIDER, drawing_provider
+
+    if drawing_provider() != CPU_PROVIDER:
+        return "on CUDA"
+    there = CUDA_PROVIDER in ort.get_available_providers()
+    lacking = "no GPU" if there else "onnxruntime-gpu not"
+    return f"on the CPU ({lacking} found here)"
 
 
 def _comparison(plan: "Plan") -> "Table":
@@ -87,8 +116,11 @@ def _comparison(plan: "Plan") -> "Table":
     total = sum(cost.erase + cost.draw for cost in costs)
     title = f"{plan.name} · {total:,} UNet passes in all"
     if plan.model.base != EMBEDDED:
-        hours = Hours.of(find_architecture(plan.model))
-        title += f", about {hours(total):.0f} GPU hours, {hours.rests_on}"
+        if (found := find_architecture(plan.model)) is None:
+            title += f", GPU hours {NOT_ESTIMATED}"
+        else:
+            hours = Hours.of(found)
+            title += f", about {hours(total):.0f} GPU hours, {hours.rests_on}"
     table = Table(title=title, title_justify="left")
     for heading in ("row", "system"):
         table.add_column(heading)

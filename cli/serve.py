@@ -15,7 +15,7 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 8000,
     engine: Annotated[
-        str, typer.Option(help="auto, onnx, torch, or a plan: engines/NAME.plan.")
+        str, typer.Option(help="auto, onnx, torch, or a TensorRT plan: engines/NAME.plan.")
     ] = "auto",
     provider: Annotated[
         str | None,
@@ -41,7 +41,11 @@ def serve(
     ] = None,
     accept_unverified: Annotated[
         str | None,
-        typer.Option(metavar="REASON", help="Serve without a certificate that says pass."),
+        typer.Option(
+            metavar="REASON",
+            allow_from_autoenv=False,
+            help="Serve without a certificate that says pass.",
+        ),
     ] = None,
 ) -> None:
     """Serve a release: POST /v1/images/generations, GET /healthz, GET /metrics."""

@@ -49,7 +49,10 @@ def verify(
     revision: Annotated[str | None, typer.Option(help="Commit of a hub id.")] = None,
     engine: Annotated[
         Path | None,
-        typer.Option(metavar="PLAN", help="A plan of the release MODEL, on the GPU that runs it."),
+        typer.Option(
+            metavar="PLAN",
+            help="TensorRT plan of the release MODEL (engines/NAME.plan), on its GPU.",
+        ),
     ] = None,
     certificate: Annotated[
         Path | None,
@@ -77,9 +80,15 @@ def verify(
         ),
     ] = False,
     fail_on: Annotated[
-        FailOn, typer.Option(help="From what on to end with 1; never: not at all.")
+        FailOn,
+        typer.Option(
+            allow_from_autoenv=False,  # no variable changes what is told
+            help="From what on to end with 1; never: not at all.",
+        ),
     ] = FailOn.FAIL,
-    exit_zero: Annotated[bool, typer.Option("--exit-zero", help="As --fail-on never.")] = False,
+    exit_zero: Annotated[
+        bool, typer.Option("--exit-zero", allow_from_autoenv=False, help="As --fail-on never.")
+    ] = False,
     fail_on_warn: Annotated[
         bool, typer.Option("--fail-on-warn", help="As --fail-on warn.")
     ] = False,

@@ -118,6 +118,18 @@ def test_options_come_from_the_environment_and_flags_beat_them(tmp_path: Path) -
     assert run(*command, "--size", "8", cache=tmp_path, SAFEDIFF_FAKE_SIZE="7").stdout == "8\n"
 
 
+def test_no_variable_changes_what_a_verdict_ends_with() -> None:
+    commands = typer.main.get_command(build_app()).commands  # type: ignore[attr-defined]
+    denied = {"verify": {"exit_zero", "fail_on"}, "serve": {"accept_unverified"}}
+    for verb, names in denied.items():
+        without = {
+            p.name for p in commands[verb].params if not getattr(p, "allow_from_autoenv", True)
+        }
+        assert without >= names, verb
+    (json_,) = (p for p in commands["plan"].params if p.name == "json_")
+    assert json_.envvar == "SAFEDIFF_PLAN_JSON"
+
+
 def test_a_closed_pipe_is_no_violation() -> None:
     command = f"set -o pipefail; '{sys.executable}' -P -m safediff.cli.app schema | true"
     done = run("bash", "-c", command)

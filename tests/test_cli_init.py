@@ -13,6 +13,7 @@ from small_policy import environment, finished, safediff, write_policy
 
 from safediff import __version__
 from safediff.cli import init as verb
+from safediff.errors import UsageError
 from safediff.policy.load import load_plan
 
 WRITTEN = ["policies/starter.yaml", ".github/workflows/safediff.yml"]
@@ -60,18 +61,41 @@ def test_nothing_is_overwritten_and_nothing_half_written(tmp_path: Path, taken: 
 def test_where_one_file_cannot_be_written_none_is_left(tmp_path: Path) -> None:
     (tmp_path / ".github").write_text("a file, not a folder", encoding="utf-8")
     done = safediff("init", tmp_path)
-    assert done.returncode == 3
-    assert "Not a directory" in done.stderr
+    assert done.returncode == 2
+    assert f"error: {tmp_path / '.github'}: is a file, not a folder\n  next: " in done.stderr
     assert files_in(tmp_path) == [".github"]
     assert not (tmp_path / "policies").exists()
 
 
-def test_folders_that_were_there_stay(tmp_path: Path) -> None:
+def test_folders_that_were_there_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "policies").mkdir()
-    (tmp_path / ".github").write_text("", encoding="utf-8")
-    with pytest.raises(OSError, match="Not a directory"):
+    written = Path.write_text
+
+    def full(path: Path, text: str, **options: Any) -> int:
+        if path.name == "safediff.yml":
+            raise OSError(28, "No space left on device", str(path))
+        return written(path, text, **options)
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(UsageError, match=r"safediff\.yml: cannot be written \(No space left"):
         verb.init(tmp_path)
-    assert (tmp_path / "policies").is_dir()
+    assert [path.name for path in tmp_path.iterdir()] == ["policies"]
+    assert files_in(tmp_path) == []
+
+
+def test_a_file_is_no_place_for_it(tmp_path: Path) -> None:
+    (tmp_path / "afile").write_text("", encoding="utf-8")
+    with pytest.raises(UsageError, match="afile: is a file, not a folder"):
+        verb.init(tmp_path / "afile")
+    with pytest.raises(UsageError, match="cannot be written"):
+        verb.init(Path("/proc/nowhere"))
+
+
+def test_the_install_line_is_pointed_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    verb.init(tmp_path)
+    assert "note: set the install line of safediff.yml" in capsys.readouterr().err
 
 
 def test_the_workflow_is_careful(tmp_path: Path) -> None:

@@ -186,6 +186,12 @@ def test_serve_refuses(here: Ran, options: tuple[str, ...], line: str) -> None:
     assert said(here("serve", exported(), *options), 2).startswith(line)
 
 
+def test_sign_wants_a_release(tmp_path: Path, here: Ran) -> None:
+    done = here("sign", tmp_path, "--key", tmp_path / "key.pem")
+    assert said(done, 2) == f"error: {tmp_path}: holds no safety-certificate.json"
+    assert "next: give a release folder" in done.stderr
+
+
 def test_serve_wants_its_extra(here: Ran, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     done = here("serve", exported())

@@ -91,7 +91,9 @@ def test_an_unreachable_hub_model(tmp_path: Path) -> None:
 def test_an_unknown_model(tmp_path: Path, here: Ran) -> None:
     out = tmp_path / "out"
     done = here("verify", "nosuchmodel", write_policy(tmp_path), "--out", out, "--quiet")
-    assert "'nosuchmodel': no such folder or file" in said(done, 2)
+    assert said(done, 2) == (
+        "error: MODEL 'nosuchmodel': no such folder or file, and no --revision of a hub id is given"
+    )
     assert not out.exists()
 
 
@@ -123,6 +125,12 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path, here: Ran) -> None:
         assert "Not a directory" in said(done, 3)
     assert policy.is_file()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["small.yaml"]
+
+
+def test_a_file_in_place_of_the_run_folder(tmp_path: Path, here: Ran) -> None:
+    policy = write_policy(tmp_path)
+    done = here("erase", policy, "--out", policy, "--quiet")
+    assert said(done, 2) == f"error: {policy}: is a file, not a folder"
 
 
 def _small_files() -> None:
@@ -254,6 +262,16 @@ def test_plan(tmp_path: Path, here: Ran, monkeypatch: pytest.MonkeyPatch) -> Non
     assert [concept["name"] for concept in plan["concepts"]] == ["bomb", "axe"]
     table = here("plan", write_policy(tmp_path))
     assert "upper bound <= 0.5 over all" in table.stdout
+
+
+def test_plan_says_what_is_not_estimated_and_where_engines_draw(
+    tmp_path: Path, here: Ran, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "150")
+    told = here("plan", write_policy(tmp_path, PINNED)).stdout
+    assert re.search(r"GPU hours +│ not estimated: what a pass computes", told)
+    assert re.search(r"engine pictures +│ on the CPU \(.* found here\)", told)
+    assert re.search(r"student +│ \+ [\d,]+ passes", told)
 
 
 def test_doctor(here: Ran, monkeypatch: pytest.MonkeyPatch) -> None:

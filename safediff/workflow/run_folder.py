@@ -89,6 +89,8 @@ def open_run(plan: Plan, out: Path | None, resume: bool) -> RunFolder:
     """
     path = out if out is not None else _default(plan, resume)
     existing = path / "plan.json"
+    if path.is_file():
+        raise UsageError(f"{path}: is a file, not a folder", "choose another --out")
     if path.exists() and any(path.iterdir()):
         if not existing.exists():
             raise UsageError(f"{path}: exists and is not a run", "choose another --out")

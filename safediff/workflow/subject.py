@@ -14,6 +14,7 @@ from safediff.guard.load import make_guard
 from safediff.models.backbone import Backbone
 from safediff.models.load import load_backbone
 from safediff.models.patch import load_patch
+from safediff.policy.base_model import EMBEDDED
 from safediff.policy.plan import Dtype, ModelPlan
 from safediff.release.certificate import CERTIFICATE_NAME
 from safediff.release.certified_files import require_certified_files
@@ -56,6 +57,11 @@ def open_subject(model: str, revision: str | None = None, dtype: Dtype = "float3
         return _open_combination(RunFolder(path))
     if (path / CERTIFICATE_NAME).exists():
         return _open_release(path)
+    if model != EMBEDDED and not path.exists() and revision is None:
+        raise UsageError(
+            f"MODEL {model!r}: no such folder or file, and no --revision of a hub id is given",
+            "name embedded, a run, a release, a diffusers folder, or a hub id with --revision",
+        )
     named = ModelPlan(base=model, revision=revision, dtype=dtype)
     return Subject(models={model: load_backbone(named)})
 
