@@ -68,7 +68,8 @@ def plan(
         table.add_row("student", f"+ {student:,} passes of verify, on top: it is drawn beside")
     if resolved.model.base != EMBEDDED:
         table.add_row("GPU hours", _hours(resolved, cost))
-        table.add_row("engine pictures", _engine_pictures())
+        if "onnx" in resolved.export.targets:
+            table.add_row("engine pictures", _engine_pictures())
         for row in memory_rows(resolved):
             table.add_row(*row)
     Console().print(table)

@@ -58,12 +58,14 @@ def estimate_cost(plan: Plan, distilled: bool = False) -> Cost:
 def student_passes(plan: Plan, distilled: bool = False) -> int:
     """Passes of drawing the student, which erasing measures beside its moving average; 0: none.
 
-    Pictures of the plain checks alone: what attacks on it take is left out.
+    It is drawn behind the policy's guard, and not attacked.
     """
     params = resolve(plan.erase.method, plan.erase.preset, plan.erase.options)
     if not isinstance(params, DistilParams) or not params.ema_decay:
         return 0
     branches = num_branches(plan.verify.sampling.guidance_scale, distilled)
+    if plan.guard is not None:
+        branches = find_preset(plan.guard.name).num_branches(len(plan.guard.texts))
     per_model = plan.verify.num_images(len(plan.concepts))
     return branches * per_model * plan.verify.sampling.num_steps
 
