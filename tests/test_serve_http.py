@@ -24,10 +24,10 @@ from small_policy import command, environment
 from starlette.testclient import TestClient
 
 from safediff.models.backbone import DEFAULT_GUIDANCE
+from safediff.models.reader import Reader
 from safediff.release.checksums import sha256_file
 from safediff.serve.app import build_app
 from safediff.serve.pipeline import SafePipeline, Settings
-from safediff.serve.reader import Reader
 
 PROMPT = "an owl in a hat"
 REASON = "an internal trial: ümlaut, no users"
