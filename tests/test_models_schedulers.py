@@ -60,7 +60,7 @@ def pipeline(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 
 def drawn(backbone: Backbone, scale: float = 3.0, draws: list[Draw] = DRAWS) -> Tensor:
-    null = backbone.encode([""]).repeat(len(draws))
+    null = backbone.null().repeat(len(draws))
     c = backbone.encode([draw.prompt for draw in draws])
     return denoise_all(backbone, draws, null, c, Sampling(num_steps=4, guidance_scale=scale))
 
@@ -140,7 +140,7 @@ def test_a_guard_without_guidance_is_refused(pipeline: Any) -> None:
         denoise_all(
             backbone,
             DRAWS[:1],
-            backbone.encode([""]),
+            backbone.null(),
             c,
             Sampling(num_steps=2, guidance_scale=1.0),
             make_guard("neg", ["axe"]),
