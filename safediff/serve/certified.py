@@ -19,7 +19,6 @@ from safediff.export.manifest import gates_of, read_manifest
 from safediff.export.parts import (
     DECODER_FOLDER,
     TEXT_FOLDER,
-    TEXT_PREFIX,
     VAE_PREFIX,
     decoder_state,
 )
@@ -34,14 +33,14 @@ from safediff.release.engines import (
     engine_problems,
     own_gate,
 )
-from safediff.release.layout import TEXT_LEVEL
+from safediff.release.proofs import certified_state
 from safediff.release.weights import UNET_PATH, denoiser_folder
 
 Json = dict[str, Any]
 EngineChoice = str
 """``auto``, ``onnx``, ``torch``, or the path of a plan in the release."""
 
-TEXT_WEIGHTS, DIFFUSERS_WEIGHTS = "model.safetensors", "diffusion_pytorch_model.safetensors"
+DIFFUSERS_WEIGHTS = "diffusion_pytorch_model.safetensors"
 UNSIGNED = "no checked signature covers the gate report on it"
 PASSED = {verdict.value for verdict in Verdict if verdict.exit_code == 0}
 """What a gate may say of an engine that is served: warnings and waived checks are no failure."""
@@ -236,7 +235,7 @@ def prove_compiled(path: Path, choice: Choice) -> None:
     if not is_compiled(path):
         return
     for encoder in text_folders(path):
-        _prove(path, encoder.name, _text_state(encoder / TEXT_WEIGHTS), TEXT_PREFIX)
+        _prove(path, encoder.name, *certified_state(path, encoder.name))
     decoder = decoder_state(load_file(path / "vae" / DIFFUSERS_WEIGHTS))
     _prove(path, DECODER_FOLDER, decoder, VAE_PREFIX)
 
@@ -249,14 +248,6 @@ def is_compiled(path: Path) -> bool:
 def text_folders(path: Path) -> list[Path]:
     """``text_encoder/``, and ``text_encoder_2/`` of SDXL."""
     return sorted(path.glob(f"{TEXT_FOLDER}*"))
-
-
-def _text_state(file: Path) -> dict[str, Tensor]:
-    """Names as transformers 5 has them: only an encoder with a projection keeps the first level."""
-    state = load_file(file)
-    if any(name.startswith("text_projection.") for name in state):
-        return state
-    return {name.removeprefix(TEXT_LEVEL): tensor for name, tensor in state.items()}
 
 
 def _prove(path: Path, folder: str, state: Mapping[str, Tensor], prefix: str | None = None) -> None:
