@@ -9,7 +9,7 @@ import pytest
 import torch
 from erase_examples import CONCEPTS, KEEP, SMALL, small_trainer
 from fake_gpu import GPU, FakeGpu, OnGpu, Waits, loading_on_gpu, on_gpu
-from small_policy import small_plan
+from small_policy import FEWER, small_plan
 from tiny import tiny_pipeline, tiny_v_pipeline, tiny_xl_pipeline
 from torch import nn
 from transformer_examples import FAMILIES, example
@@ -164,6 +164,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Che
     plan = small_plan(
         folder,
         ("base: embedded}", "base: embedded, dtype: float16, scheduler: ddim}"),
+        *FEWER,
         ("  collapse:", f"  attacks: [{attacks}]\n  {quality}\n  collapse:"),
     )
     load = safediff.workflow.erase.load_backbone
