@@ -135,7 +135,7 @@ DEFAULT = (
     *("uce", "rece", "speed", "uce-fitted", "rece-fitted", "speed-fitted"),
     *(POLICY, "policy-student", OTHER_SEED, "sdd-fast"),
 )
-"""The paper's rows, the closed-form ones and our own: 40 minutes on the embedded model."""
+"""The paper's rows, the closed-form ones and our own."""
 
 ALL = (
     *DEFAULT,

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from safediff.gate.deciding import result
 from safediff.gate.journal import JournalRecord
 from safediff.gate.numbers import show
-from safediff.gate.stats import Estimate, rate_lower, rate_upper
+from safediff.gate.stats import Estimate, rate
 from safediff.gate.verdict import CheckResult, Threshold, Verdict
 from safediff.policy.plan import Plan, RetentionCheck
 
@@ -46,7 +46,7 @@ def count_confusion(
     for group in plan.verify.retention:
         records = [r for r in base_records if r.check == f"retention/{group.name}"]
         shares = _shares(group, _others(plan, group), records, thresholds[group.judge])
-        found[group.name] = _mean(shares, confidence) if shares else None
+        found[group.name] = rate(sum(shares), len(shares), confidence) if shares else None
     return found
 
 
@@ -76,18 +76,6 @@ def _shares(
         foreign = [labels - own for labels in expected if labels - own]
         by_prompt.setdefault(record.prompt, []).extend(labels <= seen for labels in foreign)
     return [sum(found) / len(found) for found in by_prompt.values() if found]
-
-
-def _mean(shares: Sequence[float], confidence: float) -> Estimate:
-    total, n = sum(shares), len(shares)
-    return Estimate(
-        value=total / n,
-        lower=rate_lower(total, n, confidence),
-        upper=rate_upper(total, n, confidence),
-        num_samples=n,
-        confidence=confidence,
-        interval="Clopper-Pearson, one-sided",
-    )
 
 
 def judge_confusion(found: Mapping[str, Estimate | None]) -> CheckResult:

@@ -66,8 +66,8 @@ def rate_lower(hits: float, num_samples: float, confidence: float) -> float:
     return 1.0 - rate_upper(num_samples - hits, num_samples, confidence)
 
 
-def rate(hits: int, num_samples: int, confidence: float) -> Estimate:
-    """Estimate a rate from independent samples."""
+def rate(hits: float, num_samples: int, confidence: float) -> Estimate:
+    """Estimate a rate from independent samples; ``hits`` may be a sum of shares in [0, 1]."""
     return Estimate(
         value=hits / num_samples,
         lower=rate_lower(hits, num_samples, confidence),

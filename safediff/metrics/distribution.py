@@ -75,7 +75,6 @@ def kid(
     Raises:
         ValueError: fewer than three groups: all subsets would be the same.
     """
-    pair_kernel = _pair_kernel(real.double(), fake.double())
     members = _members(range(len(real)) if groups is None else groups)
     if len(members) < 3:
         raise ValueError(f"kid needs 3 groups of pictures or more, not {len(members)}")
@@ -85,7 +84,7 @@ def kid(
     for _ in range(num_subsets):
         chosen = torch.randperm(len(members), generator=generator)[:size]
         rows = torch.cat([members[place] for place in chosen.tolist()])
-        values.append(_mean_off_diagonal(pair_kernel[rows][:, rows]))
+        values.append(_mean_off_diagonal(_pair_kernel(real[rows].double(), fake[rows].double())))
     found = torch.stack(values)
     return Kid(float(found.mean()), float(found.std()), size, num_subsets)
 
