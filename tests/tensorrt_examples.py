@@ -15,7 +15,7 @@ import torch
 
 needs_rtx = pytest.mark.skipif(
     (sys.platform, platform.machine()) != ("linux", "x86_64"),
-    reason="the development packages have TensorRT-RTX for Linux on x86-64 only",
+    reason="builds a real engine; TensorRT-RTX is a development package on Linux x86-64 only",
 )
 without_driver = pytest.mark.skipif(
     torch.cuda.is_available(),

@@ -41,7 +41,8 @@ def merges_file() -> Path | None:
 FILE = merges_file()
 pytestmark = pytest.mark.skipif(
     FILE is None,
-    reason="CLIP's vocabulary comes with it, `make test` has it: pip install open_clip_torch",
+    reason="reads CLIP's real vocabulary, which lies in a package that `make test` installs: pip "
+    "install --no-deps open_clip_torch",
 )
 
 

@@ -12,7 +12,9 @@ from safediff.report.data import Grid, ReportData
 from safediff.report.html import render_html
 
 pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="no Chromium: apt-get install chromium (see docs/ci.md)"
+    CHROMIUM is None,
+    reason="the page is looked at in a real browser, and this machine has no Chromium: apt-get "
+    "install chromium (docs/ci.md)",
 )
 
 PHONE_PX = 360

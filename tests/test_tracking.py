@@ -4,7 +4,6 @@ import importlib
 import sys
 import time
 from dataclasses import asdict
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -101,10 +100,6 @@ def test_both_trackers_are_told_numbers_and_settings(
         assert text not in shown  # no text of the policy
 
 
-@pytest.mark.skipif(
-    find_spec("wandb") is None,
-    reason="the real tracker is optional, a fake one is always tried: pip install wandb",
-)
 def test_wandb_itself_is_told_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
