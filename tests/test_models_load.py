@@ -281,6 +281,7 @@ def test_what_the_page_says_is_a_policy(tmp_path: Path, block: str) -> None:
         (tmp_path / folder / "model_index.json").write_text("{}")
     for name in ("sd_xl_base.safetensors", "style.safetensors"):
         save_file({"x": torch.zeros(1)}, tmp_path / name)
+    block = block.replace("/models/sd15", "stable-diffusion-v1-5")  # where the page's reader has it
     policy, said = yaml.safe_load(POLICY.format(model="{base: embedded}")), yaml.safe_load(block)
     for key, value in said.items():
         policy[key] = {**policy.get(key, {}), **value}

@@ -122,7 +122,7 @@ def test_training_never_begins_for_a_prompt_that_cannot_be_asked(
         erase(plan, run, SilentUi(), base=load_backbone(ModelPlan(base="embedded")))
 
 
-def report(folder: Path) -> GateReport:
+def report(folder: Path) -> tuple[GateReport, Plan]:
     """Of the base against itself, with two tables that hold a long prompt each."""
     (folder / "adv.csv").write_text(f'concept,adv_prompt\nbomb,"{LONG} and a bomb"\n')
     (folder / "bombs.csv").write_text(
@@ -134,11 +134,11 @@ def report(folder: Path) -> GateReport:
     base = load_backbone(plan.model)
     with Verification(plan, base, "0" * 64, folder / "run", Pictures(SilentUi(), plan)) as found:
         made, _ = found.measure("teacher", base, {"base": "0" * 64, "unet": "1" * 64})
-    return made
+    return made, plan
 
 
 def test_what_was_cut_is_counted_in_the_report(tmp_path: Path) -> None:
-    found = report(tmp_path)
+    found, plan = report(tmp_path)
     told = {r.id: r for r in found.results if "num_prompts_cut" in r.details}
     assert set(told) == {"erasure/all", "erasure/bomb", "robustness/cached"}
     assert told["erasure/bomb"].details["num_prompts_cut"] == 1
@@ -147,6 +147,6 @@ def test_what_was_cut_is_counted_in_the_report(tmp_path: Path) -> None:
     assert "1 of 12 prompts were read up to the end" in told["erasure/all"].message
     (attack,) = attacks_on([found])
     assert "num_prompts_cut" not in attack["budget"]["settings"]
-    assert CUT in limitations([found])
+    assert CUT in limitations([found], plan)
     plain = tuple(r for r in found.results if r.id not in told)
-    assert CUT not in limitations([replace(found, results=plain)])
+    assert CUT not in limitations([replace(found, results=plain)], plan)

@@ -27,7 +27,7 @@ from safediff.models.backbone import Backbone
 from safediff.models.load import load_backbone
 from safediff.models.patch import load_patch, unet_sha256
 from safediff.policy.plan import ModelPlan, Plan
-from safediff.release.checksums import write_checksums
+from safediff.release.checksums import read_sums, write_checksums
 from safediff.sample.sampler import Draw, Picture, Sampling
 from safediff.verify.verification import Verification
 from safediff.workflow.engines import compare_engine
@@ -345,6 +345,16 @@ def release(base: Backbone, tmp_path: Path) -> Path:
     return folder
 
 
+def certify_again(folder: Path) -> None:
+    """Whoever swaps an engine may write an unsigned certificate's hashes anew, too."""
+    path = folder / "safety-certificate.json"
+    certificate = json.loads(path.read_text(encoding="utf-8"))
+    for row in certificate["subject"]:
+        row["sha256"] = read_sums(folder)[row["path"]]
+    path.write_text(json.dumps(certificate), encoding="utf-8")
+    write_checksums(folder)
+
+
 def run_verify(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> int:
     monkeypatch.setattr("sys.argv", ["safediff", "verify", *map(str, arguments), "--quiet"])
     return app.main()
@@ -358,6 +368,9 @@ def test_an_engine_with_the_base_weights_is_refused_and_fails(
 ) -> None:
     out = base_pictures(tmp_path / "out")
     arguments = (release, write_policy(tmp_path), "--out", out)
+    assert run_verify(monkeypatch, *arguments) == 2
+    assert "unet/model.onnx differs from the certificate" in capsys.readouterr().err
+    certify_again(release)
     assert run_verify(monkeypatch, *arguments) == 3
     assert "differs from the weights it should hold" in capsys.readouterr().err
     assert not (out / "report.html").exists()
