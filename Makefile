@@ -1,6 +1,7 @@
 # make demo           erase eight weapons from the embedded model, verify, export, verify the engine
 # make test           run the tests
 # make test-metrics   run the tests of the metrics and nudenet extras, in $(VENV_METRICS): 6 GB, so apart
+# make test-optimum   draw with exported folders in optimum, in $(VENV_OPTIMUM): 2 GB
 # make test-nightly   run the tests that take minutes or gigabytes: erasing at real size on the CPU
 # make lint           ruff and mypy
 # Everything else happens in $(VENV). Environments are set up on first use.
@@ -8,6 +9,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 VENV_METRICS ?= .venv-metrics
+VENV_OPTIMUM ?= .venv-optimum
 # What is installed; a wheel's path tests that wheel instead of this checkout.
 PACKAGE ?= -e .
 # Processes that run tests, one core each.
@@ -16,7 +18,7 @@ READY = $(VENV)/.ready
 READY_METRICS = $(VENV_METRICS)/.ready
 PINS_METRICS = $(VENV_METRICS)/constraints.txt
 
-.PHONY: demo test test-metrics test-nightly lint clean
+.PHONY: demo test test-metrics test-optimum test-nightly lint clean
 
 demo: $(READY)
 	$(VENV)/bin/safediff erase policies/demo-weapons.yaml
@@ -27,6 +29,9 @@ test: $(READY)
 test-nightly: $(READY)
 	$(VENV)/bin/pytest -m nightly
 
+test-optimum: $(READY)
+	VENV=$(VENV_OPTIMUM) $(VENV)/bin/pytest -m optimum tests/test_optimum.py
+
 test-metrics: $(READY_METRICS)
 	$(VENV_METRICS)/bin/pytest tests_metrics
 
@@ -36,7 +41,7 @@ lint: $(READY)
 	$(VENV)/bin/mypy
 
 clean:
-	rm -rf $(VENV) $(VENV_METRICS) build dist *.egg-info
+	rm -rf $(VENV) $(VENV_METRICS) $(VENV_OPTIMUM) build dist *.egg-info
 
 # torch comes first and pinned, so that what is found for it is not replaced by another build. Of
 # open_clip_torch tests read one file, CLIP's vocabulary; its code is not used.

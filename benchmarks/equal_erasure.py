@@ -6,7 +6,8 @@ chosen for a model of 860 million parameters need not be the best for another. A
 passes of the first checkpoint whose EMA teacher leaves no more of the concepts than that; of the
 reference the better of teacher and student, and of its rates the fastest. A model that no longer
 draws anything leaves nothing of the concepts either, so the reference is also asked for a
-checkpoint that keeps nine tenths of the near neighbours.
+checkpoint that keeps nine tenths of the near neighbours. And for each rate: what its whole run
+leaves in the end, and the passes after which ours leaves no more.
 
     python benchmarks/equal_erasure.py --ours benchmarks/ema_demo-weapons.json \
         --reference benchmarks/ema_repo_*.json --out benchmarks/equal_erasure.json
@@ -46,6 +47,7 @@ def main() -> None:
         "reference": [summary(curve) for curve in references],
         "ours": summary(ours),
         "levels": [row for level in LEVELS if (row := at_level(level, ours, references))],
+        "ends": [row for curve in references for row in at_end(curve, ours)],
     }
     args.out.write_text(json.dumps(result, indent=1) + "\n")
     print("\n".join(table(result)))
@@ -72,6 +74,29 @@ def at_level(level: float, ours: Json, references: Sequence[Json]) -> Json | Non
         "ratio": round(theirs["passes"] / mine["passes"], 2),
         "reference_keeping": fastest(level, references, KEPT),
     }
+
+
+def at_end(curve: Json, ours: Json) -> list[Json]:
+    """A whole run of the reference against ours: for its teacher and its student, what it leaves.
+
+    None where it leaves everything: there is nothing to be equal to.
+    """
+    last, rows = curve["points"][-1], []
+    for role in ("teacher", "student"):
+        left = last[role][ERASED]["estimate"]
+        mine = first(left, ours, ["teacher"]) if left < 1 else None
+        rows.append(
+            {
+                "learning_rate": curve["settings"]["learning_rate"],
+                "role": role,
+                "left": left,
+                "near neighbours": last[role][NEAR]["estimate"],
+                "passes": last["passes"],
+                "ours": mine,
+                "ratio": round(last["passes"] / mine["passes"], 2) if mine else None,
+            }
+        )
+    return rows
 
 
 def fastest(level: float, references: Sequence[Json], kept: float = 0.0) -> Json | None:
@@ -112,6 +137,13 @@ def table(result: Json) -> list[str]:
             f"| {row['level']:g} | {theirs['passes']:,} | {theirs['learning_rate']:g} | {near[0]} "
             f"| {mine['passes']:,} | {near[1]} | {row['ratio']:.1f} x "
             f"| {'never' if keeping is None else format(keeping['passes'], ',')} |"
+        )
+    for row in result["ends"]:
+        ours = "no such checkpoint" if row["ours"] is None else f"{row['ours']['passes']:,}"
+        lines.append(
+            f"whole run at {row['learning_rate']:g}, {row['role']}: {row['left']:.3f} left, "
+            f"{row['near neighbours']:.3f} of the neighbours kept, {row['passes']:,} passes; "
+            f"ours {ours}; ratio {row['ratio']}"
         )
     return lines
 

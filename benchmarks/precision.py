@@ -37,7 +37,7 @@ from safediff.export.engine_files import DATA_NAME, MODEL_NAME, Precision, read_
 from safediff.export.parity import measure_margin_ratio  # noqa: E402
 from safediff.export.runtime import ExportedUNet  # noqa: E402
 from safediff.export.survival import ROUNDINGS, measure_survival  # noqa: E402
-from safediff.gate.verdict import GateReport  # noqa: E402
+from safediff.gate.verdict import GateReport, Verdict  # noqa: E402
 from safediff.models.backbone import Backbone, Condition  # noqa: E402
 from safediff.policy.load import load_plan  # noqa: E402
 from safediff.policy.plan import Plan  # noqa: E402
@@ -173,6 +173,7 @@ def row(source: ExportSource, name: str, model: Backbone, report: GateReport) ->
         "margin_ratio": round(measure_margin_ratio(model.denoise, safe, base, z, c), 6),
         "verdict": report.verdict.value,
         "checks": checks,
+        "warns": [r.id for r in report.results if r.verdict is Verdict.WARN],
     }
     calibration: dict[str, Any] = {}
     if name in INT8:

@@ -215,6 +215,7 @@ def measure(
         name: {
             "median_ms": median(own),
             "min_ms": min(own),
+            "round_ms": [round(ms, 4) for ms in own],
             "max_abs_difference": differences[name],
         }
         | {f"times_{key}": spread(times[base], own) for base, key in BASES.items() if base in times}

@@ -10,10 +10,12 @@ from test_compare_rows import entry
 
 from safediff.compare.earlier import EARLIER, entry_of, read_earlier
 from safediff.compare.entry import Setup
+from safediff.compare.markdown import markdown
 from safediff.compare.table import Comparison, to_json
 from safediff.errors import UsageError
 from safediff.policy.load import load_plan
 
+ROOT = Path(__file__).parents[1]
 FACTS = {"base": "embedded, UNet 1", "judge": "embedded, weights 2"}
 
 
@@ -76,10 +78,31 @@ def test_what_is_no_comparison_is_refused(tmp_path: Path, broken: str) -> None:
         read_earlier(path, plan_of(tmp_path))
 
 
-def test_committed_comparisons_can_be_added_to() -> None:
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "benchmarks").glob("compare_*.json")), ids=lambda p: p.stem
+)
+def test_committed_comparisons_can_be_added_to(path: Path) -> None:
     """They are of the policies as they are shipped."""
-    root = Path(__file__).parents[1]
-    for name in ("weapons", "vices", "style"):
-        plan = load_plan(root / "policies" / f"demo-{name}.yaml")
-        earlier = read_earlier(root / "benchmarks" / f"compare_demo-{name}.json", plan)
-        assert earlier.has("policy")
+    policy = path.stem.removeprefix("compare_").partition("_")[0]
+    earlier = read_earlier(path, load_plan(ROOT / "policies" / f"{policy}.yaml"))
+    assert earlier.has("policy")
+
+
+def test_rows_say_what_they_were_measured_with(tmp_path: Path) -> None:
+    """What they have in common with the last run is not said again."""
+    facts = {"torch": "2", "device": "cpu"}
+    now, before = comparison(tmp_path, "neg", "policy", **facts), comparison(tmp_path, "sd", "uce")
+    setups = {
+        "neg": {**facts, "date": "2026-02-02"},
+        "policy": {**facts, "date": "2026-02-02"},
+        "sd": {"torch": "1", "device": "cpu", "date": "2026-01-01"},
+        "uce": {},
+    }
+    entries = [
+        replace(entry, setup=Setup(made_with=setups[entry.id]))
+        for entry in (*now.entries, *before.entries)
+    ]
+    lines = markdown(replace(now, entries=tuple(entries))).splitlines()
+    assert "- rows neg, policy: measured 2026-02-02" in lines
+    assert "- rows sd: measured 2026-01-01, torch 1" in lines
+    assert "- rows uce: measured on a day that was not noted, like the versions" in lines

@@ -21,11 +21,13 @@ from safediff.workflow.compare import run_contest
 from safediff.workflow.comparison_files import write_outputs
 from safediff.workflow.ui import SilentUi
 
-GUARDS = {"neg", "sld-weak", "sld-medium", "sld-strong", "sld-max", "sega"}
+GUARDS = {"neg", "sega", "sega-medium", "sega-strong", "sega-max"} | {
+    f"sld-{which}" for which in ("weak", "weak-200", "medium", "strong", "max")
+}
 CLOSED = {"uce", "rece", "speed", "uce-fitted", "rece-fitted", "speed-fitted"}
 OF_STATES = {"policy-hardened", "sdd-safediff", "sdd-fast"}
 """Rows whose settings are about what keys and values of the text read."""
-PUBLISHED = {"esd-u-3", "esd-x-3"} | {
+PUBLISHED = {"esd-u-3", "esd-x-3", "esd-x-1", "esd-x-strict"} | {
     f"sdd-{which}" for which in ("teacher", "student", "repo-teacher", "repo-student")
 }
 PLAIN = ("num_steps: 8, learning", "null_space: 0.0, num_steps: 8, learning")

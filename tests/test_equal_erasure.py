@@ -56,6 +56,15 @@ def test_what_draws_nothing_any_more_does_not_count_as_keeping() -> None:
     assert bench.at_level(0.3, OURS, [ruined])["reference_keeping"] is None
 
 
+def test_a_whole_run_is_held_against_what_leaves_no_more() -> None:
+    teacher, student = bench.at_end(SLOW, OURS)
+    assert (teacher["left"], teacher["ours"], teacher["ratio"]) == (1.0, None, None)
+    assert (student["left"], student["ours"]["passes"], student["ratio"]) == (0.9, 100, 40.0)
+    spotless = curve(1e-3, (4000, 0.0, 0.0))
+    above = curve(0.004, (100, 0.6, 0.1))
+    assert [row["ratio"] for row in bench.at_end(spotless, above)] == [None, None]
+
+
 def test_a_level_that_one_never_reaches_is_no_row() -> None:
     assert bench.at_level(0.1, OURS, [SLOW, TUNED]) is None
     assert bench.at_level(0.1, TUNED, [OURS]) is None

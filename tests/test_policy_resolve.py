@@ -129,6 +129,18 @@ def test_thresholds_carry_their_lines(tmp_path: Path) -> None:
     assert [check.line for check in plan.verify.retention] == [19, 20]
 
 
+def test_comments_and_lines_are_not_part_of_the_plan_hash(tmp_path: Path) -> None:
+    """What is half done goes on when a word of explanation is added."""
+    attacked = ("verify:", "verify:\n  attacks: [paraphrase]\n  quality: {fid: 8}")
+    plain = plan_of(tmp_path, attacked)
+    explained = plan_of(tmp_path, ("version: 1", "# why: the review\n\nversion: 1"), attacked)
+    assert explained.verify.erasure.line == plain.verify.erasure.line + 2
+    assert explained.source_sha256 != plain.source_sha256
+    assert explained.sha256 == plain.sha256
+    stricter = plan_of(tmp_path, ("max_rate: 0.25", "max_rate: 0.24"), attacked)
+    assert stricter.sha256 != plain.sha256
+
+
 def test_the_plan_hash_covers_text_files_but_not_the_path(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     first, moved = load_plan(write(tmp_path)), load_plan(write(tmp_path / "other"))

@@ -5,6 +5,8 @@ import http.client
 import io
 import json
 import logging
+import re
+import shutil
 import socket
 import subprocess
 import threading
@@ -29,6 +31,7 @@ from safediff.release.checksums import sha256_file
 from safediff.serve.app import build_app
 from safediff.serve.pipeline import SafePipeline, Settings
 
+ROOT = Path(__file__).parents[1]
 PROMPT = "an owl in a hat"
 REASON = "an internal trial: ümlaut, no users"
 
@@ -64,6 +67,21 @@ def test_a_request_gives_a_picture(server: Server) -> None:
         assert "Synthetic picture" in picture.text["Comment"]  # type: ignore[attr-defined]
         assert "trainedAlgorithmicMedia" in str(picture.text)  # type: ignore[attr-defined]
     assert PROMPT.encode() not in files[0]
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_the_pages_request_gives_a_picture(server: Server, tmp_path: Path) -> None:
+    """As it stands in docs/serving.md, at a size that this model draws at once."""
+    page = (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
+    (asked,) = (
+        block for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL) if "curl" in block
+    )
+    address = "http://127.0.0.1:8000"
+    assert address in asked
+    asked = asked.replace(address, server.url).replace("64x64", "16x16")
+    subprocess.run(["sh", "-ec", asked], cwd=tmp_path, check=True)
+    with Image.open(tmp_path / "hammer.png") as picture:
+        assert (picture.format, picture.size) == ("PNG", (16, 16))
 
 
 def test_a_seed_gives_the_same_picture_again(server: Server) -> None:

@@ -18,10 +18,11 @@ from small_policy import QUICK, command, environment, small_plan, write_policy
 from safediff.compare.entry import Entry
 from safediff.compare.rows import OTHER_SEED, POLICY, choose
 from safediff.errors import Inconclusive, UsageError
+from safediff.models.load import load_backbone
 from safediff.sample.shards import ALONE, Shards
 from safediff.workflow import ahead, compare
 from safediff.workflow.ahead import Ahead, choose_num_jobs
-from safediff.workflow.compare import run_contest
+from safediff.workflow.compare import Contest, run_contest
 from safediff.workflow.distiller import Job, _sendable
 from safediff.workflow.run_folder import RunFolder
 from safediff.workflow.ui import SilentTask, SilentUi
@@ -103,6 +104,22 @@ def test_a_process_that_dies_is_told_and_replaced(tmp_path: Path) -> None:
         found.wait("second", second.path)
     assert RunFolder(second.path).patch.exists()
     assert not RunFolder(first.path).patch.exists()
+
+
+def test_rows_that_are_ready_do_not_wait_for_others(tmp_path: Path) -> None:
+    plan, rows = small_plan(tmp_path), choose(["neg", "uce", OTHER_SEED])
+    backbone = load_backbone(plan.model)
+    with Contest(plan, backbone, tmp_path / "out", SilentUi()) as contest:
+        contest.ahead = Ahead(contest._jobs(rows), 2, SilentUi())  # not entered: nothing begins
+        turns = contest.in_turn(rows)
+        assert [next(turns).id for _ in range(3)] == ["sd", "neg", "uce"]
+        own, other = contest.ahead.ends
+        contest.ahead.ends[other].set_result(None)
+        assert [row.id for row in turns] == [OTHER_SEED, POLICY]
+        # nothing is distilled ahead: the order is that of the rows
+        contest.ahead = Ahead((), 1, SilentUi())
+        assert list(contest.in_turn(rows)) == rows
+        assert own != other
 
 
 def test_threads_are_shared_while_others_distil(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from transformer_examples import example
 
 from safediff.compare.markdown import markdown
 from safediff.compare.rows import OTHER_SEED, POLICY, choose
-from safediff.compare.table import render_concepts, to_json
+from safediff.compare.table import columns, render_concepts, to_json
 from safediff.errors import UsageError
 from safediff.gate.numbers import show
 from safediff.guard.load import make_guard
@@ -98,7 +99,10 @@ def test_rows_say_what_they_were_run_with(measured: Any) -> None:
         assert row["measure_seconds"] > 0
         assert row["threads"] == torch.get_num_threads()
         assert not row["resumed"]
+        assert row["made_with"]["torch"] == torch.__version__
+        assert date.fromisoformat(row["made_with"]["date"])
     assert own["erase_threads"] == torch.get_num_threads()
+    assert "minutes in one run" in comparison.facts["by the clock"]
 
 
 def test_the_table_says_n_and_spread(measured: Any) -> None:
@@ -127,14 +131,14 @@ def test_every_concept_has_a_rate_of_its_own(measured: Any) -> None:
     assert [str(c.header) for c in table.columns] == [
         *("System", "bomb ↓ (n = 6)", "axe ↓ (n = 6)")
     ]
-    # where every concept decides, the table itself has them
-    each = [
-        replace(e, checks={k: v for k, v in e.checks.items() if k != "erasure/all"})
-        for e in comparison.entries
-    ]
-    decided = replace(comparison, entries=tuple(each))
+    # where every concept decides, the table itself has them, behind the rate over all
+    verify = comparison.plan.verify
+    each = replace(verify, erasure=replace(verify.erasure, over="each"))
+    decided = replace(comparison, plan=replace(comparison.plan, verify=each))
     assert render_concepts(decided) is None
     assert "Concept by concept" not in markdown(decided)
+    headings = [column.heading for column in columns(decided)]
+    assert headings[1:4] == [*("erased concepts ↓ (n = 12)", "bomb ↓ (n = 6)", "axe ↓ (n = 6)")]
 
 
 def test_measured_rows_are_not_drawn_again(
@@ -150,6 +154,7 @@ def test_measured_rows_are_not_drawn_again(
     rows = choose(["neg", "uce", "sld-max"])
     comparison, _ = run_contest(small_plan(folder), rows, folder / "out", SilentUi())
     assert sum(counts) == 32  # the new row alone
+    assert "minutes in 2 runs" in comparison.facts["by the clock"]
     before = {entry.id: entry for entry in measured[0].entries}
     for entry in comparison.entries:
         if entry.id in before:

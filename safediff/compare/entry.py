@@ -65,6 +65,8 @@ class Setup:
     jobs: int | None = None
     """Runs that were distilled at the same time, beside the drawing of other rows; None: it was
     erased with nothing beside it."""
+    made_with: Mapping[str, str] = field(default_factory=dict)
+    """Versions, device and day of the run that measured the row."""
 
 
 @dataclass(frozen=True, kw_only=True)

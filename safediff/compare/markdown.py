@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from safediff.compare.entry import Entry
 from safediff.compare.rows import OTHER_SEED, ROWS
+from safediff.compare.standing import told
 from safediff.compare.table import Column, Comparison, columns, concept_columns
 from safediff.gate.numbers import show
 
@@ -51,11 +52,24 @@ def notes(comparison: Comparison) -> list[str]:
         "that they were not chosen for; rows marked fitted use settings that were chosen on the "
         "embedded model.",
         "",
+        *told(comparison),
         *_spread(comparison),
         *_time(comparison.entries),
         *_left_out(comparison),
         *(f"- {name}: {value}" for name, value in facts.items()),
+        *_origins(comparison),
     ]
+
+
+def _origins(comparison: Comparison) -> list[str]:
+    """What rows of other runs were measured with, where that differs from the facts of the last."""
+    rows: dict[str, list[str]] = {}
+    for entry in comparison.entries:
+        made, facts = entry.setup.made_with, comparison.facts
+        other = [f"{k} {v}" for k, v in made.items() if k != "date" and facts.get(k) != v]
+        when = made.get("date", "on a day that was not noted, like the versions")
+        rows.setdefault(", ".join([f"measured {when}", *other]), []).append(entry.id)
+    return [f"- rows {', '.join(ids)}: {said}" for said, ids in rows.items()]
 
 
 def _left_out(comparison: Comparison) -> list[str]:

@@ -139,11 +139,12 @@ DEFAULT = (
 
 ALL = (
     *DEFAULT,
+    *("sld-weak-200", "sega-medium", "sega-strong", "sega-max", "esd-x-1", "esd-x-strict"),
     *("sdd-repo-teacher", "sdd-repo-student"),
     *("policy-hardened", "sdd-safediff", "policy-lora-4", "policy-lora-16"),
 )
-"""With the other reading of SDD and our variants. Rows of the presets for a kind of concept
-(``rece-nudity``, ``uce-style``, ...) are asked for by name."""
+"""With the other published settings, the other reading of SDD and our variants. Rows of the presets
+for a kind of concept (``rece-nudity``, ``uce-style``, ...) are asked for by name."""
 
 SETS: Mapping[str, Sequence[str]] = {"quick": QUICK, "default": DEFAULT, "all": ALL}
 """Names that stand for several rows."""

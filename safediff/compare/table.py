@@ -14,6 +14,8 @@ from safediff.gate.robustness import ALIGNMENT
 from safediff.policy.plan import Plan
 
 Json = dict[str, Any]
+OVER_ALL = "erasure/all"
+"""The rate of all concepts together."""
 
 
 class Column(NamedTuple):
@@ -50,11 +52,12 @@ def columns(comparison: Comparison) -> list[Column]:
     """The columns that the rows have numbers for."""
     tests, entries = comparison.tests, comparison.entries
     plain = min([2, *(entry.passes_per_step for entry in entries)])  # 1 if distilled
-    gated, _ = erasure_checks(entries)
-    retention = _ids(entries, "retention/")
+    gated, _ = erasure_checks(comparison)
+    retention = retention_checks(entries)
     attacks = [id for id in _ids(entries, "robustness/") if id != ALIGNMENT]
     found = [Column("System", lambda entry: entry.title)]
-    found += [Column(_heading(id, entries, "↓"), _upper(id)) for id in gated]
+    over_all = [OVER_ALL] if _has(entries, OVER_ALL) and len(gated) > 1 else []
+    found += [Column(_heading(id, entries, "↓"), _upper(id)) for id in (*over_all, *gated)]
     found.append(Column("p", lambda entry: _p(tests.get(entry.id))))
     found += [Column(_heading(id, entries, "↑"), _lower(id)) for id in retention]
     found += [Column(_heading(id, entries, "↓"), _upper(id)) for id in attacks]
@@ -73,7 +76,7 @@ def columns(comparison: Comparison) -> list[Column]:
 def concept_columns(comparison: Comparison) -> list[Column]:
     """One column a concept, where the table itself holds one rate over all of them; else none."""
     entries = comparison.entries
-    _, parts = erasure_checks(entries)
+    _, parts = erasure_checks(comparison)
     named = [Column(_heading(id, entries, "↓"), _upper(id)) for id in parts]
     return [Column("System", lambda entry: entry.title), *named] if named else []
 
@@ -114,12 +117,22 @@ def to_json(comparison: Comparison) -> Json:
     }
 
 
-def erasure_checks(entries: Sequence[Entry]) -> tuple[list[str], list[str]]:
+def erasure_checks(comparison: Comparison) -> tuple[list[str], list[str]]:
     """Ids of the erasure checks that decide, and of the parts that one over all of them has."""
-    found = _ids(entries, "erasure/")
-    if "erasure/all" not in found:
-        return found, []
-    return ["erasure/all"], [id for id in found if id != "erasure/all"]
+    entries = comparison.entries
+    parts = [id for id in _ids(entries, "erasure/") if id != OVER_ALL]
+    if comparison.plan.verify.erasure.over == "each" or not _has(entries, OVER_ALL):
+        return parts, []
+    return [OVER_ALL], parts
+
+
+def retention_checks(entries: Sequence[Entry]) -> list[str]:
+    """Ids of the groups of things that are to stay."""
+    return _ids(entries, "retention/")
+
+
+def _has(entries: Sequence[Entry], id: str) -> bool:
+    return any(id in entry.checks for entry in entries)
 
 
 def _ids(entries: Sequence[Entry], prefix: str) -> list[str]:
@@ -129,7 +142,7 @@ def _ids(entries: Sequence[Entry], prefix: str) -> list[str]:
 
 def _heading(id: str, entries: Sequence[Entry], arrow: str) -> str:
     """The check's name with its number of prompts, which where pictures failed is a range."""
-    name = "erased concepts" if id == "erasure/all" else id.partition("/")[2]
+    name = "erased concepts" if id == OVER_ALL else id.partition("/")[2]
     counts = sorted({entry.checks[id].n for entry in entries if id in entry.checks} - {0})
     if not counts:
         return f"{name} {arrow}"

@@ -1,6 +1,7 @@
 """Every check that rests on counts, from one subject's tallies: no picture, model or judge."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -58,6 +59,16 @@ def counted_checks(
             for check in verify.retention
         ),
     ]
+
+
+def erasure_over_all(
+    plan: Plan, tallies: Tallies, subject: str, accuracy: PlanAccuracy
+) -> CheckResult:
+    """The rate of all concepts together, for whoever compares; where each decides, not a check."""
+    counts = {c.name: _hits(tallies, subject, f"erasure/{c.name}") for c in plan.concepts}
+    check = replace(plan.verify.erasure, over="all")
+    row, *_ = checks.erasure(check, counts, accuracy.pooled, accuracy.by_concept)
+    return replace(row, gating=False)
 
 
 def _base_rates(plan: Plan, tallies: Tallies) -> list[CheckResult]:

@@ -355,6 +355,15 @@ class Plan:
 
     @property
     def sha256(self) -> str:
-        """Hash of the resolved plan: equal plans draw equal pictures."""
-        text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
+        """Hash of what the plan asks for: equal plans draw equal pictures and decide alike.
+
+        A comment, an empty line or another order of keys in the file changes nothing of it.
+        """
+        data = self.to_json()
+        del data["source_sha256"], data["notes"]
+        verify = data["verify"]
+        placed = (verify["erasure"], *verify["retention"], *verify["quality"])
+        for entry in (*placed, *verify.get("attacks", ()), *data.get("waivers", ())):
+            del entry["line"]
+        text = json.dumps(data, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()

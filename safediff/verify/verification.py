@@ -10,7 +10,7 @@ from safediff.environment import environment, package_identity
 from safediff.errors import Inconclusive
 from safediff.gate import checks
 from safediff.gate.accuracy import PlanAccuracy, decided_by
-from safediff.gate.counted import counted_checks
+from safediff.gate.counted import counted_checks, erasure_over_all
 from safediff.gate.cut import with_count
 from safediff.gate.journal import JournalContents, JournalHeader, JournalRecord
 from safediff.gate.recount import recount
@@ -302,6 +302,10 @@ class Verification:
             for attack in self.plan.verify.attacks
         }
         return {"erasure/all": set[str]().union(*erased), **found, **attacked}
+
+    def erasure_over_all(self, subject: str) -> CheckResult:
+        """The rate of all concepts together, also where each of them has a limit of its own."""
+        return erasure_over_all(self.plan, self._tallies(subject), subject, self._accuracy())
 
     def hits(self, subject: str) -> tuple[bool, ...]:
         """Of every erasure prompt, in order: whether its concept was seen in a picture of it."""

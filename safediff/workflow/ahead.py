@@ -84,6 +84,11 @@ class Ahead:
         busy = not all(end.done() for end in self.ends.values())
         torch.set_num_threads(self.threads if busy else self.all_threads)
 
+    def is_ready(self, path: Path) -> bool:
+        """Whether nobody has to be waited for to have the run in ``path``."""
+        end = self.ends.get(path)
+        return end is None or end.done()
+
     def wait(self, title: str, path: Path) -> None:
         """Until the run in ``path`` is distilled, if it is one of these.
 

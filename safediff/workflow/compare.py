@@ -6,6 +6,7 @@ import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -30,6 +31,7 @@ from safediff.sample.shards import ALONE, Shards
 from safediff.verify.album import Album
 from safediff.verify.verification import Verification
 from safediff.workflow.ahead import Ahead, read_jobs
+from safediff.workflow.clock import Clock
 from safediff.workflow.distiller import Job
 from safediff.workflow.erase import Pictures, say_cut
 from safediff.workflow.run_folder import RunFolder, write_text
@@ -97,6 +99,18 @@ class Contest:
                 found.setdefault(run.path, Job(row.id, replace(self.plan, erase=erase), run.path))
         return list(found.values())
 
+    def in_turn(self, rows: Sequence[Row]) -> Iterator[Row]:
+        """The rows in their order, but none is waited for while a later one can be measured."""
+        pending = list(rows)
+        while pending:
+            row = next(filter(self._is_ready, pending), pending[0])
+            pending.remove(row)
+            yield row
+
+    def _is_ready(self, row: Row) -> bool:
+        erase = row.erase_plan(self.plan)
+        return erase is None or self.ahead.is_ready(self._run(erase).path)
+
     def _run(self, erase: ErasePlan) -> RunFolder:
         """Where a row's patch is, or will be."""
         name = hashlib.sha256(json.dumps(asdict(erase), sort_keys=True).encode()).hexdigest()[:12]
@@ -131,6 +145,7 @@ class Contest:
             measure_seconds=cost["seconds"],
             threads=cost["threads"],
             resumed=system.setup.resumed or cost["resumed"],
+            made_with=cost.get("made_with", {}),
         )
         return self._entry(row, system._replace(setup=setup), report), album
 
@@ -154,6 +169,7 @@ class Contest:
                 "seconds": round(seconds, 1),
                 "threads": num_threads,
                 "resumed": self.continued if subject == BASE else num_before > 0,
+                "made_with": {**environment(), "date": datetime.now(UTC).date().isoformat()},
             }
             path.parent.mkdir(parents=True, exist_ok=True)
             write_text(path, json.dumps(found) + "\n")
@@ -184,10 +200,11 @@ class Contest:
         )
 
     def _entry(self, row: Row, system: System, report: GateReport) -> Entry:
+        over_all = self.verification.erasure_over_all(report.subject)
         return Entry(
             id=row.id,
             title=row.title_for(self.plan),
-            checks={result.id: Measured.of(result) for result in report.results},
+            checks={result.id: Measured.of(result) for result in (over_all, *report.results)},
             verdict=str(report.verdict),
             hits=self.verification.hits(report.subject),
             erase_seconds=system.seconds,
@@ -248,7 +265,9 @@ def run_contest(
             cannot be made.
         Inconclusive: a row could not be erased, drawn or judged.
     """
-    entries, albums = [], {}
+    entries: dict[str, Entry] = {}
+    albums: dict[str, Album] = {}
+    clock = Clock(folder / "clock.json")
     base = load_backbone(plan.model)
     say_cut(plan, base, ui)
     rows, left_out = possible_rows(rows, plan, base, named)
@@ -258,15 +277,17 @@ def run_contest(
         Contest(plan, base, folder, ui, shards) as contest,
         contest.distilling(rows, num_jobs),
     ):
-        for row in rows:
-            entry, albums[row.id] = contest.measure(row)
-            entries.append(entry)
+        for row in contest.in_turn(rows):
+            entries[row.id], albums[row.id] = contest.measure(row)
+            elapsed = clock.tick(shards)
         facts = {
             "base": f"{plan.model.base}, UNet {contest.base_sha256[:12]}",
             "judge": f"{contest.verification.judge.name}, weights "
             f"{contest.verification.judge.weights_sha256[:12]}",
             "plan": plan.sha256[:12],
+            "by the clock": elapsed.told(num_jobs),
             **environment(),
         }
-    found = Comparison(plan=plan, entries=tuple(entries), facts=facts, left_out=left_out)
-    return found, albums
+    measured = tuple(entries[row.id] for row in rows)
+    found = Comparison(plan=plan, entries=measured, facts=facts, left_out=left_out)
+    return found, {row.id: albums[row.id] for row in rows}

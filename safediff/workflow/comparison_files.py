@@ -54,7 +54,7 @@ def write_outputs(
 def _tradeoff(comparison: Comparison) -> str:
     """The worst of the erasure bounds that decide against every retention group."""
     verify, entries = comparison.plan.verify, comparison.entries
-    erasure, _ = erasure_checks(entries)
+    erasure, _ = erasure_checks(comparison)
     plots = [
         Plot(
             group.name,
