@@ -32,7 +32,7 @@ from safediff.release.certificate import dump_certificate
 from safediff.release.certificate_schema import read_certificate
 from safediff.release.checksums import sha256_file, verify_checksums, write_checksums
 from safediff.release.signing import sign_release
-from safediff.serve.trust import establish
+from safediff.serve.trust import Trust, establish
 from safediff.workflow.plans import export_plan
 
 __all__ = ["here"]
@@ -270,6 +270,24 @@ def test_it_is_taken_for_a_written_reason(path: Path) -> None:
         assert (trust.engine, trust.plan_file, trust.unverified) == ("plan", name, REASON)
     refused(path, "is not a plan that its certificate speaks of", engine="engines/other.plan")
     refused(release(), "is not a plan that its certificate speaks of", engine=name)
+
+
+def test_a_plan_that_is_exchanged_after_it_was_checked(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a sidecar that fits: what is opened is held against what the checksums said."""
+
+    def checked(*given: Any, **options: Any) -> Trust:
+        trust = establish(*given, **options)
+        other_weights(path)
+        return trust
+
+    monkeypatch.setattr("safediff.serve.pipeline.establish", checked)
+    monkeypatch.setattr("safediff.export.open_plan.load_module", lambda kind: pytest.fail("opened"))
+    known, name = sha256_file(plan_of(path)), row_of(path)["path"]
+    with pytest.raises(UsageError, match=f"was checked as {known[:12]}") as caught:
+        SafePipeline.from_release(path, engine=name, accept_unverified=REASON)
+    assert "\n" not in str(caught.value)
 
 
 @without_driver

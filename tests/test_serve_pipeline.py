@@ -1,5 +1,6 @@
 """Releases are checked before they are opened; engines draw what PyTorch draws."""
 
+import os
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -26,7 +27,7 @@ from safediff.release.checksums import SUMS_NAME, sha256_file, write_checksums
 from safediff.release.signing import sign_release
 from safediff.sample.sampler import Draw, Sampling, sample
 from safediff.serve.pipeline import Order, Settings
-from safediff.serve.trust import establish
+from safediff.serve.trust import Trust, establish
 from safediff.workflow.deploy import deploy_run
 
 FEW = Settings(num_steps=3, guidance_scale=4.0)
@@ -194,6 +195,33 @@ def test_an_engine_is_compared_by_its_hash_before_it_is_parsed(tmp_path: Path) -
         patch.setattr("onnx_ir.load", lambda *a, **k: pytest.fail("the graph was parsed"))
         refused(path, r"unet/model\.onnx is not the engine that the certificate speaks of")
         assert establish(release()).engine == "onnx"
+
+
+@pytest.mark.parametrize(
+    ("name", "engine"),
+    [
+        ("unet/model.onnx.data", "onnx"),
+        ("vae_decoder/model.onnx.data", "onnx"),
+        ("unet/diffusion_pytorch_model.safetensors", "torch"),
+    ],
+)
+def test_a_file_that_is_exchanged_after_it_was_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, engine: str
+) -> None:
+    """By one of the same size and time."""
+    path, other = copy_of(exported(), tmp_path / "r"), tmp_path / "other"
+
+    def checked(*given: Any, **options: Any) -> Trust:
+        trust, times = establish(*given, **options), (path / name).stat()
+        content = bytearray((path / name).read_bytes())
+        content[len(content) // 2] ^= 1
+        other.write_bytes(content)
+        os.utime(other, ns=(times.st_atime_ns, times.st_mtime_ns))
+        other.replace(path / name)
+        return trust
+
+    monkeypatch.setattr("safediff.serve.pipeline.establish", checked)
+    refused(path, f"{name} was changed between its check and its opening", engine=engine)
 
 
 def with_weights(path: Path, name: str, state: dict[str, torch.Tensor]) -> Path:

@@ -46,6 +46,8 @@ def trust(**changes: Any) -> Trust:
         "release_sha256": "ab" * 32,
         "engine": "torch",
         "plan_file": "",
+        "plan_sha256": "",
+        "stamps": {},
         "doubts": ("has no certificate",),
         "reason": REASON,
         "expires_at": None,

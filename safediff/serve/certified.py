@@ -59,6 +59,8 @@ class Choice(NamedTuple):
     """What speaks against it."""
     plan_file: str = ""
     """Path of the plan."""
+    plan_sha256: str = ""
+    """Its hash by the checksums."""
     last_day: date | None = None
     """Of the first waiver to run out that its gate reports rest on, UTC."""
 
@@ -164,9 +166,10 @@ def _choose_plan(
     gates = _own_gates(certificates, read_manifest(path), *hashes)
     of = f" of policy {gates.never[0]}" if gates.never and len(certificates) > 1 else ""
     missing = gates.objection(f"it has not passed the gate{of} on a GPU", signed, today)
+    plan = Choice("plan", certified=False, plan_file=name, plan_sha256=sums[name])
     if not missing:
-        return Choice("plan", certified=False, plan_file=name, last_day=gates.last_day)
-    return Choice("plan", certified=False, doubt=f"{name}: {missing}", plan_file=name)
+        return plan._replace(last_day=gates.last_day)
+    return plan._replace(doubt=f"{name}: {missing}")
 
 
 def _listed(certificate: Json) -> dict[str, str]:
@@ -228,7 +231,8 @@ def prove_compiled(path: Path, choice: Choice) -> None:
         return
     if choice.engine == "plan":
         plan = path / choice.plan_file
-        prove_plan(plan, read_sidecar(plan), load_file(path / UNET_PATH))
+        sidecar = read_sidecar(plan, choice.plan_sha256)
+        prove_plan(plan, sidecar, load_file(path / UNET_PATH))
     elif not choice.certified:
         folder = denoiser_folder(path)
         _prove(path, folder.name, load_file(folder / DIFFUSERS_WEIGHTS))

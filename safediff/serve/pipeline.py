@@ -93,7 +93,8 @@ class SafePipeline:
             max_batch: Most pictures drawn at once.
 
         Raises:
-            UsageError: the release was changed, is not certified, or lacks what was asked for.
+            UsageError: the release was changed, before or while it was opened, is not certified,
+                or lacks what was asked for.
             Inconclusive: something can't be read or opened.
         """
         trust = establish(
@@ -106,6 +107,7 @@ class SafePipeline:
         if num_threads is not None:
             torch.set_num_threads(num_threads)
         backbone = _open(trust, provider, num_threads, max_batch)
+        trust.require_unchanged()
         chosen = guard or _policy_guard(trust)
         return cls(backbone, trust, guard=chosen, max_batch=max_batch)
 
@@ -216,7 +218,7 @@ def _open(trust: Trust, provider: str | None, num_threads: int | None, max_batch
     provider = provider or drawing_provider()
     options: dict[str, Any] = {"provider": provider, "num_threads": num_threads}
     if trust.engine == "plan":
-        session = PlanSession(trust.path / trust.plan_file)
+        session = PlanSession(trust.path / trust.plan_file, trust.plan_sha256)
         return _around(trust, ExportedUNet(trust.path / "unet", session=session), options)
     if provider == TENSORRT_PROVIDER and denoiser_folder(trust.path).name == "unet":
         options["profile"] = _profile(trust, max_batch)

@@ -6,7 +6,7 @@ of it is read from files; nothing is run before it is established.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
@@ -26,6 +26,7 @@ from safediff.release.checksums import (
 )
 from safediff.release.engines import certificate_names
 from safediff.release.signing import check_signature
+from safediff.release.stamps import Stamp, require_unchanged, stamps_of
 from safediff.serve.certified import (
     Choice,
     EngineChoice,
@@ -52,6 +53,10 @@ class Trust:
     engine: Literal["onnx", "torch", "plan"]
     plan_file: str
     """Path of the plan in the release; empty with another engine."""
+    plan_sha256: str
+    """What the plan's bytes were found to be; empty with another engine."""
+    stamps: Mapping[str, Stamp]
+    """Of all files, taken before the first of them was read."""
     doubts: tuple[str, ...]
     """All that spoke against it when it was opened; empty where a valid pass spoke for it."""
     reason: str
@@ -75,6 +80,14 @@ class Trust:
     def holds(self) -> bool:
         """Whether pictures may be drawn now."""
         return bool(self.reason) or not self.expired
+
+    def require_unchanged(self) -> None:
+        """To be asked once everything is open: is it what was checked?
+
+        Raises:
+            UsageError: a file was changed or exchanged since.
+        """
+        require_unchanged(self.path, self.stamps)
 
     @property
     def verdict(self) -> str:
@@ -126,6 +139,7 @@ def establish(
             reason was given.
         Inconclusive: a file can't be read.
     """
+    stamps = stamps_of(path)
     if public_key is not None:
         verify_signature(path, public_key)
     verify_checksums(path)
@@ -156,6 +170,8 @@ def establish(
         release_sha256=sha256_file(path / SUMS_NAME),
         engine=choice.engine,
         plan_file=choice.plan_file,
+        plan_sha256=choice.plan_sha256,
+        stamps=stamps,
         doubts=tuple(doubts),
         reason=reason,
         expires_at=_expiry(certificates, choice),
