@@ -84,6 +84,7 @@ def build(
         "kind": kind,
         "module_version": str(trt.__version__),
         "target": target,
+        "compute_capability": target or compute_capability(),
         "precision": precision,
         "flags": list(flags),
         "timing_cache": None,
@@ -110,11 +111,21 @@ def load_module(kind: Kind) -> ModuleType:
     """
     try:
         return importlib.import_module(kind)
-    except ImportError as error:
+    except (ImportError, OSError) as error:  # the second of a library that it needs
         raise UsageError(
             f"{kind} is not installed ({error})",
             f"pip install 'safediff[{EXTRAS[kind]}]', or export with --onnx, which runs anywhere",
         ) from error
+
+
+def compute_capability() -> str | None:
+    """That of the GPU of this process, such as ``SM89``; None where there is none."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    major, minor = torch.cuda.get_device_capability()
+    return f"SM{major}{minor}"
 
 
 def require_gpu(kind: Kind, target: str | None, flags: Sequence[str] = ()) -> None:

@@ -116,6 +116,7 @@ def pretend_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is kept of the real machine is found first: its name would be asked of the GPU."""
     environment()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
 
 
 def test_a_missing_module_names_its_extra_and_the_alternative(

@@ -30,7 +30,9 @@ from safediff.release.audit import audit
 from safediff.release.certificate_schema import read_certificate
 from safediff.release.checksums import sha256_file
 from safediff.release.signing import sign_release
+from safediff.serve import plans
 from safediff.serve.pipeline import Settings
+from safediff.serve.trust import establish
 from safediff.verify.verification import Verification
 from safediff.workflow.plan_gate import gate_plan, open_plan_of
 from safediff.workflow.plans import export_plan
@@ -68,7 +70,9 @@ def plan_of(path: Path) -> Path:
     return plan
 
 
-def test_a_plan_is_gated_signed_and_served(fake: FakeTrt, planned: Path, tmp_path: Path) -> None:
+def test_a_plan_is_gated_signed_and_served(
+    fake: FakeTrt, planned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     policy, out = write_policy(tmp_path), tmp_path / "gated"
     line = gate_plan(planned, Path("engines") / plan_of(planned).name, [policy], out)
     assert line.startswith(f"{plan_of(out)}: gate: pass")
@@ -90,10 +94,13 @@ def test_a_plan_is_gated_signed_and_served(fake: FakeTrt, planned: Path, tmp_pat
     name, few = row["path"], Settings(2, 5.0)
     served = SafePipeline.from_release(out, engine=name, num_threads=1, public_key=public)
     assert (served.trust.engine, served.trust.unverified) == ("plan", "")
+    monkeypatch.setattr(plans, "compute_capability", lambda: "SM89")
+    unnamed = establish(out, public_key=public)
+    assert (unnamed.engine, unnamed.plan_file, unnamed.remark) == ("plan", name, "")
     fake.ran.clear()
     found = np.asarray(served("owl, noto style", settings=few)[0]).astype(int)
     assert len(fake.ran) == 2  # steps
-    plain = SafePipeline.from_release(out, num_threads=1, public_key=public)
+    plain = SafePipeline.from_release(out, engine="onnx", num_threads=1, public_key=public)
     assert plain.trust.engine == "onnx"
     assert np.abs(found - np.asarray(plain("owl, noto style", settings=few)[0])).max() <= 1
 

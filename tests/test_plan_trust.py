@@ -172,6 +172,10 @@ def another_base(path: Path) -> None:
     amend_sidecar(plan_of(path), base_sha256="ee" * 32)
 
 
+def another_count(path: Path) -> None:
+    amend_sidecar(plan_of(path), weights_found={"found": NUM_TENSORS, "of": NUM_TENSORS})
+
+
 def another_graph(path: Path) -> None:
     amend_sidecar(plan_of(path), source_onnx_sha256="ee" * 32)
 
@@ -204,6 +208,7 @@ RENEWED_SUMS: list[tuple[Change, str]] = [
 RENEWED_CERTIFICATE: list[tuple[Change, str]] = [
     (other_weights, "its sidecar says weights_sha256 .*, the certificate"),
     (another_base, "is a plan of base eeeeeeeeeeee, the certificate speaks of"),
+    (another_count, "its sidecar and the certificate say different things of weights_found"),
     (another_graph, r"was built from unet/model\.onnx eeeeeeeeeeee, the certificate speaks of"),
     (no_sidecar, "is no sidecar of a plan"),
 ]
@@ -255,9 +260,12 @@ def test_a_plan_that_does_not_hold_what_everything_says(
     refused(path, message, engine=name, accept_unverified=REASON)
 
 
-def test_a_plan_is_never_taken_by_itself(path: Path) -> None:
+def test_a_plan_that_was_not_gated_is_not_taken_by_itself(path: Path) -> None:
     for engine in ("auto", "onnx"):
         assert establish(path, engine=engine, now=NOW).engine == "onnx"
+    remark = f"{row_of(path)['path']} is passed over: it has not passed the gate on a GPU"
+    assert establish(path, now=NOW).remark == remark
+    assert establish(path, engine="onnx", now=NOW).remark == ""
     assert establish(path, engine="torch", now=NOW).engine == "torch"
     assert establish(path, accept_unverified=REASON, now=NOW).engine == "onnx"
 

@@ -115,6 +115,9 @@ def _plan_problems(folder: Path, certificate: Json, row: Json) -> Iterator[str]:
     for name, value in said.items():
         if row[name] != value:
             yield f"{path}: its sidecar says {name} {value[:12]}, the certificate {row[name][:12]}"
+    for name in ("module_version", "target", "refittable", "weights_found"):
+        if plan[name] != sidecar.get(name):
+            yield f"{path}: its sidecar and the certificate say different things of {name}"
     base = certificate["base_model"]["sha256"]["unet"]
     if {made["base_sha256"], plan["base_sha256"]} != {base}:
         yield (

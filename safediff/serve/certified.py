@@ -4,7 +4,7 @@ Hashes are those of SHA256SUMS, which the files were just held against. A graph 
 only to compare its weights, after everything that hashes can decide.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -15,35 +15,27 @@ from torch import Tensor
 from safediff.errors import Inconclusive, SafediffError, UsageError
 from safediff.export.engine_files import DATA_NAME, MODEL_NAME
 from safediff.export.identity import verify_identity
-from safediff.export.manifest import gates_of, read_manifest
+from safediff.export.manifest import read_manifest
 from safediff.export.parts import (
     DECODER_FOLDER,
     TEXT_FOLDER,
     VAE_PREFIX,
     decoder_state,
 )
-from safediff.export.plan_sidecar import SIDECAR_SUFFIX, read_sidecar
+from safediff.export.plan_sidecar import read_sidecar
 from safediff.export.plan_weights import prove_plan
-from safediff.gate.verdict import Verdict
 from safediff.release.certified_files import uncertified_weights
-from safediff.release.engines import (
-    ENGINES_FOLDER,
-    PLAN_SUFFIX,
-    added_plans,
-    engine_problems,
-    own_gate,
-)
+from safediff.release.engines import PLAN_SUFFIX, engine_problems
 from safediff.release.proofs import certified_state
 from safediff.release.weights import UNET_PATH, denoiser_folder
+from safediff.serve.gates import Known, gates_on
+from safediff.serve.plans import FoundPlan, named_plan, plan_by_itself
 
 Json = dict[str, Any]
 EngineChoice = str
 """``auto``, ``onnx``, ``torch``, or the path of a plan in the release."""
 
 DIFFUSERS_WEIGHTS = "diffusion_pytorch_model.safetensors"
-UNSIGNED = "no checked signature covers the gate report on it"
-PASSED = {verdict.value for verdict in Verdict if verdict.exit_code == 0}
-"""What a gate may say of an engine that is served: warnings and waived checks are no failure."""
 NEXT_STEP = "do not deploy it; get the release again from where it was made"
 
 
@@ -91,52 +83,45 @@ def require_certified(path: Path, certificate: Json, sums: Mapping[str, str]) ->
         raise UsageError(f"{path}: {problem}", NEXT_STEP)
 
 
-def choose_engine(
-    path: Path,
-    certificates: Sequence[Json],
-    sums: Mapping[str, str],
-    wanted: EngineChoice,
-    *,
-    signed: bool,
-    today: date,
-) -> Choice:
+def choose_engine(known: Known, wanted: EngineChoice, *, no_plan: str = "") -> Choice:
     """The engine to open, from hashes and the manifest alone.
 
     Every certificate has to list its bytes, or its policy to have passed its gate on them.
 
-    Whoever can renew the checksums can write a gate report into the manifest, so that of an engine
-    that the certificate does not list counts under a signature only.
-
     Args:
-        path: The folder.
-        certificates: All of the release; none: nothing to compare with, so what is there is taken.
-        sums: Hashes of the files.
+        known: The release; without certificates what is there is taken.
         wanted: By the user. ``auto`` never takes an engine that something speaks against.
-        signed: Whether a signature over all files was checked.
-        today: UTC; a gate report counts through the last day of its waivers.
+        no_plan: Why ``auto`` takes no plan; empty where it may.
 
     Raises:
         UsageError: the engine is not there, or is none of this release.
     """
     if wanted.endswith(PLAN_SUFFIX):
-        return _choose_plan(path, certificates, sums, wanted, signed=signed, today=today)
-    files = engine_files(path)
+        return _plan(named_plan(known, wanted))
+    if wanted != "auto":
+        return _choose(known, wanted)
+    plan, passed_over = plan_by_itself(known, no_plan)
+    choice = _choose(known, wanted) if plan is None else _plan(plan)
+    return choice._replace(remark="; ".join(filter(None, (passed_over, choice.remark))))
+
+
+def _choose(known: Known, wanted: EngineChoice) -> Choice:
+    """ONNX or PyTorch."""
+    path, sums, files = known.path, known.sums, engine_files(known.path)
     has_onnx = files[0] in sums
     if wanted == "onnx" and not has_onnx:
         raise UsageError(f"{path}: has no {files[0]}", "export it, or use --engine torch")
     if wanted == "torch" or not has_onnx:
         return Choice("torch")
     found = {name: sums.get(name) for name in files}
-    silent = [c for c in certificates if not found.items() <= _listed(c).items()]
+    silent = [c for c in known.certificates if not found.items() <= _listed(c).items()]
     if not silent:
         return Choice("onnx")
     what = f"{files[0]} is not the engine that the certificate speaks of"
-    manifest = read_manifest(path)
-    if manifest is None:
+    if read_manifest(path) is None:
         raise UsageError(f"{path}: {what}", NEXT_STEP)
-    gates = _own_gates(silent, manifest, *found.values())
-    of = f" of policy {gates.never[0]}" if gates.never and len(certificates) > 1 else ""
-    missing = gates.objection(f"no gate report on it{of} passed", signed, today)
+    gates = gates_on(known, silent, *found.values())
+    missing = gates.objection(known, "no gate report on it{of} passed")
     if not missing:
         return Choice("onnx", certified=False, last_day=gates.last_day)
     doubt = f"{what}, and {missing}"
@@ -145,77 +130,19 @@ def choose_engine(
     return Choice("torch", remark=f"{doubt}; serving the PyTorch weights, which it does speak of")
 
 
-def _choose_plan(
-    path: Path,
-    certificates: Sequence[Json],
-    sums: Mapping[str, str],
-    wanted: str,
-    *,
-    signed: bool,
-    today: date,
-) -> Choice:
-    """A plan that was asked for by its path in the release, or by where it lies."""
-    name = wanted if wanted in sums else wanted.removeprefix(f"{path.as_posix()}/")
-    known = [{row["path"] for row in added_plans(certificate)} for certificate in certificates]
-    if not known or not all(name in names for names in known):
-        raise UsageError(
-            f"{path}: {wanted} is not a plan that its certificate speaks of",
-            f"build one with safediff export --trt or --trt-rtx; they lie in {ENGINES_FOLDER}/",
-        )
-    hashes = sums[name], sums.get(f"{name}{SIDECAR_SUFFIX}")
-    gates = _own_gates(certificates, read_manifest(path), *hashes)
-    of = f" of policy {gates.never[0]}" if gates.never and len(certificates) > 1 else ""
-    missing = gates.objection(f"it has not passed the gate{of} on a GPU", signed, today)
-    plan = Choice("plan", certified=False, plan_file=name, plan_sha256=sums[name])
-    if not missing:
-        return plan._replace(last_day=gates.last_day)
-    return plan._replace(doubt=f"{name}: {missing}")
+def _plan(found: FoundPlan) -> Choice:
+    return Choice(
+        "plan",
+        certified=False,
+        doubt=f"{found.name}: {found.objection}" if found.objection else "",
+        plan_file=found.name,
+        plan_sha256=found.sha256,
+        last_day=found.last_day,
+    )
 
 
 def _listed(certificate: Json) -> dict[str, str]:
     return {row["path"]: row["sha256"] for row in certificate["subject"]}
-
-
-class _Gates(NamedTuple):
-    """What gate reports say of one engine."""
-
-    never: list[str]
-    """Policies without one that passed."""
-    last_day: date | None
-    """Of the first waiver to run out that the others rest on."""
-
-    def objection(self, never: str, signed: bool, today: date) -> str:
-        """Why they do not count; empty where they do. ``never`` is said where there is none."""
-        if self.never:
-            return never
-        if self.last_day is not None and self.last_day < today:
-            return f"a waiver of the gate report on it expired on {self.last_day}"
-        return "" if signed else UNSIGNED
-
-
-def _own_gates(
-    certificates: Sequence[Json],
-    manifest: Json | None,
-    model_sha256: str | None,
-    data_sha256: str | None,
-) -> _Gates:
-    """Of each certificate's policy, on these very bytes."""
-    passed = [
-        gate
-        for row in (manifest["engines"] if manifest else ())
-        if (row["sha256"], row["data_sha256"]) == (model_sha256, data_sha256)
-        for gate in gates_of(row)
-        if gate["bound_to"] == row["sha256"] and gate["verdict"] in PASSED
-    ]
-    own = [(str(c["policy"].get("name")), own_gate(c, passed)) for c in certificates]
-    days = [day for _, gate in own if gate is not None for day in _waiver_days(gate)]
-    return _Gates([name for name, gate in own if gate is None], min(days, default=None))
-
-
-def _waiver_days(gate: Json) -> list[date]:
-    """Last days of the waivers that a gate report rests on; its verdict only says ``warn``."""
-    waived = [row for row in gate["results"] if row["verdict"] == Verdict.WAIVED.value]
-    return [date.fromisoformat(row["details"]["waiver_expires"]) for row in waived]
 
 
 def prove_compiled(path: Path, choice: Choice) -> None:

@@ -81,7 +81,8 @@ class SafePipeline:
 
         Args:
             path: A release, or a folder of ``safediff export --full``.
-            engine: ``onnx``, ``torch``, the path of a plan, or ``auto``: ONNX where it was gated.
+            engine: ``onnx``, ``torch``, the path of a plan, or ``auto``: a plan where it was gated
+                and fits this machine, else ONNX where it was gated (``establish``).
             provider: Of ONNX Runtime; another one is never used in its place. None: CUDA's where
                 it is, as the gate draws, else the CPU's.
             num_threads: Threads of one operator.
@@ -100,6 +101,7 @@ class SafePipeline:
         trust = establish(
             Path(path),
             engine=engine,
+            provider=provider,
             public_key=public_key,
             accept_unverified=accept_unverified,
             guard=guard,

@@ -34,6 +34,7 @@ from safediff.serve.certified import (
     prove_compiled,
     require_certified,
 )
+from safediff.serve.gates import Known
 from safediff.serve.settings import verified_settings
 
 Json = dict[str, Any]
@@ -118,6 +119,7 @@ def establish(
     path: Path,
     *,
     engine: EngineChoice = "auto",
+    provider: str | None = None,
     public_key: Path | None = None,
     accept_unverified: str | None = None,
     guard: Guard | None = None,
@@ -127,8 +129,9 @@ def establish(
 
     Args:
         path: A release, or a folder of ``safediff export --full``.
-        engine: ``auto`` takes the ONNX engine where it is trusted, else the PyTorch weights; a
-            plan is taken where its path in the release is given, never otherwise.
+        engine: ``auto`` takes a plan where that may be (``plans``), else the ONNX engine where it
+            is trusted, else the PyTorch weights; or the path of a plan in the release.
+        provider: Of ONNX Runtime, which runs no plan: where one is given, ``auto`` takes none.
         public_key: Checks ``model.sig`` first.
         accept_unverified: The reason, in words, for serving what no valid certificate speaks for.
         guard: Takes the place of the policy's.
@@ -148,11 +151,11 @@ def establish(
     names = certificate_names(sums)
     certificates = tuple(_read_certificate(path / name) for name in names)
     now = now or datetime.now(UTC)
+    known = Known(path, certificates, sums, signed=public_key is not None, today=now.date())
     doubts = [*_doubts(path, certificates, now), *_other_guard(certificates, guard)]
     for certificate in certificates:
         require_certified(path, certificate, sums)
-    signed = public_key is not None
-    choice = choose_engine(path, certificates, sums, engine, signed=signed, today=now.date())
+    choice = choose_engine(known, engine, no_plan=_no_plan(doubts, provider))
     if choice.doubt:
         doubts.append(choice.doubt)
     if doubts and not reason:
@@ -190,6 +193,13 @@ def verify_signature(path: Path, public_key: Path) -> None:
         raise UsageError(f"{path}: has no {SIGNATURE_NAME}", "sign it, or leave out --public-key")
     if found := check_signature(path, public_key):
         raise UsageError(f"{path}: {found}", "serve the release as it was signed")
+
+
+def _no_plan(doubts: Sequence[str], provider: str | None) -> str:
+    """Why no plan is taken that was not named; empty where one may be."""
+    if provider is not None:
+        return f"{provider} was asked for, which does not run it"
+    return doubts[0] if doubts else ""
 
 
 def _reason(given: str | None) -> str:
