@@ -26,6 +26,13 @@ def serve(
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads of one operator; all cores if not given.")
     ] = None,
+    cuda_graph: Annotated[
+        bool | None,
+        typer.Option(
+            "--cuda-graph/--no-cuda-graph",
+            help="Replay recorded kernels, for each size. If not given: of a static plan.",
+        ),
+    ] = None,
     max_batch: Annotated[int, typer.Option(min=1, help="Pictures drawn at once.")] = 8,
     max_queue: Annotated[
         int, typer.Option(min=1, help="Pictures that may wait; more are answered with 429.")
@@ -69,6 +76,7 @@ def serve(
         engine=engine,
         provider=provider,
         num_threads=threads,
+        cuda_graph=cuda_graph,
         public_key=public_key,
         accept_unverified=accept_unverified,
         max_batch=max_batch,

@@ -2,38 +2,34 @@
 
 import json
 from pathlib import Path
+from typing import Unpack
 
 from safediff.errors import UsageError
 from safediff.export.engine_files import CONFIG_NAME
 from safediff.export.exported_transformer import ExportedTransformer
 from safediff.export.exported_unet import ExportedUNet
-from safediff.export.plan_profile import Profile
-from safediff.export.providers import CPU_PROVIDER
+from safediff.export.providers import ExecutionOptions
 from safediff.export.signature import SIGNATURES
 
 ExportedDenoiser = ExportedUNet | ExportedTransformer
 
 
-def open_denoiser(
-    folder: Path,
-    *,
-    provider: str = CPU_PROVIDER,
-    num_threads: int | None = None,
-    profile: Profile | None = None,
-) -> ExportedDenoiser:
+def open_denoiser(folder: Path, **options: Unpack[ExecutionOptions]) -> ExportedDenoiser:
     """``ExportedUNet`` or ``ExportedTransformer``, by the engine's configuration.
 
-    ``profile``: sizes that come, for TensorRT and UNets.
+    Args:
+        folder: ``model.onnx`` with its data, and ``config.json``.
+        options: See ``Execution``; without any, ONNX Runtime's CPU provider. UNets take a profile.
 
     Raises:
         UsageError: the provider is not available here, or the profile is not for this network.
         Inconclusive: files are missing or damaged.
     """
     if _is_transformer(folder / CONFIG_NAME):
-        if profile is not None:
+        if options.get("profile") is not None:
             raise UsageError(f"{folder}: profiles are written for UNets", "leave the profile out")
-        return ExportedTransformer(folder, provider=provider, num_threads=num_threads)
-    return ExportedUNet(folder, provider=provider, num_threads=num_threads, profile=profile)
+        return ExportedTransformer(folder, **options)
+    return ExportedUNet(folder, **options)
 
 
 def _is_transformer(config: Path) -> bool:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 from diffusers.configuration_utils import FrozenDict
 from diffusers.models.modeling_outputs import Transformer2DModelOutput
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from safediff.errors import Inconclusive, SafediffError
 from safediff.export.engine_files import CONFIG_NAME, MODEL_NAME
-from safediff.export.providers import CPU_PROVIDER, Execution
+from safediff.export.providers import Execution, ExecutionOptions
 from safediff.export.session import Session
 from safediff.export.signature import BATCH, HEIGHT, WIDTH, signature_of
 
@@ -25,15 +25,12 @@ LATENTS, TIMESTEP = "hidden_states", "timestep"
 class ExportedTransformer:
     """An engine folder as a transformer, run by ONNX Runtime."""
 
-    def __init__(
-        self, folder: Path, *, provider: str = CPU_PROVIDER, num_threads: int | None = None
-    ) -> None:
+    def __init__(self, folder: Path, **options: Unpack[ExecutionOptions]) -> None:
         """Open the engine.
 
         Args:
             folder: ``model.onnx`` with its data, and ``config.json``.
-            provider: Execution provider; another one is never used in its place.
-            num_threads: Threads of one operator; None leaves the choice to ONNX Runtime.
+            options: See ``Execution``; without any, ONNX Runtime's CPU provider.
 
         Raises:
             UsageError: the provider is not available here.
@@ -43,12 +40,12 @@ class ExportedTransformer:
         self.config = _read_config(folder / CONFIG_NAME)
         signature = signature_of(self.config["_class_name"])
         self._sides, self._output = signature.sides(self.config), signature.output
-        self._session = Session(
-            folder / MODEL_NAME, Execution(provider=provider, num_threads=num_threads)
-        )
+        self._session = Session(folder / MODEL_NAME, Execution(**options))
         self.dtype = self._session.dtype(LATENTS)
         """Type of latents, texts and output; times and scales are float32."""
-        self.device, self.provider = self._session.device, provider
+        self.device, self.provider = self._session.device, self._session.provider
+        self.cuda_graph = self._session.cuda_graph
+        """Whether its calls are launched as a CUDA graph."""
 
     def __call__(
         self, hidden_states: Tensor, *, return_dict: bool = True, **given: Any

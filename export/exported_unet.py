@@ -51,6 +51,8 @@ class ExportedUNet:
         self.device = self._session.device
         self.provider = self._session.provider
         """What runs it."""
+        self.cuda_graph = self._session.cuda_graph
+        """Whether its calls are launched as a CUDA graph."""
         sides = UNET.sides(self.config)
         assert sides is not None
         self.size_multiple = sides.multiple

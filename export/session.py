@@ -47,6 +47,11 @@ class Session:
         values = (self.inputs | self.outputs).items()
         self._dtypes = {n: TORCH_DTYPES[v.type] for n, v in values if v.type in TORCH_DTYPES}
 
+    @property
+    def cuda_graph(self) -> bool:
+        """Whether calls are recorded once for each size and replayed."""
+        return self.execution.cuda_graph
+
     def dtype(self, name: str) -> torch.dtype:
         """Type of an input or output."""
         return self._dtypes[name]

@@ -47,6 +47,12 @@ class FakeTrt:
         """Inputs of the graph that was parsed."""
         self.ran: list[dict[str, tuple[int, ...]]] = []
         """Shapes of the inputs, run by run."""
+        self.streams: list[int] = []
+        """Those that runs were launched on."""
+        self.recording: list[Any] | None = None
+        """While it is a list, runs are recorded there instead, as CUDA does."""
+        self.configured: list[Any] = []
+        """What contexts were made with."""
         self.flags, self.shapes, self.target, self.typed = {"TF32"}, {}, None, 0
         self.inputs = INPUTS
         self.names: set[str] = set()
@@ -143,10 +149,15 @@ class FakeTrt:
             get_tensor_dtype=lambda name: by_name[name].dtype,
             get_tensor_mode=lambda name: "in" if name in self.inputs else "out",
             get_tensor_profile_shape=lambda name, i: [tuple(s) for s in self.shapes[name]],
-            create_execution_context=lambda: None if self.fail == "memory" else Context(self),
+            create_runtime_config=SimpleNamespace,
+            create_execution_context=self._context,
             create_serialization_config=lambda: SimpleNamespace(set_flag=self.saved_with.append),
             serialize_with_config=lambda config: None if self.fail == "save" else REFITTED,
         )
+
+    def _context(self, config: Any = None) -> Any:
+        self.configured.append(config)
+        return None if self.fail == "memory" else Context(self)
 
     def Refitter(self, engine: Any, log: Any) -> Any:
         def give(name: str, array: Any) -> bool:
@@ -182,6 +193,13 @@ class Context:
         self.addresses[name] = address
 
     def execute_async_v3(self, stream: int) -> bool:
+        self.trt.streams.append(stream)
+        if self.trt.recording is None:
+            return self._compute()
+        self.trt.recording.append(self._compute)
+        return self.trt.fail != "run"
+
+    def _compute(self) -> bool:
         self.trt.ran.append(dict(self.shapes))
         if self.trt.fail == "run" or self.session is None:
             return False

@@ -179,6 +179,7 @@ def test_another_policy_is_refused_for_the_gate(tmp_path: Path, here: Ran) -> No
     [
         (("--engine", "tpu"), "error: --engine tpu: expected auto, onnx, torch"),
         (("--provider", "CUDAExecutionProvider"), "error: CUDAExecutionProvider is not available"),
+        (("--cuda-graph",), "error: CPUExecutionProvider: has no CUDA graphs"),
         (("--accept-unverified", "because"), "error: --accept-unverified 'because': is no reason"),
     ],
 )

@@ -114,6 +114,23 @@ def test_a_plan_that_everything_speaks_for_is_taken(fake: FakeTrt, signed: Signe
     assert np.abs(found - np.asarray(plain("an owl", settings=few)[0])).max() <= 1
 
 
+@pytest.mark.parametrize("asked", [None, True, False])
+def test_whether_it_is_recorded_is_told_to_the_plan(
+    fake: FakeTrt, signed: Signed, monkeypatch: pytest.MonkeyPatch, asked: bool | None
+) -> None:
+    seen: list[Any] = []
+
+    def opened(plan: Path, sha256: str, *, cuda_graph: bool | None) -> plan_session.PlanSession:
+        seen.append((plan.name, sha256, cuda_graph))
+        return plan_session.PlanSession(plan, sha256)
+
+    monkeypatch.setattr("safediff.serve.pipeline.PlanSession", opened)
+    SafePipeline.from_release(
+        signed.path, num_threads=1, public_key=signed.public, cuda_graph=asked
+    )
+    assert seen == [(signed.plan.name, sha256_file(signed.plan), asked)]
+
+
 @pytest.mark.parametrize("engine", ["onnx", "torch"])
 def test_another_engine_that_is_named_is_taken(fake: FakeTrt, signed: Signed, engine: str) -> None:
     trust = signed.taken(engine=engine)

@@ -139,6 +139,16 @@ def test_the_gpu_draws_where_one_is(
     assert torch_weights.drawn_by == "unet torch on cpu"
 
 
+def test_the_denoiser_alone_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("safediff.export.providers.Execution.options", lambda self, path: {})
+    recorded = SafePipeline.from_release(exported(), num_threads=1, cuda_graph=True)
+    assert recorded.drawn_by == "unet onnx on CPUExecutionProvider, as a CUDA graph"
+    assert not recorded.backbone.vae._session.cuda_graph
+    for asked in (None, False):  # its sizes are dynamic
+        plain = SafePipeline.from_release(exported(), num_threads=1, cuda_graph=asked)
+        assert not plain.backbone.denoiser.cuda_graph
+
+
 # What is refused, each with one line.
 
 
@@ -146,6 +156,15 @@ def refused(path: Path, message: str, **options: Any) -> None:
     with pytest.raises(UsageError, match=message) as caught:
         SafePipeline.from_release(path, **options)
     assert "\n" not in str(caught.value)
+
+
+def test_a_cuda_graph_where_there_can_be_none() -> None:
+    refused(exported(), "CPUExecutionProvider: has no CUDA graphs", cuda_graph=True)
+    message = "--cuda-graph needs an engine that was gated, and PyTorch's weights are served"
+    refused(exported(), message, engine="torch", cuda_graph=True)
+    refused(
+        release(), "--provider needs an engine", engine="torch", provider="CUDAExecutionProvider"
+    )
 
 
 def test_a_changed_byte(tmp_path: Path) -> None:

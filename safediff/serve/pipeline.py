@@ -20,7 +20,12 @@ from safediff.export.exported_unet import ExportedUNet
 from safediff.export.parts import DECODER_FOLDER
 from safediff.export.plan_profile import Profile
 from safediff.export.plan_session import PlanSession
-from safediff.export.providers import CPU_PROVIDER, TENSORRT_PROVIDER, drawing_provider
+from safediff.export.providers import (
+    CPU_PROVIDER,
+    TENSORRT_PROVIDER,
+    ExecutionOptions,
+    drawing_provider,
+)
 from safediff.guard.base import Guard
 from safediff.guard.load import make_guard
 from safediff.models.backbone import Backbone
@@ -72,6 +77,7 @@ class SafePipeline:
         engine: EngineChoice = "auto",
         provider: str | None = None,
         num_threads: int | None = None,
+        cuda_graph: bool | None = None,
         public_key: Path | None = None,
         accept_unverified: str | None = None,
         guard: Guard | None = None,
@@ -86,6 +92,8 @@ class SafePipeline:
             provider: Of ONNX Runtime; another one is never used in its place. None: CUDA's where
                 it is, as the gate draws, else the CPU's.
             num_threads: Threads of one operator.
+            cuda_graph: Launch the denoiser's calls as CUDA graphs, one for each size. None: those
+                of a plan of one size, where that can be done.
             public_key: Checks the signature first.
             accept_unverified: Why the release is served without a certificate that says pass.
             guard: Takes the place of the guard of the policy, with which it was verified: where
@@ -108,7 +116,8 @@ class SafePipeline:
         )
         if num_threads is not None:
             torch.set_num_threads(num_threads)
-        backbone = _open(trust, provider, num_threads, max_batch)
+        running = _Running(provider=provider, num_threads=num_threads, cuda_graph=cuda_graph)
+        backbone = _open(trust, running, max_batch)
         trust.require_unchanged()
         chosen = guard or _policy_guard(trust)
         return cls(backbone, trust, guard=chosen, max_batch=max_batch)
@@ -126,10 +135,12 @@ class SafePipeline:
         """What draws: the part, its engine, and where that runs, such as ``unet onnx on ...``."""
         name = denoiser_folder(self.trust.path).name
         denoiser: Any = self.backbone.denoiser
+        if self.trust.engine == "torch":
+            return f"{name} torch on {denoiser.device}"
+        graph = ", as a CUDA graph" if denoiser.cuda_graph else ""
         if self.trust.engine == "onnx":
-            return f"{name} onnx on {denoiser.provider}"
-        kind = self.trust.plan_file or "torch"
-        return f"{name} {kind} on {denoiser.device}"
+            return f"{name} onnx on {denoiser.provider}{graph}"
+        return f"{name} {self.trust.plan_file} on {denoiser.device}{graph}"
 
     def fits(self, prompt: str) -> bool:
         """Whether every text encoder reads all of a prompt."""
@@ -209,26 +220,45 @@ def _policy_guard(trust: Trust) -> Guard | None:
     return None if plan is None else make_guard(plan["name"], plan["texts"])
 
 
-def _open(trust: Trust, provider: str | None, num_threads: int | None, max_batch: int) -> Backbone:
+@dataclass(frozen=True, kw_only=True)
+class _Running:
+    """How a release is to be run, as it was asked for."""
+
+    provider: str | None
+    num_threads: int | None
+    cuda_graph: bool | None
+
+    def ignored_by_torch(self) -> str | None:
+        """The first option that does nothing where PyTorch's weights are served."""
+        asked = {
+            "--provider": self.provider not in (None, CPU_PROVIDER),
+            "--cuda-graph": bool(self.cuda_graph),
+        }
+        return next((option for option, given in asked.items() if given), None)
+
+
+def _open(trust: Trust, running: _Running, max_batch: int) -> Backbone:
     if trust.engine == "torch":
-        if provider not in (None, CPU_PROVIDER):
-            asked = f"{provider} needs an ONNX engine that was gated"
+        if option := running.ignored_by_torch():
+            asked = f"{option} needs an engine that was gated"
             raise UsageError(
-                f"{trust.path}: {asked}, and PyTorch's weights are served", "leave --provider out"
+                f"{trust.path}: {asked}, and PyTorch's weights are served", f"leave {option} out"
             )
         return _by_torch(trust)
-    provider = provider or drawing_provider()
-    options: dict[str, Any] = {"provider": provider, "num_threads": num_threads}
+    provider, folder = running.provider or drawing_provider(), denoiser_folder(trust.path)
+    options: ExecutionOptions = {"provider": provider, "num_threads": running.num_threads}
     if trust.engine == "plan":
-        session = PlanSession(trust.path / trust.plan_file, trust.plan_sha256)
-        return _around(trust, ExportedUNet(trust.path / "unet", session=session), options)
-    if provider == TENSORRT_PROVIDER and denoiser_folder(trust.path).name == "unet":
+        plan = trust.path / trust.plan_file
+        session = PlanSession(plan, trust.plan_sha256, cuda_graph=running.cuda_graph)
+        return _around(trust, ExportedUNet(folder, session=session), options)
+    if provider == TENSORRT_PROVIDER and folder.name == "unet":
         options["profile"] = _profile(trust, max_batch)
-    denoiser = open_denoiser(denoiser_folder(trust.path), **options)
-    return _around(trust, denoiser, options)
+    recorded: ExecutionOptions = {**options, "cuda_graph": bool(running.cuda_graph)}
+    # the other parts run once a batch, so that recording them is not worth its memory
+    return _around(trust, open_denoiser(folder, **recorded), options)
 
 
-def _around(trust: Trust, denoiser: ExportedDenoiser, options: dict[str, Any]) -> Backbone:
+def _around(trust: Trust, denoiser: ExportedDenoiser, options: ExecutionOptions) -> Backbone:
     if not is_compiled(trust.path):
         return _by_torch(trust).with_denoiser(denoiser)
     return _without_torch(trust.path, denoiser, options)
@@ -247,7 +277,7 @@ def _profile(trust: Trust, max_batch: int) -> Profile:
     return Profile(min_batch=1, opt_batch=2, max_batch=rows * max_batch, **sides)
 
 
-def _without_torch(path: Path, unet: ExportedDenoiser, options: dict[str, Any]) -> Backbone:
+def _without_torch(path: Path, unet: ExportedDenoiser, options: ExecutionOptions) -> Backbone:
     """All parts compiled; of diffusers' folder only tokenizers and scheduler are read."""
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
