@@ -26,6 +26,13 @@ def serve(
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads of one operator; all cores if not given.")
     ] = None,
+    no_spin: Annotated[
+        bool,
+        typer.Option(
+            "--no-spin",
+            help="ONNX Runtime's threads sleep while they wait, where other work needs the cores.",
+        ),
+    ] = False,
     cuda_graph: Annotated[
         bool | None,
         typer.Option(
@@ -77,6 +84,7 @@ def serve(
         provider=provider,
         num_threads=threads,
         cuda_graph=cuda_graph,
+        spin=not no_spin,
         public_key=public_key,
         accept_unverified=accept_unverified,
         max_batch=max_batch,

@@ -25,6 +25,7 @@ class ExecutionOptions(TypedDict, total=False):
     num_threads: int | None
     profile: Profile | None
     cuda_graph: bool
+    spin: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,9 @@ class Execution:
     """Sizes that come; for TensorRT, which without it builds again at every new size."""
     cuda_graph: bool = False
     """Record the kernels once for each size and replay them, at the price of buffers of its own."""
+    spin: bool = True
+    """Threads that wait for work keep their cores busy: faster at small batches, and taken from
+    whatever else runs on the machine."""
 
     @property
     def device(self) -> torch.device:

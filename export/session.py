@@ -21,6 +21,8 @@ ONLY_FATAL = 4
 """Log level of ONNX Runtime: its errors are raised as well."""
 COMPUTE_ONCE = "session.disable_quant_qdq"
 """Weights that are stored as int8 are made float when the session is opened, not at every call."""
+SPINNING = ("session.intra_op.allow_spinning", "session.inter_op.allow_spinning")
+"""Whether threads wait busily, within an operator and between operators."""
 GRAPH_ID = "gpu_graph_id"
 """Of a run: sizes have CUDA graphs of their own."""
 
@@ -111,6 +113,9 @@ def _open(path: Path, execution: Execution) -> ort.InferenceSession:
     options.add_session_config_entry(COMPUTE_ONCE, "1")
     if execution.num_threads is not None:
         options.intra_op_num_threads = execution.num_threads
+    if not execution.spin:
+        for entry in SPINNING:
+            options.add_session_config_entry(entry, "0")
     providers = [(provider, execution.options(path))]
     try:
         session = ort.InferenceSession(str(path), options, providers=providers)

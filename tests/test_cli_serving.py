@@ -187,6 +187,31 @@ def test_serve_refuses(here: Ran, options: tuple[str, ...], line: str) -> None:
     assert said(here("serve", exported(), *options), 2).startswith(line)
 
 
+@pytest.mark.parametrize(
+    ("options", "spin", "graph"),
+    [
+        ((), True, None),
+        (("--no-spin",), False, None),
+        (("--cuda-graph",), True, True),
+        (("--no-cuda-graph",), True, False),
+    ],
+    ids=str,
+)
+def test_serve_hands_its_options_on(
+    here: Ran,
+    monkeypatch: pytest.MonkeyPatch,
+    options: tuple[str, ...],
+    spin: bool,
+    graph: bool | None,
+) -> None:
+    def opened(release: Path, **given: object) -> None:
+        assert (given["spin"], given["cuda_graph"]) == (spin, graph)
+        raise Inconclusive("enough")
+
+    monkeypatch.setattr("safediff.serve.pipeline.SafePipeline.from_release", opened)
+    assert said(here("serve", exported(), *options), 3) == "error: enough"
+
+
 def test_sign_wants_a_release(tmp_path: Path, here: Ran) -> None:
     done = here("sign", tmp_path, "--key", tmp_path / "key.pem")
     assert said(done, 2) == f"error: {tmp_path}: holds no safety-certificate.json"

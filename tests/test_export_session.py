@@ -13,9 +13,9 @@ from torch import Tensor
 
 from safediff.errors import Inconclusive, UsageError
 from safediff.export.providers import CUDA_PROVIDER, TENSORRT_PROVIDER, Execution
-from safediff.export.session import Session
+from safediff.export.session import SPINNING, Session
 from safediff.export.to_tensorrt import Profile
-from safediff.serve.pipeline import _profile
+from safediff.serve.pipeline import SafePipeline, _profile
 from safediff.serve.trust import establish
 
 PROFILE = Profile(min_batch=1, opt_batch=2, max_batch=16, min_side=8, opt_side=8, max_side=8)
@@ -140,6 +140,28 @@ def test_a_damaged_graph_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"not protobuf")
     with pytest.raises(Inconclusive, match="not a readable ONNX file"):
         Execution(provider=TENSORRT_PROVIDER, profile=PROFILE).options(tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize(("asked", "entry"), [({}, None), ({"spin": False}, "0")], ids=str)
+def test_whether_threads_wait_busily_reaches_every_session(
+    monkeypatch: pytest.MonkeyPatch, asked: dict[str, Any], entry: str | None
+) -> None:
+    opened, told = ort.InferenceSession, []
+
+    def recorded(path: str, options: Any, providers: list[Any]) -> ort.InferenceSession:
+        told.append([_entry(options, name) for name in SPINNING])
+        return opened(path, options, providers=providers)
+
+    monkeypatch.setattr(ort, "InferenceSession", recorded)
+    SafePipeline.from_release(exported(), num_threads=1, **asked)
+    assert told == [[entry, entry]] * 3  # denoiser, text encoder, decoder
+
+
+def _entry(options: Any, name: str) -> str | None:
+    try:
+        return str(options.get_session_config_entry(name))
+    except RuntimeError:  # it has none of that name
+        return None
 
 
 def test_the_options_reach_onnx_runtime(monkeypatch: pytest.MonkeyPatch) -> None:

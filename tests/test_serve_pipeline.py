@@ -158,10 +158,11 @@ def refused(path: Path, message: str, **options: Any) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_a_cuda_graph_where_there_can_be_none() -> None:
+def test_options_that_would_be_ignored() -> None:
     refused(exported(), "CPUExecutionProvider: has no CUDA graphs", cuda_graph=True)
     message = "--cuda-graph needs an engine that was gated, and PyTorch's weights are served"
     refused(exported(), message, engine="torch", cuda_graph=True)
+    refused(release(), "--no-spin needs an engine", engine="torch", spin=False)
     refused(
         release(), "--provider needs an engine", engine="torch", provider="CUDAExecutionProvider"
     )

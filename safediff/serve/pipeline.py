@@ -78,6 +78,7 @@ class SafePipeline:
         provider: str | None = None,
         num_threads: int | None = None,
         cuda_graph: bool | None = None,
+        spin: bool = True,
         public_key: Path | None = None,
         accept_unverified: str | None = None,
         guard: Guard | None = None,
@@ -94,6 +95,7 @@ class SafePipeline:
             num_threads: Threads of one operator.
             cuda_graph: Launch the denoiser's calls as CUDA graphs, one for each size. None: those
                 of a plan of one size, where that can be done.
+            spin: Whether ONNX Runtime's threads keep their cores busy while they wait.
             public_key: Checks the signature first.
             accept_unverified: Why the release is served without a certificate that says pass.
             guard: Takes the place of the guard of the policy, with which it was verified: where
@@ -116,7 +118,9 @@ class SafePipeline:
         )
         if num_threads is not None:
             torch.set_num_threads(num_threads)
-        running = _Running(provider=provider, num_threads=num_threads, cuda_graph=cuda_graph)
+        running = _Running(
+            provider=provider, num_threads=num_threads, cuda_graph=cuda_graph, spin=spin
+        )
         backbone = _open(trust, running, max_batch)
         trust.require_unchanged()
         chosen = guard or _policy_guard(trust)
@@ -227,12 +231,14 @@ class _Running:
     provider: str | None
     num_threads: int | None
     cuda_graph: bool | None
+    spin: bool
 
     def ignored_by_torch(self) -> str | None:
         """The first option that does nothing where PyTorch's weights are served."""
         asked = {
             "--provider": self.provider not in (None, CPU_PROVIDER),
             "--cuda-graph": bool(self.cuda_graph),
+            "--no-spin": not self.spin,
         }
         return next((option for option, given in asked.items() if given), None)
 
@@ -246,7 +252,11 @@ def _open(trust: Trust, running: _Running, max_batch: int) -> Backbone:
             )
         return _by_torch(trust)
     provider, folder = running.provider or drawing_provider(), denoiser_folder(trust.path)
-    options: ExecutionOptions = {"provider": provider, "num_threads": running.num_threads}
+    options: ExecutionOptions = {
+        "provider": provider,
+        "num_threads": running.num_threads,
+        "spin": running.spin,
+    }
     if trust.engine == "plan":
         plan = trust.path / trust.plan_file
         session = PlanSession(plan, trust.plan_sha256, cuda_graph=running.cuda_graph)
