@@ -1,18 +1,21 @@
 """``safediff export`` and ``safediff serve`` as they are typed."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from gate_examples import make_report, make_result
+from safetensors.torch import load_file
 from serving_examples import copy_of, exported, release, write_example
 from test_cli_verbs import Ran, here, said
+from test_serve_pipeline import changed, with_engine, with_weights
 
 from safediff.errors import Inconclusive
 from safediff.export import parity, survival
 from safediff.export.manifest import read_manifest
 from safediff.gate.verdict import GateReport, Verdict
-from safediff.release.checksums import verify_checksums
+from safediff.release.checksums import SUMS_NAME, verify_checksums
 from safediff.workflow import deploy
 from safediff.workflow.engine_report import EngineReport
 from safediff.workflow.export_source import ExportSource, policy_precision
@@ -210,6 +213,48 @@ def test_serve_hands_its_options_on(
 
     monkeypatch.setattr("safediff.serve.pipeline.SafePipeline.from_release", opened)
     assert said(here("serve", exported(), *options), 3) == "error: enough"
+
+
+def tampered_engine(path: Path) -> None:
+    data = copy_of(exported(), path) / "unet" / "model.onnx.data"
+    content = bytearray(data.read_bytes())
+    content[len(content) // 2] ^= 1
+    data.write_bytes(content)
+
+
+def swapped_weights(path: Path) -> None:
+    name = "unet/diffusion_pytorch_model.safetensors"
+    with_weights(path, name, changed(load_file(exported() / name)))
+
+
+def wrong_checksum(path: Path) -> None:
+    sums = copy_of(exported(), path) / SUMS_NAME
+    line = next(line for line in sums.read_text().splitlines() if line.endswith("unet/config.json"))
+    sums.write_text(sums.read_text().replace(line, f"{'0' * 64}{line[64:]}"))
+
+
+def engine_of_another_base(path: Path) -> None:
+    with_engine(path, 3, {"base_sha256": "ee" * 32})
+
+
+CHANGES: dict[Callable[[Path], None], str] = {
+    tampered_engine: "does not match its SHA256SUMS: unet/model.onnx.data differs",
+    swapped_weights: "unet/diffusion_pytorch_model.safetensors is not the file that the "
+    "certificate speaks of",
+    wrong_checksum: "does not match its SHA256SUMS: unet/config.json differs",
+    engine_of_another_base: "unet/model.onnx is not the engine that the certificate speaks of",
+}
+
+
+@pytest.mark.parametrize("engine", ["auto", "onnx"])
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+def test_what_was_changed_is_not_served(
+    tmp_path: Path, here: Ran, change: Callable[[Path], None], engine: str
+) -> None:
+    change(tmp_path / "r")
+    done = here("serve", tmp_path / "r", "--engine", engine)
+    assert said(done, 2) == f"error: {tmp_path / 'r'}: {CHANGES[change]}"
+    assert (done.stdout, done.stderr.count("\n")) == ("", 2)
 
 
 def test_sign_wants_a_release(tmp_path: Path, here: Ran) -> None:

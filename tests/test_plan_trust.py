@@ -343,6 +343,14 @@ def test_an_entry_that_follows_no_schema(path: Path) -> None:
         read_certificate(path / CERTIFICATE)
 
 
+def test_a_plan_of_another_base_by_the_command_line(path: Path, here: Ran) -> None:
+    another_base(path)
+    recertified(path)
+    for engine in ("auto", row_of(path)["path"]):
+        line = said(here("serve", path, "--engine", engine), 2)
+        assert "is a plan of base eeeeeeeeeeee, the certificate speaks of" in line
+
+
 def test_by_the_command_line(tmp_path: Path, here: Ran) -> None:
     out = tmp_path / "out"
     done = here("export", release(), "--trt-rtx", "--target", "SM89", "--static", "--out", out)
