@@ -8,6 +8,9 @@ held, interpreter and weights included:
 - ``swap``: other weights into that engine, without exporting again.
 - ``swapped``: every weight of the new engine held against those it should hold.
 - ``parity``: one call of the engine against PyTorch, 32 x 32 latents; says the largest difference.
+- ``command export fp32``, ``command swap``: ``safediff export RUN --onnx`` and, of another run,
+  ``--swap-weights``, from the command line to its last line: loading, hashing and comparing, too.
+  The runs are random ones of that size (``random_run.py``), written before and not counted.
 
     python benchmarks/export_size.py --out benchmarks/export_size.json
 """
@@ -15,6 +18,7 @@ held, interpreter and weights included:
 import argparse
 import json
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -30,6 +34,7 @@ from safediff.cli.quiet_libraries import quiet_libraries
 quiet_libraries()
 
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel  # noqa: E402
+from random_run import RUNS, write_runs  # noqa: E402
 
 from safediff.environment import environment  # noqa: E402
 from safediff.export.identity import verify_identity  # noqa: E402
@@ -37,6 +42,8 @@ from safediff.export.runtime import ExportedUNet  # noqa: E402
 from safediff.export.to_onnx import export_denoiser, swap_weights  # noqa: E402
 
 ROWS = ("export fp32", "identity", "parity", "swap", "swapped", "export fp16")
+COMMANDS = ("command export fp32", "command swap")
+PREPARE = "prepare"
 SIDE = 32
 """Of the latents of ``parity``."""
 SIZES: dict[str, dict[str, Any]] = {
@@ -58,20 +65,28 @@ def main() -> None:
     parser.add_argument("--size", choices=SIZES, default="sd1")
     parser.add_argument("--work", type=Path, help="folder with room for four engines")
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--row", choices=ROWS, help=argparse.SUPPRESS)
+    parser.add_argument("--row", choices=(*ROWS, PREPARE, *COMMANDS), help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.row == PREPARE:
+        write_runs(args.work, args.size, random_unet(args.size, seed=0))
+        return
     if args.row:
-        print(json.dumps(measure(args.row, args.size, args.work)))
+        measured = run_command if args.row in COMMANDS else measure
+        print(json.dumps(measured(args.row, args.size, args.work)))
         return
     if args.out is None:
         parser.error("--out FILE: where the result goes")
     rows = {}
     with tempfile.TemporaryDirectory(dir=args.work) as work:
-        for row in ROWS:
+        for row in (*ROWS, PREPARE, *COMMANDS):
             command = [sys.executable, __file__, "--size", args.size, "--work", work, "--row", row]
             found = subprocess.run(command, stdout=subprocess.PIPE, check=True).stdout
+            if row == PREPARE:
+                for engine in ("engine", "other"):
+                    shutil.rmtree(Path(work) / engine)
+                continue
             rows[row] = json.loads(found.splitlines()[-1])
-            print(f"{row:12} {json.dumps(rows[row])}", flush=True)
+            print(f"{row:20} {json.dumps(rows[row])}", flush=True)
     result = {
         "date": datetime.now(UTC).date().isoformat(),
         "size": args.size,
@@ -105,6 +120,31 @@ def measure(row: str, size: str, work: Path) -> dict[str, Any]:
         "peak_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9,
         "parameters": sum(p.numel() for p in unet.parameters()),
         **more,
+    }
+
+
+def run_command(row: str, size: str, work: Path) -> dict[str, Any]:
+    """Seconds and gigabytes of a command in a process of its own, and what it said at the end.
+
+    Raises:
+        SystemExit: the command failed.
+    """
+    first, second = (work / name for name in RUNS)
+    made, swapped = work / "made", work / "made-swapped"
+    given = {
+        "command export fp32": (first, "--onnx", "--precision", "fp32", "--out", made),
+        "command swap": (second, "--swap-weights", made, "--out", swapped),
+    }[row]
+    command = [sys.executable, "-m", "safediff.cli.app", "export", *map(str, given)]
+    began = time.perf_counter()
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    seconds = time.perf_counter() - began
+    if done.returncode != 0:
+        raise SystemExit(f"{row}: exit code {done.returncode}: {done.stderr.strip()[-500:]}")
+    return {
+        "seconds": seconds,
+        "peak_gb": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e9,
+        "said": done.stdout.strip().split(": ", 1)[1],
     }
 
 

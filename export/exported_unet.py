@@ -11,6 +11,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionOutput
 from torch import Tensor
 
 from safediff.errors import Inconclusive
+from safediff.export.as_written import AsWritten
 from safediff.export.engine_files import CONFIG_NAME, MODEL_NAME
 from safediff.export.plan_session import PlanSession
 from safediff.export.providers import Execution, ExecutionOptions
@@ -28,7 +29,7 @@ class ExportedUNet:
         self,
         folder: Path,
         *,
-        session: Session | PlanSession | None = None,
+        session: Session | PlanSession | AsWritten | None = None,
         **options: Unpack[ExecutionOptions],
     ) -> None:
         """Open the engine.

@@ -1,10 +1,12 @@
 """Whose weights an ONNX engine holds: proofs and hashes."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
+import onnx_ir as ir
 import torch
-from onnx_ir.tensor_adapters import TorchTensor, to_torch_dtype
+from onnx_ir.tensor_adapters import to_torch_dtype
 from torch import Tensor
 
 from safediff.errors import Inconclusive
@@ -20,6 +22,8 @@ from safediff.export.engine_files import (
 from safediff.export.int8 import is_int8, verify_int8_identity
 from safediff.export.int8_weights import holds_int8_weights, verify_weights_identity
 from safediff.models.patch import state_sha256
+
+_WHOLE = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def verify_identity(
@@ -52,10 +56,15 @@ def verify_identity(
         shape = tuple(slot.const_value.shape)
         if not slot.uses():
             raise _foreign(f"{model_path}: holds {name} but does not compute with it")
-        if shape != tuple(expected.shape) or bytes_of(slot.const_value) != bytes_of(
-            TorchTensor(expected)
-        ):
+        if shape != tuple(expected.shape) or not _same_bytes(slot.const_value, expected):
             raise _foreign(f"{model_path}: {name} differs from the weights it should hold")
+
+
+def _same_bytes(stored: ir.TensorProtocol, expected: Tensor) -> bool:
+    """Compared as whole numbers of one size: equal where, and only where, all bytes are."""
+    size = expected.element_size()
+    numbers = np.frombuffer(bytes_of(stored), f"i{size}")
+    return np.array_equal(numbers, expected.reshape(-1).view(_WHOLE[size]).numpy())
 
 
 def initializers_sha256(model_path: Path) -> str:
@@ -73,17 +82,32 @@ def tensor_sha256(model_path: Path, prefix: str | None = None) -> str:
     Raises:
         Inconclusive: the model can't be read.
     """
-    state, model = {}, load_model(model_path)
+    model = load_model(model_path)
     prefix = prefix_of(model) if prefix is None else prefix
-    for name, value in model.graph.initializers.items():
-        if name.startswith(prefix):
-            assert value.const_value is not None
-            stored = value.const_value
-            tensor = torch.frombuffer(
-                bytearray(bytes_of(stored)), dtype=to_torch_dtype(stored.dtype)
-            )
-            state[name.removeprefix(prefix)] = tensor.reshape(stored.shape.numpy())
-    return state_sha256(state)
+    return state_sha256(_Stored(model, prefix))
+
+
+class _Stored(Mapping[str, Tensor]):
+    """The weights in a graph, each read when it is asked for: together they may fill the memory."""
+
+    def __init__(self, model: ir.Model, prefix: str) -> None:
+        self._values = {
+            name.removeprefix(prefix): value.const_value
+            for name, value in model.graph.initializers.items()
+            if name.startswith(prefix) and value.const_value is not None
+        }
+
+    def __getitem__(self, name: str) -> Tensor:
+        stored = self._values[name]
+        data = bytearray(bytes_of(stored))
+        tensor = torch.frombuffer(data, dtype=to_torch_dtype(stored.dtype))
+        return tensor.reshape(stored.shape.numpy())
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
 
 
 def read_precision(model_path: Path) -> Precision:

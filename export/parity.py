@@ -78,6 +78,8 @@ class Parity:
     precision: Precision
     num_samples: int
     """Latents compared at each timestep."""
+    side: int
+    """Width of those latents."""
     timesteps: tuple[TimestepParity, ...]
     limits: ParityLimits
     margin_ratio: float | None
@@ -94,9 +96,15 @@ class Parity:
         """The largest ``max_abs`` of all timesteps."""
         return max(parity.max_abs for parity in self.timesteps)
 
+    @property
+    def engine_calls(self) -> int:
+        """How often the engine was called: once a timestep, and once more for the margin ratio."""
+        return len(self.timesteps) * (1 if self.margin_ratio is None else 2)
+
     def to_json(self) -> dict[str, Any]:
         """Plain data with ``passed``; numbers that are not finite become None."""
-        data: dict[str, Any] = asdict(self) | {"passed": self.passed}
+        more = {"passed": self.passed, "engine_calls": self.engine_calls}
+        data: dict[str, Any] = asdict(self) | more
         data["timesteps"] = [finite_or_none(row) for row in data["timesteps"]]
         return data
 
@@ -120,7 +128,7 @@ def measure_parity(
         latents: z (b, c, h, w).
         condition: One row a latent; real prompts, erased ones and the empty one among them.
         precision: The engine's; chooses the limits.
-        margin_ratio: From ``measure_margin_ratio``.
+        margin_ratio: From ``measure_margin_ratio`` at the same timesteps.
         timesteps: At least one.
     """
     found = []
@@ -132,6 +140,7 @@ def measure_parity(
     return Parity(
         precision=precision,
         num_samples=len(latents),
+        side=latents.shape[-1],
         timesteps=tuple(found),
         limits=LIMITS[precision],
         margin_ratio=margin_ratio,

@@ -80,9 +80,9 @@ def measure_survival(
     layers = []
     for name, w_safe in safe.items():
         edited, original = w_safe.float().cpu(), base[name].float().cpu()
-        d = (edited - original).double().flatten()
-        if not bool(d.any()):
+        if torch.equal(edited, original):
             continue
+        d = (edited - original).double().flatten()
         rounded = ROUNDINGS["fp32" if name in exact else precision]
         q = (rounded(edited) - rounded(original)).double().flatten()
         norm = float(d.norm())

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
 import torch
@@ -12,7 +13,7 @@ from release_examples import make_evidence
 from serving_examples import copy_of, exported, release, write_example
 from tiny import tiny_backbone, tiny_engine, tiny_unet
 
-from safediff.errors import Inconclusive, UsageError
+from safediff.errors import Inconclusive, PolicyViolated, UsageError
 from safediff.export.engine_files import MODEL_NAME
 from safediff.export.identity import initializers_sha256, verify_identity
 from safediff.export.manifest import read_manifest
@@ -72,6 +73,39 @@ def test_new_weights_in_an_exported_engine(tmp_path: Path) -> None:
     # a swapped engine can itself be swapped: it says which base it is of
     again = swap(release(), tmp_path / "engine", tmp_path / "back")
     assert again.weights_sha256 == unet_sha256(tiny_unet())
+
+
+def test_a_swap_is_compared_in_brief_and_says_so(tmp_path: Path) -> None:
+    report = swap(other_release(tmp_path / "new"), release(), tmp_path / "engine")
+    parity = report.parity
+    assert parity is not None
+    assert (parity.num_samples, parity.side, parity.engine_calls) == (2, 2, 2)
+    assert [row.timestep for row in parity.timesteps] == [501]
+    assert parity.margin_ratio is not None
+    assert "compared in brief (2 calls, latents of side 2)" in report.line
+    told = report.to_json()
+    assert told["swapped"] is True
+    assert (told["parity"]["side"], told["parity"]["engine_calls"]) == (2, 2)
+    whole = export_run(release(), tmp_path / "whole", "fp32", 18)
+    assert whole.parity is not None
+    assert (whole.parity.num_samples, whole.parity.side, whole.parity.engine_calls) == (4, 8, 10)
+    assert "in brief" not in whole.line
+
+
+def test_a_graph_that_computes_something_else_is_not_taken(tmp_path: Path) -> None:
+    swap(other_release(tmp_path / "new"), release(), tmp_path / "first")
+    path = tmp_path / "first" / MODEL_NAME
+    graph = onnx.load(path, load_external_data=False)
+    (last,) = [node for node in graph.graph.node if "out_sample" in node.output]
+    last.output[list(last.output).index("out_sample")] = "before"
+    factor = onnx.numpy_helper.from_array(np.array(1.01, np.float32), "factor")
+    graph.graph.initializer.append(factor)
+    node = onnx.helper.make_node("Mul", ["before", "factor"], ["out_sample"])
+    graph.graph.node.append(node)
+    onnx.save(graph, path)
+    with pytest.raises(PolicyViolated, match="OUTSIDE its limits; compared in brief"):
+        swap(release(), tmp_path / "first", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_engine_of_another_base_is_refused(tmp_path: Path) -> None:

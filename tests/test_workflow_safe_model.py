@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import tiny_backbone
+from tiny import tiny_backbone, tiny_unet
 
 from safediff.errors import UsageError
 from safediff.models.patch import Patch, unet_sha256
-from safediff.workflow.safe_model import patched
+from safediff.workflow.safe_model import patched, share_equal
 
 
 def test_only_what_is_patched_takes_memory_of_its_own(tmp_path: Path) -> None:
@@ -35,3 +35,19 @@ def test_only_what_is_patched_takes_memory_of_its_own(tmp_path: Path) -> None:
 def test_a_patch_of_another_base_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="belongs to base"):
         patched(tiny_backbone(tmp_path), Patch(tensors={}, base_sha256="0" * 64))
+
+
+def test_networks_that_were_loaded_apart_share_what_is_equal() -> None:
+    safe, base = tiny_unet(), tiny_unet()
+    name = next(name for name in base.state_dict() if name.endswith("attn2.to_k.weight"))
+    with torch.no_grad():
+        base.get_parameter(name).add_(1)
+    before = {key: w.clone() for key, w in base.state_dict().items()}
+    share_equal(safe, base)
+    own = [
+        key
+        for key, w in safe.state_dict().items()
+        if w.data_ptr() != base.state_dict()[key].data_ptr()
+    ]
+    assert own == [name]
+    assert all(torch.equal(w, before[key]) for key, w in base.state_dict().items())

@@ -49,7 +49,11 @@ class ParityPart(Part):
     artifact: RelativePath
     reference: str
     precision: str
-    num_samples: Count
+    num_samples: Count = Field(description="Latents compared at each timestep.")
+    side: Count | None = Field(default=None, description="Width of those latents.")
+    engine_calls: Count | None = Field(
+        default=None, description="Of which every one has that many latents."
+    )
     timesteps: tuple[ParityStep, ...]
     limits: ParityLimit
     margin_ratio: float | None

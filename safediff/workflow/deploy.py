@@ -29,7 +29,7 @@ from safediff.workflow.engine_gate import gates_line, measure_gate, require_met,
 from safediff.workflow.engine_report import EngineReport, measure_engine, require_passed
 from safediff.workflow.engines import require_unet
 from safediff.workflow.entries import added_unet, enter, onnx_engine
-from safediff.workflow.export import require_opset, swap_into, write_engine
+from safediff.workflow.export import check_engine, require_opset, swap_into, write_engine
 from safediff.workflow.export_source import ExportSource, open_source
 
 Layout = Literal["triton", "single-file"]
@@ -79,9 +79,15 @@ def deploy_run(
             write_engine, source, precision=precision, opset=opset, max_error=max_error
         )
     else:
-        engine = partial(swap_into, source, graph_of)
+        engine = partial(swap_into, source, check_engine(graph_of))
     gates = [partial(measure_gate, plan, source) for plan in plans]
-    return deploy(source, folder, precision, opset, layouts=layouts, engine=engine, gates=gates)
+    return deploy(
+        *(source, folder, precision, opset),
+        layouts=layouts,
+        engine=engine,
+        swapped=graph_of is not None,
+        gates=gates,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +109,7 @@ def deploy(
     *,
     layouts: tuple[Layout, ...] = (),
     engine: WriteEngine | None = None,
+    swapped: bool = False,
     gates: Sequence[Gate] = (),
 ) -> Deployed:
     """Write the folder; it appears when all of it is there.
@@ -115,6 +122,7 @@ def deploy(
         opset: Of the graphs.
         layouts: Further forms of the same weights.
         engine: Writes the UNet's engine folder; None exports one.
+        swapped: It takes a graph that was compared before; see ``measure_engine``.
         gates: Run on the engine, one a policy; their reports go into the manifest if they passed,
             else the first that did not into ``<folder>.gate.json``.
 
@@ -133,7 +141,7 @@ def deploy(
         else:
             engine(unet)
         verify_identity(unet / MODEL_NAME, source.model.denoiser.state_dict())
-        report = measure_engine(source, unet)
+        report = measure_engine(source, unet, swapped=swapped)
         require_passed(report, folder, gated=bool(gates))
         gated = []
         for gate in gates:

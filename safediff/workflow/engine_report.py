@@ -10,15 +10,24 @@ import onnxruntime as ort
 import torch
 
 from safediff.errors import Inconclusive, PolicyViolated
-from safediff.export.engine_files import MODEL_NAME, Precision, read_metadata, read_opset
+from safediff.export.as_written import AsWritten
+from safediff.export.engine_files import (
+    DTYPES,
+    MODEL_NAME,
+    Precision,
+    read_metadata,
+    read_opset,
+)
+from safediff.export.extent import Extent, in_brief, in_full
 from safediff.export.identity import initializers_sha256, read_precision
 from safediff.export.on_cpu import references
 from safediff.export.parity import Parity, measure_margin_ratio, measure_parity
 from safediff.export.providers import CPU_PROVIDER, CUDA_PROVIDER
-from safediff.export.runtime import open_denoiser
+from safediff.export.runtime import ExportedDenoiser, ExportedUNet, open_denoiser
 from safediff.export.survival import Survival, measure_survival
 from safediff.gate.verdict import CheckResult
 from safediff.models.backbone import Backbone, Condition
+from safediff.models.patch import state_sha256
 from safediff.workflow.calibrate import CALIBRATION
 from safediff.workflow.engines import closeness, edit_left
 from safediff.workflow.export_source import ExportSource
@@ -44,6 +53,8 @@ class EngineReport:
     """None where the base is not known here."""
     calibration: dict[str, Any] | None = None
     """Of an int8 engine: what was calibrated on, and which layers stay fp32."""
+    swapped: bool = False
+    """Whether its graph was compared before, with other weights, and now in brief."""
 
     @property
     def passed(self) -> bool:
@@ -74,6 +85,11 @@ class EngineReport:
             else f"differs from PyTorch by at most {self.parity.worst_max_abs:.1e} standard "
             f"deviations, {'within' if self.parity.passed else 'OUTSIDE'} its limits",
         ]
+        if self.swapped and self.parity is not None:
+            parts.append(
+                f"compared in brief ({self.parity.engine_calls} calls, latents of side "
+                f"{self.parity.side}), its graph is one that was exported before"
+            )
         if self.calibration is not None:
             parts.append(self.calibration["line"])
         if margin is not None:
@@ -93,6 +109,7 @@ class EngineReport:
             "delta": None if self.survival is None else self.survival.to_json(),
             "margin_ratio": None if self.parity is None else self.parity.margin_ratio,
             "calibration": self.calibration,
+            "swapped": self.swapped,
             "passed": None if self.parity is None else self.passed,
         }
 
@@ -122,8 +139,15 @@ def require_passed(report: EngineReport, folder: Path, *, gated: bool = False) -
     )
 
 
-def measure_engine(source: ExportSource, folder: Path) -> EngineReport:
-    """Compare an engine with PyTorch, on erased and kept prompts; what is left of the edit."""
+def measure_engine(source: ExportSource, folder: Path, *, swapped: bool = False) -> EngineReport:
+    """Compare an engine with PyTorch, on erased and kept prompts; what is left of the edit.
+
+    Args:
+        source: What it was made of.
+        folder: Engine folder.
+        swapped: Its graph is that of an engine which was compared before, and its weights were
+            proved: it is compared in brief.
+    """
     path = folder / MODEL_NAME
     precision = read_precision(path)
     record = read_metadata(path).get(CALIBRATION)
@@ -132,43 +156,67 @@ def measure_engine(source: ExportSource, folder: Path) -> EngineReport:
     return EngineReport(
         precision=precision,
         opset=read_opset(path),
-        weights_sha256=initializers_sha256(path),
-        parity=_compared(source, folder, precision),
+        weights_sha256=_proved(source, path) if swapped else initializers_sha256(path),
+        parity=_compared(source, folder, precision, in_brief(source.model) if swapped else None),
         survival=left_of_edit(source, precision, exact),
         calibration=calibration,
+        swapped=swapped,
     )
 
 
-def _compared(source: ExportSource, folder: Path, precision: Precision) -> Parity | None:
-    """None in bf16 where there is no GPU's provider: that of the CPU has no such operators."""
+def _proved(source: ExportSource, path: Path) -> str:
+    """``initializers_sha256`` of an engine that was proved to hold the source's weights."""
+    precision = read_precision(path)
+    if precision == "fp32":
+        return read_metadata(path)["safe_sha256"]
+    return state_sha256(source.model.denoiser.state_dict(), DTYPES[precision])
+
+
+def _compared(
+    source: ExportSource, folder: Path, precision: Precision, extent: Extent | None
+) -> Parity | None:
+    """None in bf16 where there is no GPU's provider: that of the CPU has no such operators.
+
+    ``extent``: None for the full one. In brief opening a session would take longer than its calls.
+    """
     provider = CPU_PROVIDER
     if precision == "bf16":
         if CUDA_PROVIDER not in ort.get_available_providers():
             return None
         provider = CUDA_PROVIDER
-    opened = open_denoiser(folder, provider=provider, num_threads=torch.get_num_threads())
-    return compare(source, source.model.with_denoiser(opened), precision)
+    threads = torch.get_num_threads()
+    opened: ExportedDenoiser
+    if extent is not None and provider == CPU_PROVIDER and source.model.component == "unet":
+        opened = ExportedUNet(folder, session=AsWritten(folder / MODEL_NAME, threads))
+    else:
+        opened = open_denoiser(folder, provider=provider, num_threads=threads)
+    return compare(source, source.model.with_denoiser(opened), precision, extent)
 
 
-def compare(source: ExportSource, engine: Backbone, precision: Precision) -> Parity:
-    """Noise predictions of an engine against PyTorch's."""
+def compare(
+    source: ExportSource, engine: Backbone, precision: Precision, extent: Extent | None = None
+) -> Parity:
+    """Noise predictions of an engine against PyTorch's, to the full extent if none is given."""
     model, *bases = references(*filter(None, (source.model, source.base)))
+    extent = in_full(model, NUM_LATENTS) if extent is None else extent
+    count, half = extent.num_latents, extent.num_latents // 2
     generator = torch.Generator().manual_seed(0)
-    latents = torch.randn(NUM_LATENTS, *model.latent_shape, generator=generator)
-    half, denoise = NUM_LATENTS // 2, (engine.denoise, model.denoise)
+    latents = torch.randn(count, *extent.latent_shape, generator=generator)
+    denoise, timesteps = (engine.denoise, model.denoise), extent.timesteps
     erased, kept = (
-        model.encode(_spread(prompts, count)).to("cpu", torch.float32)
-        for prompts, count in ((source.erased_prompts, NUM_LATENTS), (source.kept_prompts, half))
+        model.encode(_spread(prompts, number)).to("cpu", torch.float32)
+        for prompts, number in ((source.erased_prompts, count), (source.kept_prompts, half))
     )
     margin = None
     for base in bases:
-        margin = measure_margin_ratio(*denoise, base.denoise, latents, erased)
+        margin = measure_margin_ratio(*denoise, base.denoise, latents, erased, timesteps=timesteps)
     return measure_parity(
         *denoise,
         latents,
         Condition.cat([erased.rows(slice(half)), kept]),
         precision=precision,
         margin_ratio=margin,
+        timesteps=timesteps,
     )
 
 

@@ -8,6 +8,7 @@ import torch
 
 from safediff.errors import UsageError
 from safediff.export.engine_files import MODEL_NAME
+from safediff.export.extent import in_full
 from safediff.export.identity import initializers_sha256, verify_identity
 from safediff.export.on_cpu import references
 from safediff.export.parity import Parity, measure_margin_ratio, measure_parity
@@ -88,13 +89,14 @@ def compare_engine(
     threads = torch.get_num_threads()
     compared = safe.with_denoiser(open_denoiser(folder, num_threads=threads))
     reference, unsafe = references(safe, base)
+    extent = in_full(base, NUM_LATENTS)
+    count, half = extent.num_latents, extent.num_latents // 2
     generator = torch.Generator().manual_seed(plan.verify.sampling.seed)
-    latents = torch.randn(NUM_LATENTS, *base.latent_shape, generator=generator)
-    erased = _condition(base, [p for c in plan.concepts for p in c.phrasings])
-    kept = _condition(base, ["", *plan.erase.keep])
-    denoise = (compared.denoise, reference.denoise)
-    margin = measure_margin_ratio(*denoise, unsafe.denoise, latents, erased)
-    half = NUM_LATENTS // 2
+    latents = torch.randn(count, *extent.latent_shape, generator=generator)
+    erased = _condition(base, [p for c in plan.concepts for p in c.phrasings], count)
+    kept = _condition(base, ["", *plan.erase.keep], count)
+    denoise, timesteps = (compared.denoise, reference.denoise), extent.timesteps
+    margin = measure_margin_ratio(*denoise, unsafe.denoise, latents, erased, timesteps=timesteps)
     mixed = Condition.cat([erased.rows(slice(half)), kept.rows(slice(half))])
     found = measure_parity(
         *denoise,
@@ -102,6 +104,7 @@ def compare_engine(
         mixed,
         precision=plan.export.precision,
         margin_ratio=margin,
+        timesteps=timesteps,
     )
     engine, provider = compared, drawing_provider()
     if provider != CPU_PROVIDER:
@@ -131,9 +134,9 @@ def edit_left(survival: Survival) -> CheckResult:
     )
 
 
-def _condition(base: Backbone, texts: list[str]) -> Condition:
-    """``NUM_LATENTS`` texts, spread over the list; short lists repeat."""
-    chosen = [texts[i * len(texts) // NUM_LATENTS] for i in range(NUM_LATENTS)]
+def _condition(base: Backbone, texts: list[str], count: int) -> Condition:
+    """``count`` texts, spread over the list; short lists repeat."""
+    chosen = [texts[i * len(texts) // count] for i in range(count)]
     return base.encode(chosen).to("cpu", torch.float32)
 
 

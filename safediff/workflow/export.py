@@ -4,6 +4,8 @@ import json
 import shutil
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -71,12 +73,12 @@ def require_opset(precision: Precision, opset: int) -> None:
 
 
 def _write_measured(
-    source: ExportSource, folder: Path, write: Callable[[Path], None]
+    source: ExportSource, folder: Path, write: Callable[[Path], None], *, swapped: bool = False
 ) -> EngineReport:
     """An engine folder that appears once the engine in it was found to be a copy."""
     with new_folder(folder, is_engine, "an engine folder") as temporary:
         write(temporary)
-        report = measure_engine(source, temporary)
+        report = measure_engine(source, temporary, swapped=swapped)
         require_passed(report, folder)
     return report
 
@@ -146,7 +148,9 @@ def metadata(source: ExportSource) -> dict[str, str]:
 def swap(path: Path, exported: Path, folder: Path) -> EngineReport:
     """Put the weights of a run or release into an engine that another one was exported to.
 
-    The graph is kept, so this takes seconds where an export takes minutes.
+    The graph is kept and was compared when it was exported. So what is compared is brief, and this
+    takes seconds where an export takes minutes; the engine that is read is checked while the new
+    weights are loaded.
 
     Args:
         path: The run or release with the new weights.
@@ -158,21 +162,52 @@ def swap(path: Path, exported: Path, folder: Path) -> EngineReport:
         Inconclusive: its engine holds other weights than it was written with.
         PolicyViolated: the new engine is no copy of the model; then ``folder`` is left as it was.
     """
-    source = open_source(path)
-    return _write_measured(source, folder, lambda f: swap_into(source, exported, f))
+    with ThreadPoolExecutor(1) as beside:
+        checked = beside.submit(check_engine, exported)
+        source = open_source(path)
+        engine = checked.result()
+    return _write_measured(source, folder, lambda f: swap_into(source, engine, f), swapped=True)
 
 
-def swap_into(source: ExportSource, exported: Path, folder: Path) -> None:
-    """Write the engine and prove its weights; see ``swap``."""
-    engine = _checked_engine(exported, source.base_sha256)
-    swap_weights(engine, folder, source.model.denoiser.state_dict(), metadata=metadata(source))
-    verify_identity(folder / MODEL_NAME, source.model.denoiser.state_dict())
+@dataclass(frozen=True, kw_only=True)
+class CheckedEngine:
+    """An engine whose graph may be taken."""
+
+    folder: Path
+    base_sha256: str
+    """Of the denoiser from which the model in it was made."""
+    named: Path
+    """What the user called it."""
 
 
-def _checked_engine(exported: Path, base_sha256: str) -> Path:
+def swap_into(source: ExportSource, engine: CheckedEngine, folder: Path) -> None:
+    """Write the engine and prove its weights; see ``swap``.
+
+    Raises:
+        UsageError: it was made from another base.
+    """
+    if engine.base_sha256 != source.base_sha256:
+        raise UsageError(
+            f"{engine.named}: its engine was made from base {engine.base_sha256[:12]}, these "
+            f"weights from {source.base_sha256[:12]}",
+            "swap into an engine of the same base model",
+        )
+    state = source.model.denoiser.state_dict()
+    swap_weights(engine.folder, folder, state, metadata=metadata(source))
+    verify_identity(folder / MODEL_NAME, state)
+
+
+def check_engine(exported: Path) -> CheckedEngine:
+    """An engine folder, or that of a release, if it is as it was written.
+
+    Raises:
+        UsageError: it was changed since, or does not say from which base it was made.
+        Inconclusive: it can't be read.
+    """
     engine = exported
     certified_base = None
-    if (exported / SUMS_NAME).exists():
+    released = (exported / SUMS_NAME).exists()
+    if released:
         verify_checksums(exported)
         engine = denoiser_folder(exported)
         if (exported / CERTIFICATE_NAME).exists():
@@ -185,19 +220,18 @@ def _checked_engine(exported: Path, base_sha256: str) -> Path:
             f"{exported}: its engine does not say from which base it was made",
             "export it once with this version",
         )
-    if made_from != base_sha256:
+    if not released:
+        _require_untouched(exported, stored.get("safe_sha256"))
+    return CheckedEngine(folder=engine, base_sha256=made_from, named=exported)
+
+
+def _require_untouched(engine: Path, written: str | None) -> None:
+    """A folder without checksums says itself which weights it was written with."""
+    if written is None or read_precision(engine / MODEL_NAME) != "fp32":
+        return
+    found = initializers_sha256(engine / MODEL_NAME)
+    if found != written:
         raise UsageError(
-            f"{exported}: its engine was made from base {made_from[:12]}, these weights from "
-            f"{base_sha256[:12]}",
-            "swap into an engine of the same base model",
+            f"{engine}: its engine holds weights {found[:12]}, it was written with {written[:12]}",
+            "it was changed since; export it again",
         )
-    written = stored.get("safe_sha256")
-    if written is not None and read_precision(engine / MODEL_NAME) == "fp32":
-        found = initializers_sha256(engine / MODEL_NAME)
-        if found != written:
-            raise UsageError(
-                f"{exported}: its engine holds weights {found[:12]}, it was written with "
-                f"{written[:12]}",
-                "it was changed since; export it again",
-            )
-    return engine

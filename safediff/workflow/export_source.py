@@ -9,7 +9,7 @@ from safediff.errors import SafediffError, UsageError
 from safediff.export.engine_files import MODEL_NAME, Precision
 from safediff.models.backbone import Backbone
 from safediff.models.load import load_backbone
-from safediff.models.patch import unet_sha256
+from safediff.models.patch import load_patch, unet_sha256
 from safediff.policy.plan import ModelPlan
 from safediff.release.certificate import CERTIFICATE_NAME
 from safediff.release.certified_files import require_certified_files
@@ -18,6 +18,7 @@ from safediff.release.engines import certificate_names
 from safediff.release.weights import denoiser_folder
 from safediff.workflow.engines import require_exportable
 from safediff.workflow.run_folder import RunFolder
+from safediff.workflow.safe_model import share_equal
 from safediff.workflow.subject import open_subject
 
 
@@ -103,7 +104,7 @@ def _open_run(run: RunFolder) -> ExportSource:
         policies=(json.loads((run.path / "plan.json").read_text(encoding="utf-8"))["plan"],),
         model=model,
         base=base,
-        base_sha256=unet_sha256(base.denoiser),
+        base_sha256=load_patch(run.patch).base_sha256,  # which the base was just held against
         release=run.release if released else None,
         engine=_engine(denoiser_folder(run.release) if released else run.engine),
     )
@@ -119,7 +120,7 @@ def _open_release(path: Path) -> ExportSource:
         path=path,
         policies=policies,
         model=model,
-        base=_find_base(policies[0]["model"], base_sha256),
+        base=_find_base(policies[0]["model"], base_sha256, model),
         base_sha256=base_sha256,
         release=path,
         engine=_engine(denoiser_folder(path)),
@@ -130,9 +131,13 @@ def _engine(folder: Path) -> Path | None:
     return folder if (folder / MODEL_NAME).exists() else None
 
 
-def _find_base(model: dict[str, Any], sha256: str) -> Backbone | None:
+def _find_base(model: dict[str, Any], sha256: str, safe: Backbone) -> Backbone | None:
+    """The base; what erasing left as it was takes no memory of its own."""
     try:
         base = load_backbone(ModelPlan(**model))
     except SafediffError:
         return None
-    return base if unet_sha256(base.denoiser) == sha256 else None
+    if unet_sha256(base.denoiser) != sha256:
+        return None
+    share_equal(safe.denoiser, base.denoiser)
+    return base

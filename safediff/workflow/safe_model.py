@@ -4,6 +4,9 @@ import copy
 from itertools import chain
 from typing import Any
 
+import torch
+from torch import nn
+
 from safediff.models.backbone import Backbone
 from safediff.models.patch import Patch, apply_patch
 
@@ -23,3 +26,16 @@ def patched(base: Backbone, patch: Patch) -> Backbone:
     safe = copy.deepcopy(network, shared)
     apply_patch(safe, patch)
     return base.with_denoiser(safe)
+
+
+def share_equal(network: nn.Module, other: nn.Module) -> None:
+    """Give ``other`` the parameters of ``network`` wherever the two are equal, to save memory.
+
+    Both must be of one architecture, and are for reading from then on.
+    """
+    modules = dict(other.named_modules())
+    for name, module in network.named_modules():
+        for key, w in module.named_parameters(recurse=False):
+            own = getattr(modules[name], key)
+            if (own.dtype, own.device) == (w.dtype, w.device) and torch.equal(own, w):
+                setattr(modules[name], key, w)
