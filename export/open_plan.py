@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from safediff.errors import Inconclusive, UsageError
-from safediff.export.plan_sidecar import read_plan
+from safediff.export.built_on import compute_capability
+from safediff.export.plan_sidecar import made_for, read_plan, require_same_gpu
 from safediff.export.to_tensorrt import load_module
 
 
@@ -22,8 +23,8 @@ def open_plan(plan: Path, sha256: str | None = None) -> tuple[Any, Any, dict[str
     Raises:
         UsageError: the plan has no sidecar or was changed, or another version of its module, or
             none, is installed.
-        Inconclusive: there is no driver or GPU that it can be opened on, or its inputs, outputs or
-            sizes are others than the sidecar's.
+        Inconclusive: there is no driver or GPU that it can be opened on, or one of another compute
+            capability; or its inputs, outputs or sizes are others than the sidecar's.
     """
     data, sidecar = read_plan(plan, sha256)
     kind = sidecar["kind"]
@@ -33,12 +34,13 @@ def open_plan(plan: Path, sha256: str | None = None) -> tuple[Any, Any, dict[str
             f"{plan}: was built by {kind} {sidecar['module_version']}, here is {trt.__version__}",
             "a plan fits one version: build it again",
         )
+    require_same_gpu(plan, sidecar, compute_capability())
     log = _log(trt)
     engine = trt.Runtime(log).deserialize_cuda_engine(data)
     if engine is None:  # the modules raise nothing
         raise Inconclusive(
             f"{plan}: {kind} can't open it here: {log.first or 'it gives no reason'}",
-            f"run it on the GPU it was built for ({sidecar['target'] or 'the one that built it'}), "
+            f"run it on the GPU it was built for ({made_for(sidecar)}), "
             "with its driver, or use the ONNX engine",
         )
     _require_described(plan, trt, engine, sidecar)

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safediff.errors import UsageError
+from safediff.errors import Inconclusive, UsageError
 from safediff.release.checksums import sha256_file
 
 SIDECAR_SUFFIX = ".json"
@@ -81,6 +81,36 @@ def read_plan(plan: Path, sha256: str | None = None) -> tuple[bytes, dict[str, A
     found = hashlib.sha256(data).hexdigest()
     _require(plan, found, content, sha256)
     return data, content
+
+
+def made_for(sidecar: Mapping[str, Any]) -> str:
+    """Which GPUs a plan runs on, in words: its target, or the GPU that built it."""
+    gpu = (sidecar.get("built_on") or {}).get("gpu")
+    return str(sidecar["target"] or gpu or "the one that built it")
+
+
+def require_same_gpu(plan: Path, sidecar: Mapping[str, Any], here: str | None) -> None:
+    """Refuse to run a native plan on another kind of GPU than it was built on.
+
+    TensorRT-RTX decides itself what its plans run on. Sidecars of earlier versions do not say where
+    they were built; then, and without a GPU, TensorRT decides.
+
+    Args:
+        plan: For the message.
+        sidecar: Of it.
+        here: Compute capability of this machine's GPU, such as ``SM90``; None: it has none.
+
+    Raises:
+        Inconclusive: the compute capability is another one.
+    """
+    there = sidecar.get("compute_capability")
+    if sidecar["kind"] != "tensorrt" or None in (there, here) or there == here:
+        return
+    raise Inconclusive(
+        f"{plan}: was built on {made_for(sidecar)} ({there}), here is {here}",
+        "a plan fits one compute capability: build it again on this machine, or use the ONNX "
+        "engine",
+    )
 
 
 def _read(plan: Path) -> dict[str, Any]:

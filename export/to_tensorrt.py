@@ -19,6 +19,7 @@ from typing import Any, Literal
 import onnx_ir as ir
 
 from safediff.errors import Inconclusive, UsageError
+from safediff.export.built_on import built_on, compute_capability
 from safediff.export.engine_files import MODEL_NAME, QUANTIZED_PRECISIONS, Precision, read_metadata
 from safediff.export.identity import initializers_sha256, read_precision
 from safediff.export.plan_profile import Profile, Triple
@@ -85,6 +86,7 @@ def build(
         "module_version": str(trt.__version__),
         "target": target,
         "compute_capability": target or compute_capability(),
+        "built_on": built_on(),
         "precision": precision,
         "flags": list(flags),
         "timing_cache": None,
@@ -116,16 +118,6 @@ def load_module(kind: Kind) -> ModuleType:
             f"{kind} is not installed ({error})",
             f"pip install 'safediff[{EXTRAS[kind]}]', or export with --onnx, which runs anywhere",
         ) from error
-
-
-def compute_capability() -> str | None:
-    """That of the GPU of this process, such as ``SM89``; None where there is none."""
-    import torch
-
-    if not torch.cuda.is_available():
-        return None
-    major, minor = torch.cuda.get_device_capability()
-    return f"SM{major}{minor}"
 
 
 def require_gpu(kind: Kind, target: str | None, flags: Sequence[str] = ()) -> None:
@@ -249,7 +241,11 @@ def plan_name(
     static: bool = False,
     refittable: bool = False,
 ) -> str:
-    """``unet.<target or gpu>.<trt or rtx><version>.<precision>[.static][.refit].plan``."""
+    """``unet.<target>.<trt or rtx><version>.<precision>[.static][.refit].plan``.
+
+    ``target``: the compute capability that it runs on, so that plans for two GPUs are two files;
+    None, which becomes ``gpu``, where it is not known.
+    """
     short = "rtx" if kind == "tensorrt_rtx" else "trt"
     marks = ".static" * static + ".refit" * refittable
     return f"unet.{(target or 'gpu').lower()}.{short}{version}.{precision}{marks}.plan"

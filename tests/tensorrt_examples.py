@@ -13,6 +13,8 @@ import onnxruntime as ort
 import pytest
 import torch
 
+from safediff.environment import environment
+
 needs_rtx = pytest.mark.skipif(
     (sys.platform, platform.machine()) != ("linux", "x86_64"),
     reason="builds a real engine; TensorRT-RTX is a development package on Linux x86-64 only",
@@ -24,6 +26,18 @@ without_driver = pytest.mark.skipif(
 PLAN = b"the plan" * 200_000
 REFITTED = b"refitted" * 200_000
 INPUTS = {"sample": (-1, 4, -1, -1), "timestep": (), "encoder_hidden_states": (-1, 77, 16)}
+
+
+def pretend_gpu(
+    monkeypatch: pytest.MonkeyPatch,
+    name: str = "NVIDIA H100",
+    capability: tuple[int, int] = (9, 0),
+) -> None:
+    """What is kept of the real machine is found first: its name would be asked of the GPU."""
+    environment()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: name)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
 
 
 class FakeTrt:

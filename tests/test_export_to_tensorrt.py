@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import platform
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -10,18 +11,23 @@ import onnx_ir as ir
 import pytest
 import torch
 from serving_examples import release
-from tensorrt_examples import PLAN, FakeTrt
+from tensorrt_examples import PLAN, FakeTrt, pretend_gpu
 from tiny import tiny_engine, tiny_unet
 
-from safediff.environment import environment
 from safediff.errors import Inconclusive, UsageError
+from safediff.export import built_on
 from safediff.export.int8 import quantize_engine
+from safediff.export.manifest import read_manifest
+from safediff.export.open_plan import open_plan
 from safediff.export.plan_profile import Profile
+from safediff.export.plan_sidecar import amend_sidecar
 from safediff.export.to_tensorrt import build, load_module, plan_name, require_gpu
 from safediff.export.to_triton import check_config
 from safediff.models.patch import unet_sha256
+from safediff.release.certificate_schema import read_certificate
 from safediff.serve.trust import establish
 from safediff.workflow.export_source import open_source
+from safediff.workflow.plan_gate import open_plan_of
 from safediff.workflow.plans import export_plan
 
 PROFILE = Profile(min_side=4, opt_side=8, max_side=16)
@@ -110,13 +116,6 @@ def test_int8_engines_are_refused(fake: FakeTrt, tmp_path: Path) -> None:
     quantize_engine(tiny_engine(), tmp_path / "int8", {})
     with pytest.raises(UsageError, match="unknown to TensorRT"):
         build(tmp_path / "int8", tmp_path / "unet.plan", "tensorrt", PROFILE)
-
-
-def pretend_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is kept of the real machine is found first: its name would be asked of the GPU."""
-    environment()
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
 
 
 def test_a_missing_module_names_its_extra_and_the_alternative(
@@ -237,11 +236,99 @@ def test_a_static_refittable_plan(
     monkeypatch.setattr("safediff.workflow.plans.open_source", lambda path: source)
     pretend_gpu(monkeypatch)
     export_plan(release(), tmp_path, "tensorrt", "fp32", None, refittable=True, static=True)
-    plan = tmp_path / "engines" / "unet.gpu.trt10.16.1.fp32.static.refit.plan"
+    plan = tmp_path / "engines" / "unet.sm90.trt10.16.1.fp32.static.refit.plan"
     sidecar = json.loads(plan.with_name(f"{plan.name}.json").read_text())
     assert fake.flags == {"REFIT"}
     assert (sidecar["refittable"], sidecar["static"]) == (True, True)
     assert fake.shapes["sample"] == ((2, 4, 8, 8),) * 3
+
+
+DRIVER = """\
+NVRM version: NVIDIA UNIX x86_64 Kernel Module  580.65.06  Tue Jun 10 21:02:19 UTC 2026
+GCC version:  gcc version 12.3.0 (Ubuntu 12.3.0-1ubuntu1~22.04)
+"""
+
+
+def test_the_sidecar_says_which_gpu_built_the_plan(
+    fake: FakeTrt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "version").write_text(DRIVER)
+    monkeypatch.setattr(built_on, "DRIVER_FILE", tmp_path / "version")
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    pretend_gpu(monkeypatch)
+    sidecar = build(tiny_engine(), tmp_path / "unet.plan", "tensorrt", PROFILE)
+    assert sidecar["compute_capability"] == "SM90"
+    assert sidecar["built_on"] == {
+        "gpu": "NVIDIA H100",
+        "compute_capability": "SM90",
+        "driver": "580.65.06",
+        "cuda": "13.0",
+        "os": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+    }
+    monkeypatch.setattr(built_on, "DRIVER_FILE", tmp_path / "none")
+    assert built_on.built_on()["driver"] is None
+
+
+def test_a_plan_for_a_named_target_was_built_on_none(
+    fake: FakeTrt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    sidecar = build(tiny_engine(), tmp_path / "unet.plan", "tensorrt_rtx", PROFILE, target="SM89")
+    found = sidecar["built_on"]
+    assert sidecar["compute_capability"] == "SM89"
+    assert (found["gpu"], found["compute_capability"], found["driver"]) == (None, None, None)
+    assert found["python"] == platform.python_version()
+
+
+def test_plans_of_two_gpus_lie_side_by_side(
+    fake: FakeTrt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake.plan, first, second = None, tmp_path / "first", tmp_path / "second"
+    source = open_source(release())
+    monkeypatch.setattr("safediff.workflow.plans.open_source", lambda path: source)
+    pretend_gpu(monkeypatch)
+    line = export_plan(release(), first, "tensorrt", "fp32", None)
+    assert ", for NVIDIA H100; built from" in line
+    source = replace(source, release=first)
+    pretend_gpu(monkeypatch, "NVIDIA L4", (8, 9))
+    fake.added = b"another build"
+    export_plan(first, second, "tensorrt", "fp32", None)
+    plans = sorted(path.name for path in (second / "engines").glob("*.plan"))
+    assert plans == ["unet.sm89.trt10.16.1.fp32.plan", "unet.sm90.trt10.16.1.fp32.plan"]
+    rows = read_certificate(second / "safety-certificate.json")["engines"]
+    assert [row["plan"]["built_on"]["gpu"] for row in rows] == ["NVIDIA L4", "NVIDIA H100"]
+    manifest = read_manifest(second)
+    assert manifest is not None
+    assert {row["built_on"]["compute_capability"] for row in manifest["engines"]} == {
+        "SM89",
+        "SM90",
+    }
+
+
+def test_a_plan_of_another_gpu_is_not_opened(
+    fake: FakeTrt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake.plan, out = None, tmp_path / "out"
+    source = open_source(release())
+    monkeypatch.setattr("safediff.workflow.plans.open_source", lambda path: source)
+    pretend_gpu(monkeypatch)
+    export_plan(release(), out, "tensorrt", "fp32", None)
+    (plan,) = (out / "engines").glob("*.plan")
+    own = replace(source, path=out, release=out)
+    monkeypatch.setattr("safediff.workflow.plan_gate.open_source", lambda path: own)
+    pretend_gpu(monkeypatch, "NVIDIA L4", (8, 9))
+    with pytest.raises(Inconclusive, match=r"was built on NVIDIA H100 \(SM90\), here is SM89") as e:
+        open_plan_of(out, plan)
+    assert "\n" not in str(e.value)
+    assert fake.opened == []
+    pretend_gpu(monkeypatch)
+    open_plan(plan)
+    assert len(fake.opened) == 1
+    pretend_gpu(monkeypatch, "NVIDIA L4", (8, 9))
+    amend_sidecar(plan, compute_capability=None, built_on=None)  # as earlier versions wrote them
+    open_plan(plan)
+    assert len(fake.opened) == 2
 
 
 def test_profiles_are_multiples() -> None:

@@ -20,10 +20,10 @@ from tiny import tiny_unet
 
 from safediff.errors import UsageError
 from safediff.export import plan_session
+from safediff.export.built_on import compute_capability
 from safediff.export.manifest import read_manifest, write_manifest
 from safediff.export.plan_sidecar import amend_sidecar, sidecar_path
 from safediff.export.runtime import SafePipeline
-from safediff.export.to_tensorrt import compute_capability
 from safediff.release.certificate import dump_certificate
 from safediff.release.checksums import sha256_file, write_checksums
 from safediff.release.signing import sign_release

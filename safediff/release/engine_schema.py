@@ -93,11 +93,25 @@ class WeightsFoundPart(Part):
     base_found: Count | None = Field(description="As the base has them; null: it was not known.")
 
 
+class BuiltOnPart(Part):
+    """The machine that built a plan."""
+
+    gpu: str | None = Field(description="Null: it had none, the plan is for a named target.")
+    compute_capability: str | None
+    driver: str | None = Field(description="Null: not known.")
+    cuda: str | None
+    os: str
+    python: str
+
+
 class PlanPart(Part):
     """What a plan was built from, and for what."""
 
     module_version: str
     target: str | None = Field(description="Compute capability; null: the GPU that built it.")
+    built_on: BuiltOnPart | None = Field(
+        default=None, description="Null: built by a version that did not say it."
+    )
     refittable: bool
     base_sha256: Sha256
     source_onnx_sha256: Sha256

@@ -11,8 +11,9 @@ from datetime import date
 from typing import Any, NamedTuple
 
 from safediff.errors import UsageError
+from safediff.export.built_on import compute_capability
 from safediff.export.plan_sidecar import SIDECAR_SUFFIX, sidecar_path
-from safediff.export.to_tensorrt import compute_capability, load_module
+from safediff.export.to_tensorrt import load_module
 from safediff.release.engines import ENGINES_FOLDER, added_plans
 from safediff.serve.gates import PASSED, Known, gates_on
 

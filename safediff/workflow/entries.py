@@ -164,6 +164,7 @@ def plan_engine(folder: Path, plan: Path, sidecar: Json, gated: Sequence[GateRep
     told = ("kind", "sha256", "precision", "target", "module_version", "weights_sha256", "static")
     return {
         **{name: sidecar[name] for name in told},
+        "built_on": sidecar.get("built_on"),
         "path": plan.relative_to(folder).as_posix(),
         "data_sha256": sha256_file(sidecar_path(plan)),
         "in_certificate": is_certified(folder),
@@ -191,6 +192,7 @@ def added_plan(folder: Path, plan: Path, sidecar: Json, parity: Json | None) -> 
         "plan": {
             "module_version": sidecar["module_version"],
             "target": sidecar["target"],
+            "built_on": sidecar.get("built_on"),
             "refittable": sidecar["refittable"],
             "base_sha256": sidecar["base_sha256"],
             "source_onnx_sha256": onnx,

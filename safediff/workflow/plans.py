@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from safediff.errors import UsageError
+from safediff.export.built_on import compute_capability
 from safediff.export.engine_files import Precision
 from safediff.export.manifest import is_exported
 from safediff.export.plan_profile import Profile
-from safediff.export.plan_sidecar import amend_sidecar, read_sidecar, sidecar_path
+from safediff.export.plan_sidecar import amend_sidecar, made_for, read_sidecar, sidecar_path
 from safediff.export.plan_weights import find_weights, require_enough
 from safediff.export.refit import refit
 from safediff.export.signature import signature_of
@@ -100,7 +101,9 @@ def export_plan(
     plans = [same_policy(source, policy) for policy in policies]
     profile = _profile(source, static=static)
     name = plan_name(
-        *(kind, str(module.__version__), precision, target), static=static, refittable=refittable
+        *(kind, str(module.__version__), precision, target or compute_capability()),
+        static=static,
+        refittable=refittable,
     )
 
     def write(out: Path) -> Path:
@@ -203,6 +206,6 @@ def _line(plan: Path, sidecar: dict[str, Any], gated: str) -> str:
     done = "refitted with" if "refitted_from" in sidecar else "built from"
     return (
         f"{plan}: {sidecar['precision']}, {size_mb:.1f} MB, for "
-        f"{sidecar['target'] or 'the GPU here'}; {done} weights {sidecar['weights_sha256'][:12]}, "
+        f"{made_for(sidecar)}; {done} weights {sidecar['weights_sha256'][:12]}, "
         f"{found['found']} of {found['of']} tensors lie in it byte by byte; {gated}"
     )
