@@ -81,7 +81,9 @@ def held(plan: bytes, state: dict[str, Tensor]) -> float:
     return sum(found) / len(found)
 
 
-@pytest.mark.parametrize(("target", "static"), [("SM89", False), ("SM120", True)])
+@pytest.mark.parametrize(
+    ("target", "static"), [("SM80", True), ("SM86", False), ("SM89", False), ("SM120", True)]
+)
 def test_the_embedded_model(
     embedded: tuple[Path, dict[str, Tensor]], tmp_path: Path, target: str, static: bool
 ) -> None:
