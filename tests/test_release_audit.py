@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from audit_examples import (
     certify_file,
     copy_of_release,
@@ -16,14 +17,18 @@ from audit_examples import (
     row,
     shard_beside,
 )
+from safetensors.torch import save_file
 from small_policy import safediff
 
 from safediff.errors import UsageError
+from safediff.export.engine_files import DTYPES, Precision
+from safediff.export.identity import initializers_sha256
 from safediff.gate.verdict import Verdict
 from safediff.models.load import load_backbone
-from safediff.models.patch import unet_sha256
+from safediff.models.patch import state_sha256, unet_sha256
 from safediff.policy.plan import ModelPlan
 from safediff.release.audit import Audit, audit
+from safediff.release.engines import BYTE_BY_BYTE
 from safediff.release.weights import UNET_PATH, file_state_sha256
 
 Json = dict[str, Any]
@@ -133,6 +138,15 @@ FORGED: dict[str, Callable[[Json], object]] = {
     "deployment_parity does not follow": lambda c: c["deployment_parity"][0].update(
         gate_rerun=False
     ),
+    "deployment_parity of unet/model.onnx says weights 000000000000, the shipped ones in fp32": (
+        lambda c: c["deployment_parity"][0].update(weights_sha256="0" * 64)
+    ),
+    "deployment_parity of unet/model.onnx: weights says how no engine is proved": lambda c: c[
+        "deployment_parity"
+    ][0].update(weights="looked at"),
+    "the report on onnx engine says weights 000000000000, the shipped ones in fp32": lambda c: c[
+        "reports"
+    ][2]["model_sha256"].update(engine="0" * 64),
     "vae/diffusion_pytorch_model.safetensors differs from the certificate": lambda c: c["subject"][
         -1
     ].update(sha256="0" * 64),
@@ -148,6 +162,36 @@ def test_a_certificate_that_says_something_else_is_seen(release: Path, problem: 
     found = audited(release)
     assert [p for p in found.problems if problem in p], found.problems
     assert found.verdict is not Verdict.FAIL
+
+
+def test_the_certified_engine_says_whose_weights_it_holds(release: Path) -> None:
+    (parity,) = read(release)["deployment_parity"]
+    engine = initializers_sha256(release / "unet" / "model.onnx")
+    assert parity["weights_sha256"] == engine == file_state_sha256(release / UNET_PATH, "fp32")
+    assert parity["weights"] == BYTE_BY_BYTE
+
+
+def test_a_certificate_of_an_earlier_version_does_not(release: Path) -> None:
+    def change(certificate: Json) -> None:
+        for name in ("weights_sha256", "weights", "side", "engine_calls"):
+            del certificate["deployment_parity"][0][name]
+
+    forge(release, change)
+    found = audited(release)
+    assert (found.problems, found.verdict) == ((), Verdict.PASS)
+
+
+@pytest.mark.parametrize("stored", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_weights_are_cast_as_torch_does(
+    tmp_path: Path, stored: torch.dtype, precision: Precision
+) -> None:
+    values = torch.randn(999, generator=torch.Generator().manual_seed(0))
+    state = {"w": (values * 10.0 ** torch.arange(-500, 499).div(60)).to(stored)}
+    state |= {"large": torch.tensor([7e4, -7e4]).to(stored), "steps": torch.arange(3)}
+    save_file(state, tmp_path / "w.safetensors")
+    found = file_state_sha256(tmp_path / "w.safetensors", precision)
+    assert found == state_sha256(state, DTYPES[precision])
 
 
 def test_weights_that_were_exchanged_with_all_their_hashes_are_seen(release: Path) -> None:

@@ -22,10 +22,16 @@ from safediff.release.certified_files import (
     uncertified_weights,
 )
 from safediff.release.checksums import SIGNATURE_NAME, mismatches, read_sums
-from safediff.release.engines import certificate_names, engine_problems
+from safediff.release.engines import certificate_names, engine_problems, how_proved
 from safediff.release.replay import Replay, replay
 from safediff.release.signing import check_signature
-from safediff.release.weights import TRANSFORMER_PATH, UNET_PATH, file_state_sha256
+from safediff.release.weights import (
+    PRECISIONS,
+    TRANSFORMER_PATH,
+    UNET_PATH,
+    WEIGHTS_NAME,
+    file_state_sha256,
+)
 
 Json = dict[str, Any]
 
@@ -121,7 +127,8 @@ def _files(certificate: Json, path: Path, release: Path, facts: dict[str, str]) 
         yield from differing(certified, listed)
         yield from uncertified_weights(certificate, listed)
         yield from foreign_graphs(certificate, listed)
-        yield from _weights(certificate, release)
+        other = [*_weights(certificate, release)]
+        yield from other or _certified_engines(certificate, release)
         yield from _added(certificate, release, listed, facts)
     facts["files"] = f"{len(listed)} listed, {len(certified)} of them by the certificate itself"
 
@@ -140,6 +147,30 @@ def _weights(certificate: Json, release: Path) -> Iterator[str]:
         for report in measured:
             if report["model_sha256"]["unet"] != shipped:
                 yield f"{name} holds other weights than {report['subject']} was measured on"
+
+
+def _certified_engines(certificate: Json, release: Path) -> Iterator[str]:
+    """Engines that were compared and gated: whether their weights are the shipped ones, cast."""
+    gated = {
+        f"the report on {report['subject']}": report["model_sha256"]["engine"]
+        for report in certificate["reports"]
+        if report["decides"] and "engine" in report["model_sha256"]
+    }
+    for row in certificate["deployment_parity"]:
+        artifact, precision = row["artifact"], row["precision"]
+        path = release / artifact.partition("/")[0] / WEIGHTS_NAME
+        if precision not in PRECISIONS or not path.exists():
+            continue
+        shipped = file_state_sha256(path, precision)
+        said = {**gated, f"deployment_parity of {artifact}": row.get("weights_sha256")}
+        for who, sha256 in said.items():
+            if sha256 not in (None, shipped):
+                yield (
+                    f"{who} says weights {sha256[:12]}, the shipped ones in {precision} are "
+                    f"{shipped[:12]}"
+                )
+        if row.get("weights") not in (None, how_proved(precision)):
+            yield f"deployment_parity of {artifact}: weights says how no engine is proved"
 
 
 def _added(

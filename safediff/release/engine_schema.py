@@ -47,6 +47,14 @@ class ParityPart(Part):
     """An engine against the reference."""
 
     artifact: RelativePath
+    weights_sha256: Sha256 | None = Field(
+        default=None,
+        description="Of the weights in a certified engine, as its report names them; null: an "
+        "added engine's stand in its own entry, or certified by a version that did not say it.",
+    )
+    weights: str | None = Field(
+        default=None, description="How it was proved that these are the certified ones."
+    )
     reference: str
     precision: str
     num_samples: Count = Field(description="Latents compared at each timestep.")

@@ -19,6 +19,15 @@ ENGINES_FOLDER, PLAN_SUFFIX = "engines", ".plan"
 PLAN_KINDS = ("tensorrt", "tensorrt_rtx")
 UNET_GRAPH = "unet/model.onnx"
 
+BYTE_BY_BYTE = "every initializer compared byte by byte with the certified weights, cast"
+QUANTISED_ANEW = "every initializer compared with what quantising the certified weights gives"
+"""How it is proved that an ONNX engine holds the certified weights."""
+
+
+def how_proved(precision: str) -> str:
+    """Of an engine in a precision, in words."""
+    return QUANTISED_ANEW if precision.startswith("int8") else BYTE_BY_BYTE
+
 
 def certificate_names(names: Sequence[str] | Mapping[str, str]) -> list[str]:
     """Of the certificates in a release, that of the folder first.

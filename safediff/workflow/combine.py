@@ -264,7 +264,7 @@ def _gate(
             report, album = found.measure(ENGINE, engine, hashes, extra=checks)
             reports.append(report)
             albums.append(album)
-            parity.append(parity_json(near, survival, model))
+            parity.append(parity_json(near, survival, model, weights))
         if combined(reports).exit_code == 0:
             evidence = certificate_evidence(
                 plan,

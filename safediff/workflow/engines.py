@@ -23,6 +23,7 @@ from safediff.gate.verdict import CheckResult
 from safediff.models.backbone import Backbone, Condition
 from safediff.models.patch import state_sha256, unet_sha256
 from safediff.policy.plan import Plan
+from safediff.release.engines import how_proved
 
 NUM_LATENTS = 8
 ENGINE = "onnx engine"
@@ -140,9 +141,17 @@ def _condition(base: Backbone, texts: list[str], count: int) -> Condition:
     return base.encode(chosen).to("cpu", torch.float32)
 
 
-def parity_json(found: Parity, survival: Survival, model: Backbone) -> dict[str, Any]:
-    """The comparison, and what rounding left of the edit, as the certificate holds them."""
-    return compared(found, survival, f"{model.component}/{MODEL_NAME}")
+def parity_json(
+    found: Parity, survival: Survival, model: Backbone, weights_sha256: str
+) -> dict[str, Any]:
+    """The comparison, and what rounding left of the edit, as the certificate holds them.
+
+    ``weights_sha256``: of the weights that were found in the engine and proved to be the model's.
+    """
+    return compared(found, survival, f"{model.component}/{MODEL_NAME}") | {
+        "weights_sha256": weights_sha256,
+        "weights": how_proved(found.precision),
+    }
 
 
 def compared(found: Parity, survival: Survival | None, artifact: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from safediff.models.patch import unet_sha256
 from safediff.release.certificate import CERTIFICATE_NAME, is_certified
 from safediff.release.certificate_schema import read_certificate
 from safediff.release.checksums import sha256_file, write_checksums
-from safediff.release.engines import add_engines
+from safediff.release.engines import BYTE_BY_BYTE, add_engines, how_proved
 from safediff.release.layout import make_readable, write_derived
 from safediff.workflow.engine_report import EngineReport
 from safediff.workflow.engines import compared
@@ -25,8 +25,6 @@ from safediff.workflow.export_source import ExportSource
 
 Json = dict[str, Any]
 
-BYTE_BY_BYTE = "every initializer compared byte by byte with the certified weights, cast"
-QUANTISED_ANEW = "every initializer compared with what quantising the certified weights gives"
 IN_PLAN = "source graph proved; {found} of {of} tensors found in the plan byte by byte"
 REFITTED = "all set by name; {found} of {of} tensors found in the plan byte by byte"
 
@@ -127,7 +125,7 @@ def added_unet(folder: Path, report: EngineReport) -> Json:
     return {
         **unet,
         "weights_sha256": report.weights_sha256,
-        "weights": QUANTISED_ANEW if report.precision.startswith("int8") else BYTE_BY_BYTE,
+        "weights": how_proved(report.precision),
         "parity": parity,
         "gate": None,
     }

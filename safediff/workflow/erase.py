@@ -191,7 +191,7 @@ def _export(
     report, album = verification.measure(ENGINE, engine, hashes, extra=checks)
     outcome.reports.append(report)
     albums.append(album)
-    return [parity_json(parity, survival, teacher)]
+    return [parity_json(parity, survival, teacher, weights)]
 
 
 def _release(
