@@ -5,6 +5,7 @@ import functools
 import json
 import shutil
 import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,18 @@ import torch
 from release_examples import make_evidence
 from session_folder import made_once
 from tiny import (
-    tiny_backbone,
-    tiny_engine,
+    Form,
+    form_of,
+    perturb,
+    tiny_engine_of,
     tiny_pipeline,
     tiny_unet,
-    tiny_xl_backbone,
+    tiny_v_pipeline,
     tiny_xl_pipeline,
+    unet_of,
 )
 
+from safediff.models.load import as_backbone
 from safediff.models.patch import unet_sha256
 from safediff.models.stable_diffusion import StableDiffusion
 from safediff.release.certificate import CERTIFICATE_NAME, dump_certificate
@@ -38,23 +43,30 @@ def folder() -> Path:
     return path
 
 
+PIPELINES: Mapping[Form, Callable[[Path], Any]] = {
+    "sd": tiny_pipeline,
+    "sd-v": tiny_v_pipeline,
+    "sdxl": tiny_xl_pipeline,
+}
+
+
 @functools.cache
-def base_folder(xl: bool = False) -> Path:
+def base_folder(form: Form = "sd") -> Path:
     """The base model as diffusers writes it; do not write to it."""
-    words = folder() / f"base-tokenizer-{xl}"
+    words = folder() / f"base-tokenizer-{form}"
 
     def make(path: Path) -> None:
-        pipeline = tiny_xl_pipeline(words) if xl else tiny_pipeline(words)
-        pipeline.unet = tiny_unet(xl, seed=BASE_SEED)
+        pipeline = PIPELINES[form](words)
+        pipeline.unet = perturb(unet_of(form), BASE_SEED)
         pipeline.save_pretrained(path)
 
-    return made_once(f"base-{xl}", make)
+    return made_once(f"base-{form}", make)
 
 
-def resolved_plan(xl: bool = False, **changes: Any) -> dict[str, Any]:
+def resolved_plan(form: Form = "sd", **changes: Any) -> dict[str, Any]:
     return {
         "name": "small",
-        "model": {"base": str(base_folder(xl)), "revision": None, "dtype": "float32"},
+        "model": {"base": str(base_folder(form)), "revision": None, "dtype": "float32"},
         "concepts": [{"name": "axe", "phrasings": ["an axe", "axe", "a big axe"]}],
         "erase": {"keep": ["an owl", "a rose"]},
         "guard": None,
@@ -77,37 +89,47 @@ def write_half(path: Path, **plan: Any) -> Path:
     return path
 
 
-def write_example(path: Path, *, passed: bool = True, xl: bool = False, **plan: Any) -> Path:
+def write_example(path: Path, *, passed: bool = True, form: Form = "sd", **plan: Any) -> Path:
     """A release whose certificate says that the policy was met, or could not be decided."""
     evidence = make_evidence()
-    unet = unet_sha256(tiny_unet(xl, seed=BASE_SEED))
+    unet = unet_sha256(perturb(unet_of(form), BASE_SEED))
     changes: dict[str, Any] = {
-        "policy": evidence.policy | {"resolved": resolved_plan(xl, **plan)},
+        "policy": evidence.policy | {"resolved": resolved_plan(form, **plan)},
         "base_model": evidence.base_model | {"sha256": {"unet": unet}},
     }
     if not passed:  # the engine was compared, but nobody gated it
         changes["reports"] = evidence.reports[:1]
-    words = folder() / f"tokenizer-{xl}"
-    backbone = tiny_xl_backbone(words) if xl else tiny_backbone(words)
-    write_release(path, backbone, make_evidence(**changes), engine=tiny_engine(xl))
+    backbone = as_backbone("tiny", PIPELINES[form](folder() / f"tokenizer-{form}"))
+    write_release(path, backbone, make_evidence(**changes), engine=tiny_engine_of(form))
     return path
 
 
-@functools.cache
 def release(xl: bool = False) -> Path:
-    """Do not write to it."""
-    return made_once(f"release-{xl}", lambda path: write_example(path, xl=xl))
+    """``release_of`` SD 1.x, or base SDXL."""
+    return release_of(form_of(xl))
+
+
+def exported(precision: str = "fp32", xl: bool = False) -> Path:
+    """``exported_of`` SD 1.x, or base SDXL."""
+    return exported_of(form_of(xl), precision)
 
 
 @functools.cache
-def exported(precision: str = "fp32", xl: bool = False) -> Path:
+def release_of(form: Form) -> Path:
+    """Do not write to it."""
+    return made_once(f"release-{form}", lambda path: write_example(path, form=form))
+
+
+@functools.cache
+def exported_of(form: Form, precision: str = "fp32") -> Path:
     """The release with all parts as engines; do not write to it."""
-    source = release(xl)
+    source = release_of(form)
+    layouts = ("triton",) if form == "sd-v" else ("triton", "single-file")
 
     def make(path: Path) -> None:
-        deploy_run(source, path, precision, 18, ("triton", "single-file"))  # type: ignore[arg-type]
+        deploy_run(source, path, precision, 18, layouts)  # type: ignore[arg-type]
 
-    return made_once(f"exported-{precision}-{xl}", make)
+    return made_once(f"exported-{form}-{precision}", make)
 
 
 def passed_gate(row: dict[str, Any], policy: str = "demo-weapons") -> dict[str, Any]:

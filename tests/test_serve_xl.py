@@ -1,4 +1,4 @@
-"""SDXL exported as a whole draws what diffusers' own pipeline draws; what is refused."""
+"""SDXL, and 2.x, exported as a whole draw what diffusers' own pipelines draw; what is refused."""
 
 import json
 import shutil
@@ -16,8 +16,8 @@ from diffusers.loaders.single_file_utils import (
     convert_open_clip_checkpoint,
 )
 from PIL import Image
-from serving_examples import copy_of, exported, release
-from tiny import tiny_engine, tiny_xl_backbone, tiny_xl_pipeline
+from serving_examples import PIPELINES, copy_of, exported, exported_of, release
+from tiny import Form, tiny_engine, tiny_xl_backbone, tiny_xl_pipeline
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
@@ -62,7 +62,7 @@ def drawn(path: Path, **options: Any) -> np.ndarray:
     return arrays(pipeline(PROMPTS, seed=SEED, settings=FEW))
 
 
-def drawn_by_diffusers(pipeline: StableDiffusionXLPipeline) -> np.ndarray:
+def drawn_by_diffusers(pipeline: Any) -> np.ndarray:
     pipeline.set_progress_bar_config(disable=True)
     images = pipeline(
         PROMPTS,
@@ -85,12 +85,21 @@ def with_null_text(path: Path) -> Path:
     return path
 
 
-def test_pictures_are_those_of_diffusers(tmp_path: Path) -> None:
-    expected = drawn_by_diffusers(tiny_xl_pipeline(tmp_path))
-    found = drawn(exported(xl=True))
+FORMS: tuple[Form, ...] = ("sdxl", "sd-v")
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_pictures_are_those_of_diffusers(tmp_path: Path, form: Form) -> None:
+    pipeline = PIPELINES[form](tmp_path)
+    expected = drawn_by_diffusers(pipeline)
+    found = drawn(exported_of(form))
     assert np.abs(found - expected).max() <= LEVEL
     assert found.std() > 10
-    assert np.abs(drawn(exported(xl=True), engine="torch") - expected).max() <= LEVEL
+    assert np.abs(drawn(exported_of(form), engine="torch") - expected).max() <= LEVEL
+    other = {"epsilon": "v_prediction", "v_prediction": "epsilon"}
+    said = pipeline.scheduler.config.prediction_type
+    pipeline.scheduler.register_to_config(prediction_type=other[said])
+    assert np.abs(found - drawn_by_diffusers(pipeline)).max() > 10 * LEVEL
 
 
 def test_an_empty_prompt_that_is_read_draws_other_pictures(tmp_path: Path) -> None:
@@ -101,12 +110,15 @@ def test_an_empty_prompt_that_is_read_draws_other_pictures(tmp_path: Path) -> No
     assert np.abs(found - drawn(exported(xl=True))).max() > 5 * LEVEL
 
 
-def test_every_part_runs_compiled() -> None:
-    backbone = SafePipeline.from_release(exported(xl=True)).backbone
+@pytest.mark.parametrize("form", FORMS)
+def test_every_part_runs_compiled(form: Form) -> None:
+    backbone = SafePipeline.from_release(exported_of(form)).backbone
     kinds = {name: type(part).__name__ for name, part in backbone.components().items()}
     assert kinds["unet"] == "ExportedUNet"
     assert kinds["vae"] == "ExportedDecoder"
-    assert kinds["text_encoder"] == kinds["text_encoder_2"] == "ExportedTextEncoder"
+    encoders = {name: kind for name, kind in kinds.items() if name.startswith("text_encoder")}
+    assert len(encoders) == (2 if form == "sdxl" else 1)
+    assert {*encoders.values()} == {"ExportedTextEncoder"}
 
 
 def test_the_folder_is_what_optimum_looks_for() -> None:

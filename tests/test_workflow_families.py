@@ -8,18 +8,17 @@ is that every stage does its work and that the numbers of one agree with those o
 
 import json
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline
 from release_examples import make_evidence
+from serving_examples import PIPELINES
 from test_models_load import configs_of
-from tiny import tiny_engine, tiny_pipeline, tiny_v_pipeline, tiny_vae, tiny_xl_pipeline
+from tiny import Form, tiny_engine_of, tiny_vae
 
 from safediff.export.runtime import ExportedUNet
 from safediff.export.single_file import write_single_file
@@ -36,7 +35,7 @@ from safediff.sample.sampler import Draw, Sampling, initial_latents, sample
 from safediff.serve.pipeline import Order, SafePipeline, Settings
 from safediff.workflow.engine_report import measure_engine
 from safediff.workflow.erase import Outcome, erase
-from safediff.workflow.export import metadata, write_engine
+from safediff.workflow.export import metadata
 from safediff.workflow.export_source import open_source
 from safediff.workflow.generate import generate_grid
 from safediff.workflow.run_folder import open_run
@@ -98,7 +97,7 @@ NEED_TOKENS = ("unlearn-diff-atk", "textual-inversion", "ring-a-bell")
 
 @dataclass(frozen=True)
 class Family:
-    name: str
+    name: Form
     model: ModelPlan
 
     @property
@@ -115,13 +114,6 @@ class Family:
 
     def plan(self, folder: Path, method: str = "sdd", guard: str = "") -> Plan:
         return load_plan(self.write(folder, method, guard))
-
-
-PIPELINES: dict[str, Callable[[Path], Any]] = {
-    "sd": tiny_pipeline,
-    "sd-v": tiny_v_pipeline,
-    "sdxl": tiny_xl_pipeline,
-}
 
 
 @pytest.fixture(scope="module", params=PIPELINES)
@@ -147,14 +139,11 @@ def outcome(family: Family, tmp_path_factory: pytest.TempPathFactory) -> Outcome
 
 @pytest.fixture(scope="module")
 def engine(family: Family, outcome: Outcome, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run's UNet; where other tests use its graph too, in that one, which saves tracing it."""
+    """The run's UNet in the graph that other tests use too, which saves tracing it."""
     folder = tmp_path_factory.mktemp("engine") / "engine"
     source = open_source(outcome.run.path)
     state = source.model.denoiser.state_dict()
-    if family.name == "sd-v":
-        write_engine(source, folder, "fp32", 18)
-    else:
-        swap_weights(tiny_engine(xl=family.xl), folder, state, metadata=metadata(source))
+    swap_weights(tiny_engine_of(family.name), folder, state, metadata=metadata(source))
     report = measure_engine(source, folder)
     assert report.passed
     assert report.parity.worst_max_abs < 1e-4

@@ -7,7 +7,8 @@ from typing import Any
 import onnx
 import pytest
 from onnx import helper
-from serving_examples import exported, release
+from serving_examples import exported, exported_of, release, release_of
+from tiny import Form
 
 from safediff.errors import PolicyViolated
 from safediff.export.engine_files import MODEL_NAME
@@ -22,14 +23,15 @@ CERTIFICATE = "safety-certificate.json"
 
 
 @pytest.mark.parametrize(
-    ("xl", "parts"),
+    ("form", "parts"),
     [
-        (False, ["text_encoder", "vae_decoder"]),
-        (True, ["text_encoder", "text_encoder_2", "vae_decoder"]),
+        ("sd", ["text_encoder", "vae_decoder"]),
+        ("sd-v", ["text_encoder", "vae_decoder"]),
+        ("sdxl", ["text_encoder", "text_encoder_2", "vae_decoder"]),
     ],
 )
-def test_every_part_is_compared(xl: bool, parts: list[str]) -> None:
-    folder = exported(xl=xl)
+def test_every_part_is_compared(form: Form, parts: list[str]) -> None:
+    folder = exported_of(form)
     certificate = read_certificate(folder / CERTIFICATE)
     rows = {row["part"]: row for row in certificate["engines"]}
     assert sorted(rows) == parts  # the UNet's engine is the release's own
@@ -46,7 +48,7 @@ def test_every_part_is_compared(xl: bool, parts: list[str]) -> None:
         for output in parity["outputs"]:
             assert output["max_abs"] < parity["limits"]["max_abs"]
             assert output["cosine"] > 0.99999
-    assert certificate["extends"] == sha256_file(release(xl) / CERTIFICATE)
+    assert certificate["extends"] == sha256_file(release_of(form) / CERTIFICATE)
     manifest = read_manifest(folder)
     assert manifest is not None
     assert [row["part"] for row in manifest["parts"]] == parts

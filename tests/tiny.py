@@ -88,9 +88,14 @@ def unet_of(form: Form) -> UNet2DConditionModel:
     ).eval()
 
 
+def form_of(xl: bool) -> Form:
+    """SD 1.x, or base SDXL."""
+    return "sdxl" if xl else "sd"
+
+
 def fresh_unet(xl: bool = False) -> UNet2DConditionModel:
     """``unet_of`` SD 1.x, or base SDXL."""
-    return unet_of("sdxl" if xl else "sd")
+    return unet_of(form_of(xl))
 
 
 def tiny_unet(xl: bool = False, seed: int = 0) -> UNet2DConditionModel:
@@ -221,25 +226,35 @@ def open_clip_tower(tokenizer: CLIPTokenizer, num_layers: int) -> CLIPTextModel:
     return CLIPTextModel(config)
 
 
-@functools.cache
 def fresh_engine(xl: bool = False, precision: Precision = "fp32", opset: int = 18) -> Path:
-    """Engine folder of ``fresh_unet``, exported once a session (ten seconds); do not write to it.
+    """``fresh_engine_of`` SD 1.x, or base SDXL."""
+    return fresh_engine_of(form_of(xl), precision, opset)
 
-    Tests take ``tiny_engine``, whose weights differ from each other.
+
+def tiny_engine(xl: bool = False, precision: Precision = "fp32", opset: int = 18) -> Path:
+    """``tiny_engine_of`` SD 1.x, or base SDXL."""
+    return tiny_engine_of(form_of(xl), precision, opset)
+
+
+@functools.cache
+def fresh_engine_of(form: Form, precision: Precision = "fp32", opset: int = 18) -> Path:
+    """Engine folder of ``unet_of``, exported once a session (ten seconds); do not write to it.
+
+    Tests take ``tiny_engine_of``, whose weights differ from each other.
     """
 
     def make(folder: Path) -> None:
-        export_denoiser(fresh_unet(xl), folder, precision=precision, opset=opset)
+        export_denoiser(unet_of(form), folder, precision=precision, opset=opset)
 
-    return made_once(f"fresh-{xl}-{precision}-{opset}", make)
+    return made_once(f"fresh-{form}-{precision}-{opset}", make)
 
 
 @functools.cache
-def tiny_engine(xl: bool = False, precision: Precision = "fp32", opset: int = 18) -> Path:
-    """Engine folder of ``tiny_unet``: the graph of ``fresh_engine`` with other weights."""
-    source = fresh_engine(xl, precision, opset)
+def tiny_engine_of(form: Form, precision: Precision = "fp32", opset: int = 18) -> Path:
+    """Engine folder of the perturbed UNet: the graph of ``fresh_engine_of``, other weights."""
+    source = fresh_engine_of(form, precision, opset)
 
     def make(folder: Path) -> None:
-        swap_weights(source, folder, tiny_unet(xl).state_dict(), metadata={})
+        swap_weights(source, folder, perturb(unet_of(form)).state_dict(), metadata={})
 
-    return made_once(f"tiny-{xl}-{precision}-{opset}", make)
+    return made_once(f"tiny-{form}-{precision}-{opset}", make)
