@@ -13,6 +13,7 @@ import yaml
 from peft import LoraConfig
 from safetensors.torch import save_file
 from tiny import (
+    TEXT_DIM,
     fresh_unet,
     perturb,
     tiny_pipeline,
@@ -24,7 +25,7 @@ from torch import Tensor
 from safediff.erase.methods import resolve
 from safediff.erase.params import DistilParams
 from safediff.errors import Inconclusive, PolicyError, UsageError
-from safediff.export.single_file import original_state
+from safediff.export.single_file import TEXT, open_clip_state, original_state
 from safediff.models import load
 from safediff.models.backbone import Backbone
 from safediff.models.load import load_backbone
@@ -48,19 +49,27 @@ def configs_of(pipeline: Any, folder: Path) -> Path:
     return folder
 
 
+def open_clip_layout(model: Any) -> dict[str, Tensor]:
+    """A checkpoint of 2.x: OpenCLIP's own names, and what its text tower has beside the states."""
+    state = {k: v for k, v in original_state(model).items() if not k.startswith(TEXT)}
+    tower = open_clip_state(model.text_encoder.state_dict())
+    unused = {"text_projection": torch.eye(TEXT_DIM), "logit_scale": torch.ones(())}
+    return state | {load.ORIGINAL_OPEN_CLIP + k: v for k, v in {**tower, **unused}.items()}
+
+
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-@pytest.mark.parametrize("family", ["sd", "sdxl"])
-def test_a_single_file_is_the_folder(tmp_path: Path, family: str) -> None:
-    make: Callable[[Path], Any] = tiny_pipeline if family == "sd" else tiny_xl_pipeline
+@pytest.mark.parametrize("make", [tiny_pipeline, tiny_v_pipeline, tiny_xl_pipeline])
+def test_a_single_file_is_the_folder(tmp_path: Path, make: Callable[[Path], Any]) -> None:
     pipeline = make(tmp_path / "words")
     pipeline.save_pretrained(tmp_path / "folder")
     config = configs_of(pipeline, tmp_path / "config")
     expected = load_backbone(ModelPlan(base=str(tmp_path / "folder")))
-    state = original_state(expected)
+    state = open_clip_layout(expected) if make is tiny_v_pipeline else original_state(expected)
     file = tmp_path / "model.safetensors"
     save_file({k: v.contiguous().clone() for k, v in state.items()}, file, {"format": "pt"})
     found = load_backbone(ModelPlan(base=str(file), config=str(config)))
     assert type(found) is type(expected)
+    assert found.prediction_type == expected.prediction_type
     parts, wanted = found.components(), expected.components()
     for name, part in wanted.items():
         if isinstance(part, torch.nn.Module):
@@ -99,6 +108,10 @@ def test_without_configurations_or_hub_it_is_said_what_is_needed(
         (load.ORIGINAL_CONV_IN, (8, 9, 3, 3), "reads 9 channels and answers with 4: an inpaint"),
         (load.ORIGINAL_CONV_IN, (8, 8, 3, 3), "reads 8 channels and answers with 4: an inpaint"),
         ("conditioner.embedders.0.model.ln_final.weight", (8,), "is a refiner of SDXL"),
+        (
+            *("cond_stage_model.model.ln_final.weight", (8,)),
+            r"2\.x, whose files do not say whether .*: model\.config must be given",
+        ),
     ],
 )
 def test_files_of_other_models_are_refused(
@@ -106,8 +119,9 @@ def test_files_of_other_models_are_refused(
 ) -> None:
     file = tmp_path / "model.safetensors"
     save_file({key: torch.zeros(shape)}, file)
-    with pytest.raises(UsageError, match=said):
+    with pytest.raises(UsageError, match=said) as caught:
         load_backbone(ModelPlan(base=str(file)))
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

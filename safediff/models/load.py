@@ -35,6 +35,7 @@ FAMILIES: Mapping[str, type[Backbone]] = {cls.pipeline_name: cls for cls in _CLA
 ORIGINAL_CONV_IN = "model.diffusion_model.input_blocks.0.0.weight"
 ORIGINAL_CONV_OUT = "model.diffusion_model.out.2.weight"
 ORIGINAL_ENCODER_2, ORIGINAL_REFINER = "conditioner.embedders.1.", "conditioner.embedders.0.model."
+ORIGINAL_OPEN_CLIP = "cond_stage_model.model."
 """Names in single-file checkpoints."""
 SINGLE_FILE_NEEDS = (
     "say model.config, a diffusers folder of the same family (model_index.json, scheduler, "
@@ -205,16 +206,26 @@ def _from_single_file(path: Path, plan: ModelPlan, options: dict[str, Any]) -> A
             "or editing model",
             "point model.base at the text-to-image model that it was made from",
         )
-    if any(name.startswith(ORIGINAL_ENCODER_2) for name in names):
-        family = "StableDiffusionXLPipeline"
-    elif any(name.startswith(ORIGINAL_REFINER) for name in names):
-        raise UsageError(f"{path}: is a refiner of SDXL", "point model.base at the base model")
-    else:
-        family = "StableDiffusionPipeline"
+    family = _single_file_family(path, names, has_config=plan.config is not None)
     where: dict[str, Any] = (
         {} if plan.config is None else {"config": plan.config, "local_files_only": True}
     )
     return getattr(diffusers, family).from_single_file(str(path), **where, **options)
+
+
+def _single_file_family(path: Path, names: set[str], *, has_config: bool) -> str:
+    """The pipeline's name, by the names of its text encoder."""
+    if any(name.startswith(ORIGINAL_ENCODER_2) for name in names):
+        return "StableDiffusionXLPipeline"
+    if any(name.startswith(ORIGINAL_REFINER) for name in names):
+        raise UsageError(f"{path}: is a refiner of SDXL", "point model.base at the base model")
+    if any(name.startswith(ORIGINAL_OPEN_CLIP) for name in names) and not has_config:
+        raise UsageError(
+            f"{path}: is of Stable Diffusion 2.x, whose files do not say whether noise or "
+            "velocities are predicted: model.config must be given",
+            "let it be the diffusers folder of the same checkpoint; no weights need be there",
+        )
+    return "StableDiffusionPipeline"
 
 
 def _require_index(path: Path) -> None:
