@@ -4,6 +4,7 @@ They are made of the embedded model, which draws with four steps and without gui
 gate means what it says, and what passes is released.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import DiffusionPipeline, EulerAncestralDiscreteScheduler, LCMScheduler
+from diffusers import (
+    DiffusionPipeline,
+    EulerAncestralDiscreteScheduler,
+    EulerDiscreteScheduler,
+    LCMScheduler,
+)
 from safetensors.torch import save_file
 from small_policy import FEWER, finished, write_policy
 from test_cli_verbs import Ran, here
@@ -63,14 +69,24 @@ def single_file(folder: Path) -> str:
     return "model: {base: model.safetensors, config: config}"
 
 
-def turbo(folder: Path) -> str:
-    """With the steps of SDXL Turbo as its own."""
+def trailing(folder: Path, scheduler: Any) -> str:
+    """With such steps as its own, the last training timestep among them."""
     pipeline = embedded_pipeline()
-    pipeline.scheduler = EulerAncestralDiscreteScheduler.from_config(
+    pipeline.scheduler = scheduler.from_config(
         pipeline.scheduler.config, timestep_spacing="trailing"
     )
-    pipeline.save_pretrained(folder / "turbo")
-    return "model: {base: ./turbo}"
+    pipeline.save_pretrained(folder / "base")
+    return "model: {base: ./base}"
+
+
+def turbo(folder: Path) -> str:
+    """With the steps of SDXL Turbo, which add noise."""
+    return trailing(folder, EulerAncestralDiscreteScheduler)
+
+
+def lightning(folder: Path) -> str:
+    """With the steps of SDXL Lightning."""
+    return trailing(folder, EulerDiscreteScheduler)
 
 
 def lcm_lora(folder: Path) -> str:
@@ -132,16 +148,20 @@ def test_a_single_file_goes_all_the_way(here: Ran, tmp_path: Path) -> None:
     exported(here, run, whole.engine, tmp_path / "engine")
 
 
-STEPS = {"turbo": EulerAncestralDiscreteScheduler, "lcm": LCMScheduler}
+STEPS: dict[str, tuple[Callable[[Path], str], Any]] = {
+    "turbo": (turbo, EulerAncestralDiscreteScheduler),
+    "lightning": (lightning, EulerDiscreteScheduler),
+    "lcm": (lcm_lora, LCMScheduler),
+}
 
 
 @pytest.mark.parametrize("kind", STEPS)
 def test_few_steps_go_all_the_way(here: Ran, seen: Seen, tmp_path: Path, kind: str) -> None:
-    make = {"turbo": turbo, "lcm": lcm_lora}[kind]
+    make, scheduler = STEPS[kind]
     policy = erased(here, tmp_path, make(tmp_path), *FEW_STEPS)
     run = tmp_path / "run"
     release = DiffusionPipeline.from_pretrained(run / "release")
-    assert type(release.scheduler) is STEPS[kind]
+    assert type(release.scheduler) is scheduler
     release.scheduler.set_timesteps(4)
     # rollouts, losses and pictures: all at the model's own four levels, in one branch
     steps = {*release.scheduler.timesteps.int().tolist()}
