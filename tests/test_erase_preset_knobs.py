@@ -1,4 +1,4 @@
-"""Every knob of every preset changes the result, or stands in a list that says why it does not."""
+"""Every knob of every preset changes the result: alone, or beside the settings that it needs."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, fields, replace
@@ -154,6 +154,23 @@ REFUSED: Mapping[tuple[str, str], Mapping[str, str]] = {
 }
 """Knobs whose other value does not go with the rest of a preset: a policy hears so at once."""
 
+ACTS_BESIDE: Mapping[str, Mapping[str, Any]] = {
+    "trainable": {"null_space": 0.0, "warm_start": 0.0, "keep_sampling": "uniform"},
+    "target": {"eta": 0.0},
+    "eta": {"target": "frozen"},
+    "null_space": {"trainable": "kv"},
+    "warm_start": {"trainable": "kv"},
+    "keep_sampling": {"trainable": "kv", "warm_start": 0.5, "batch_size": 4, "keep_share": 0.5},
+    "lora_rank": {"trainable": "kv"},
+    "way_back_share": {"trainable": "kv"},
+    "way_back_reg": {"trainable": "kv", "way_back_share": 0.9},
+    "keep_share": {"batch_size": 3},
+    "keep_weight": {"batch_size": 3, "keep_share": 0.4},
+    "ema_warmup": {"ema_decay": 0.9},
+    "num_directions": {"num_augment": 1},
+}
+"""For each knob of these two lists, the settings beside which it acts."""
+
 
 @pytest.fixture(scope="module")
 def backbone(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
@@ -215,7 +232,25 @@ def test_every_knob_of_a_preset_acts(
     assert idle == set(IDLE.get((method, preset), {}))
 
 
+def hidden(method: str, preset: str) -> list[str]:
+    """Knobs that change nothing in a preset as it is, or are refused in it."""
+    lists = (IDLE.get((method, preset), {}), REFUSED.get((method, preset), {}))
+    return sorted({knob for found in lists for knob in found})
+
+
+@pytest.mark.parametrize(("method", "preset"), [pair for pair in PAIRS if hidden(*pair)])
+def test_a_knob_that_a_preset_hides_acts_beside_what_it_needs(
+    backbone: Backbone, known: dict[Any, tuple[str, ...]], method: str, preset: str
+) -> None:
+    for knob in hidden(method, preset):
+        beside = {**shrunk(method, preset), **ACTS_BESIDE[knob]}
+        without = resolve(method, preset, beside)
+        with_it = resolve(method, preset, {**beside, knob: another(without, knob)})
+        assert outcome(backbone, known, with_it) != outcome(backbone, known, without), knob
+
+
 def test_no_knob_is_forgotten() -> None:
+    assert {knob for pair in PAIRS for knob in hidden(*pair)} == set(ACTS_BESIDE)
     for method, preset in PAIRS:
         names = {field.name for field in fields(METHODS[method].presets[preset])}
         assert names - WITHOUT_EFFECT <= set(OTHER), (method, preset)
