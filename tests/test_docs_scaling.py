@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 from argparse import ArgumentParser
+from collections import Counter
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -68,8 +69,13 @@ def test_scripts_are_taken(script: str) -> None:
 
 
 def test_the_page_starts_each_launcher() -> None:
-    found = [launcher for script in SCRIPTS for launcher, _ in launches(script)]
-    assert (found.count("torchrun"), found.count("accelerate launch")) == (4, 1)
+    found = [(name, args[args.index("-m") + 2]) for s in SCRIPTS for name, args in launches(s)]
+    assert Counter(found) == {
+        ("torchrun", "erase"): 3,
+        ("torchrun", "verify"): 1,
+        ("accelerate launch", "erase"): 1,
+        ("accelerate launch", "verify"): 1,
+    }
 
 
 @pytest.mark.parametrize(
