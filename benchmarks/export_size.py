@@ -52,7 +52,10 @@ SIZES: dict[str, dict[str, Any]] = {
         "sample_size": 8,
         "cross_attention_dim": 16,
         "attention_head_dim": 2,
-        "block_out_channels": (16, 32, 32, 32),
+        "block_out_channels": (16, 32),
+        "layers_per_block": 1,
+        "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
         "norm_num_groups": 4,
     },
 }

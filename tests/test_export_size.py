@@ -27,7 +27,7 @@ def test_the_commands_are_measured_in_processes_of_their_own(script: Any, tmp_pa
         assert row["seconds"] > 0
         assert row["peak_gb"] > 0.1
         assert "within its limits" in row["said"]
-    assert "compared in brief (2 calls, latents of side 8)" in rows["command swap"]["said"]
+    assert "compared in brief (2 calls, latents of side 2)" in rows["command swap"]["said"]
     assert json.loads(json.dumps(rows)) == rows
     with pytest.raises(SystemExit, match=r"command swap: exit code 2: .*neither a run nor"):
         script.run_command("command swap", "tiny", tmp_path / "nothing")
