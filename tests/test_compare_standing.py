@@ -28,13 +28,14 @@ def test_rows_are_ahead_by_all_bounds_or_not_at_all(tmp_path: Path) -> None:
         row("undecided", None, 0.0, 0.0),
         row("policy", 0.1, 0.9, 0.8),
         row("equal", 0.1, 0.9, 0.8),
+        row("policy-student", 0.0, 1.0, 1.0),
     )
     found = Comparison(plan=plan_of(tmp_path), entries=entries, facts={})
     assert [e.id for e in standing(found).erasing] == ["wrecked", "equal"]
     assert [e.id for e in standing(found).keeping] == ["sd", "half", "equal"]
     assert [e.id for e in standing(found).both] == ["equal"]
     assert told(found) == [
-        'Beside "policy", by the bounds that decide:',
+        'Other systems beside "policy", by the bounds that decide:',
         "",
         "- erase at least as much: wrecked, equal;",
         "- keep at least as much of every group: sd, half, equal;",
@@ -42,7 +43,7 @@ def test_rows_are_ahead_by_all_bounds_or_not_at_all(tmp_path: Path) -> None:
         "- both: equal.",
         "",
     ]
-    alone = replace(found, entries=(entries[0], entries[3], entries[5]))
+    alone = replace(found, entries=(entries[0], entries[3], entries[5], entries[7]))
     assert told(alone)[-2] == "- both: none."
 
 

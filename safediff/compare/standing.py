@@ -1,15 +1,16 @@
-"""Where the policy's own row stands among the others: who erases as much, who keeps as much."""
+"""Where the policy's own eraser stands among others: who erases as much, who keeps as much."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
 
 from safediff.compare.entry import Entry
+from safediff.compare.rows import ROWS
 from safediff.compare.table import Comparison, erasure_checks, retention_checks
 from safediff.gate.numbers import show
 
 
 class Standing(NamedTuple):
-    """Rows at or ahead of the policy's own in every bound that decides."""
+    """Other systems at or ahead of the policy's own row in every bound that decides."""
 
     erasing: tuple[Entry, ...]
     """None of their upper bounds of what is left is above its."""
@@ -26,18 +27,23 @@ def standing(comparison: Comparison) -> Standing:
     """Compare bounds, not estimates: they are what a policy decides by."""
     own, (gated, _) = comparison.reference, erasure_checks(comparison)
     kept = retention_checks(comparison.entries)
-    others = [entry for entry in comparison.entries if entry.id != own.id]
+    others = [entry for entry in comparison.entries if not _is_own(entry)]
     return Standing(
         erasing=tuple(e for e in others if all(_upper(e, id) <= _upper(own, id) for id in gated)),
         keeping=tuple(e for e in others if all(_lower(e, id) >= _lower(own, id) for id in kept)),
     )
 
 
+def _is_own(entry: Entry) -> bool:
+    """The policy's row, or a variant of it: its student, another seed, as LoRA."""
+    return entry.id in ROWS and ROWS[entry.id].own
+
+
 def told(comparison: Comparison) -> list[str]:
     """The same in words, for below the table."""
     found, own = standing(comparison), comparison.reference.title
     gated, _ = erasure_checks(comparison)
-    lines = [f'Beside "{own}", by the bounds that decide:', ""]
+    lines = [f'Other systems beside "{own}", by the bounds that decide:', ""]
     lines += [f"- erase at least as much: {_names(found.erasing)};"]
     lines += [f"- keep at least as much of every group: {_names(found.keeping)};"]
     if found.keeping and gated:
