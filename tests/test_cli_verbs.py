@@ -283,6 +283,11 @@ def test_doctor(here: Ran, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "intact, unet" in done.stdout
     assert re.search(r"ONNX Runtime's providers +│ .*CPUExecutionProvider", done.stdout)
     assert re.search(r"extra lora +│ installed", done.stdout)
+    assert re.search(r"memory, time to erase +│ with dtype bfloat16, gradient_check", done.stdout)
+    for size in ("SD 1.x, 512 px", "SD 2.x, 768 px", "SDXL, 1024 px"):
+        for preset in ("paper", "fast"):
+            row = rf"{size}, {preset} +│ about [\d.]+ GiB at the peak, fits \d+ GB.*; [\d.]+ h"
+            assert re.search(row, done.stdout), (size, preset)
 
 
 def test_generate(tmp_path: Path, here: Ran) -> None:

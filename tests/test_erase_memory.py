@@ -1,7 +1,9 @@
 """The memory model against bytes counted in a real run; architectures; what the plan says."""
 
 import json
+import re
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -14,6 +16,7 @@ from policy_examples import plan_of
 from torch import Tensor
 
 from safediff.cli import memory as cli_memory
+from safediff.cli.common_sizes import COMMON_SIZES, CommonSize
 from safediff.cli.hours import Hours
 from safediff.cli.memory import LEAN, described, lean_rows, memory_rows
 from safediff.erase import memory
@@ -29,7 +32,12 @@ from safediff.policy.plan import ModelPlan
 
 ROOT = Path(__file__).parents[1]
 FAST = PRESETS["sdd"]["fast"]
-PASSES = distil_passes(FAST)
+PASSES = {name: distil_passes(PRESETS["sdd"][name]) for name in ("paper", "fast")}
+
+
+@cache
+def least() -> dict[str, str]:
+    return dict(lean_rows())
 
 
 @pytest.fixture(scope="module")
@@ -102,11 +110,33 @@ def test_committed_numbers_are_those_of_the_model(benchmark: ModuleType) -> None
     assert stored_total == pytest.approx(found, abs=0.02)
 
 
+@pytest.mark.parametrize(
+    ("size", "architecture"), [*zip(COMMON_SIZES, (SD1, SD2, SDXL), strict=True)]
+)
+def test_what_doctor_says_is_what_the_model_says(
+    size: CommonSize, architecture: Architecture
+) -> None:
+    assert size.pass_flops == pytest.approx(pass_flops(architecture), rel=1e-4)
+    for preset, peak in size.peaks.items():
+        found = erasing_memory(architecture, replace(PRESETS["sdd"][preset], **LEAN), "bfloat16")
+        assert peak == pytest.approx(found.total, rel=0.005), preset
+
+
 def test_targets_are_met_with_the_lean_knobs() -> None:
     assert (erasing_memory(SD1, FAST, "float32").total + DRIVER) / GIB > 8
-    rows = dict(lean_rows())
-    assert "fits 8 GB" in rows["memory to erase, SD 1.x, 512 px"]
-    assert "fits 16 GB" in rows["memory to erase, SDXL, 1024 px"]
+    rows = least()
+    fits = {
+        name: int(found[1])
+        for name, text in rows.items()
+        if (found := re.search(r"GiB at the peak, fits (\d+) GB", text))
+    }
+    expected = {"SD 1.x, 512 px": (8, 8), "SD 2.x, 768 px": (8, 8), "SDXL, 1024 px": (24, 16)}
+    assert fits == {
+        f"{size}, {preset}": card
+        for size, cards in expected.items()
+        for preset, card in zip(("paper", "fast"), cards, strict=True)
+    }
+    assert "start from preset paper" in rows["memory, time to erase"]
 
 
 @pytest.mark.parametrize(
@@ -212,5 +242,6 @@ def test_hours_follow_what_a_pass_computes(tmp_path: Path) -> None:
     known, small = Hours.of(SDXL), Hours.of(SD1)
     assert known(1000) > 7 * small(1000)
     assert "TFLOP a pass" in known.rests_on
-    rows = dict(cli_memory.lean_rows())
-    assert rows["time to erase, SDXL, 1024 px"].startswith(f"{known(PASSES):.2f} h")
+    for preset, passes in PASSES.items():
+        assert least()[f"SDXL, 1024 px, {preset}"].endswith(f"; {known(passes):.2f} h")
+    assert known(PASSES["paper"]) > 3 * known(PASSES["fast"])

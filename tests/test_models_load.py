@@ -26,9 +26,10 @@ from safediff.erase.methods import resolve
 from safediff.erase.params import DistilParams
 from safediff.errors import Inconclusive, PolicyError, UsageError
 from safediff.export.single_file import TEXT, open_clip_state, original_state
-from safediff.models import load
+from safediff.models import load, original_layout
 from safediff.models.backbone import Backbone
 from safediff.models.load import load_backbone
+from safediff.models.original_layout import CONV_IN
 from safediff.models.patch import state_sha256, unet_sha256
 from safediff.policy.load import load_plan
 from safediff.policy.plan import ModelPlan
@@ -54,7 +55,7 @@ def open_clip_layout(model: Any) -> dict[str, Tensor]:
     state = {k: v for k, v in original_state(model).items() if not k.startswith(TEXT)}
     tower = open_clip_state(model.text_encoder.state_dict())
     unused = {"text_projection": torch.eye(TEXT_DIM), "logit_scale": torch.ones(())}
-    return state | {load.ORIGINAL_OPEN_CLIP + k: v for k, v in {**tower, **unused}.items()}
+    return state | {original_layout.OPEN_CLIP + k: v for k, v in {**tower, **unused}.items()}
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -105,8 +106,8 @@ def test_without_configurations_or_hub_it_is_said_what_is_needed(
 @pytest.mark.parametrize(
     ("key", "shape", "said"),
     [
-        (load.ORIGINAL_CONV_IN, (8, 9, 3, 3), "reads 9 channels and answers with 4: an inpaint"),
-        (load.ORIGINAL_CONV_IN, (8, 8, 3, 3), "reads 8 channels and answers with 4: an inpaint"),
+        (CONV_IN, (8, 9, 3, 3), "reads 9 channels and answers with 4: an inpaint"),
+        (CONV_IN, (8, 8, 3, 3), "reads 8 channels and answers with 4: an inpaint"),
         ("conditioner.embedders.0.model.ln_final.weight", (8,), "is a refiner of SDXL"),
         (
             *("cond_stage_model.model.ln_final.weight", (8,)),

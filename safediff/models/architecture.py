@@ -1,4 +1,4 @@
-"""What a pipeline is made of, from its configuration files alone; no weights are read."""
+"""What a pipeline is made of, from its configuration files or header; no weights are read."""
 
 import json
 from collections.abc import Mapping
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from safediff.errors import Inconclusive
+from safediff.models.original_layout import channels_of, read_shapes, unet_form
 from safediff.policy.plan import ModelPlan
 
 Config = Mapping[str, Any]
@@ -100,16 +101,25 @@ KNOWN = {
     "stabilityai/sdxl-turbo": _at(SDXL, 64),
 }
 """By how hub ids begin; the longest that fits counts."""
+SINGLE_FILES = {
+    (320, 768, 16): SD1,
+    (320, 1024, 16): SD2,
+    (320, 2048, 70): SDXL,
+}
+"""By the form of a file's UNet. Files do not say how large their pictures are: taken to be
+the largest of the family, 768 px for 2.x and 1024 px for SDXL."""
 DISTILLED = ("FluxPipeline",)
 """Pipelines whose models take one pass a step, guided or not (``Backbone.distilled_guidance``)."""
 _DISTILLED_HUB = ("black-forest-labs/flux.1",)
 
 
 def find_architecture(model: ModelPlan) -> Architecture | None:
-    """Of a folder (a single file's ``config``) or a known hub id; None: the weights would tell.
+    """Of a folder (a single file's ``config``), a single file or a known hub id.
+
+    None: the weights would tell.
 
     Raises:
-        Inconclusive: a configuration file is damaged.
+        Inconclusive: a configuration file or a checkpoint is damaged.
     """
     folder = Path(model.config or model.base)
     if (folder / "unet" / "config.json").exists():
@@ -119,6 +129,8 @@ def find_architecture(model: ModelPlan) -> Architecture | None:
             vae=_read(folder / "vae" / "config.json"),
             text_encoders=tuple(map(_read, encoders)),
         )
+    if Path(model.base).is_file():
+        return _of_file(Path(model.base))
     starts = [start for start in KNOWN if model.base.lower().startswith(start)]
     return KNOWN[max(starts, key=len)] if starts else None
 
@@ -133,6 +145,14 @@ def guidance_is_distilled(model: ModelPlan) -> bool:
     if index.exists():
         return _read(index).get("_class_name") in DISTILLED
     return model.base.lower().startswith(_DISTILLED_HUB)
+
+
+def _of_file(path: Path) -> Architecture | None:
+    shapes = read_shapes(path)
+    form, (reads, answers) = unet_form(shapes), channels_of(shapes)
+    if form is None or reads != answers:
+        return None
+    return SINGLE_FILES.get(form)
 
 
 def _read(path: Path) -> Config:

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from torch import nn
 
 from safediff.errors import Inconclusive, UsageError
 from safediff.export.quiet import quiet
 from safediff.models.backbone import Backbone
 from safediff.models.flux import Flux
+from safediff.models.original_layout import Kind, channels_of, kind_of, read_shapes
 from safediff.models.pixart import PixArtAlpha, PixArtSigma
 from safediff.models.prediction import PREDICTIONS
 from safediff.models.sd3 import StableDiffusion3
@@ -32,11 +32,6 @@ _CLASSES: tuple[type[Backbone], ...] = (
 )
 FAMILIES: Mapping[str, type[Backbone]] = {cls.pipeline_name: cls for cls in _CLASSES}
 """By the name of the diffusers pipeline."""
-ORIGINAL_CONV_IN = "model.diffusion_model.input_blocks.0.0.weight"
-ORIGINAL_CONV_OUT = "model.diffusion_model.out.2.weight"
-ORIGINAL_ENCODER_2, ORIGINAL_REFINER = "conditioner.embedders.1.", "conditioner.embedders.0.model."
-ORIGINAL_OPEN_CLIP = "cond_stage_model.model."
-"""Names in single-file checkpoints."""
 SINGLE_FILE_NEEDS = (
     "say model.config, a diffusers folder of the same family (model_index.json, scheduler, "
     "tokenizer and each part's config.json; no weights), or let the hub be reached, which has them"
@@ -166,7 +161,7 @@ def load_pipeline(plan: ModelPlan) -> Any:
                 "write a path that exists, 'embedded', or a hub id with its revision",
             )
         return DiffusionPipeline.from_pretrained(plan.base, revision=plan.revision, **options)
-    except UsageError:
+    except (UsageError, Inconclusive):
         raise
     except Exception as error:
         raise Inconclusive(
@@ -193,39 +188,32 @@ def _from_single_file(path: Path, plan: ModelPlan, options: dict[str, Any]) -> A
     """A checkpoint in the original layout; everything but weights is from ``plan.config``."""
     import diffusers
 
-    with safe_open(path, "pt") as file:
-        names = set(file.keys())
-        shapes = (
-            file.get_slice(name).get_shape() if name in names else [4, 4]
-            for name in (ORIGINAL_CONV_IN, ORIGINAL_CONV_OUT)
-        )
-        channels, wanted = next(shapes)[1], next(shapes)[0]
+    shapes = read_shapes(path)
+    channels, wanted = channels_of(shapes)
     if channels != wanted:
         raise UsageError(
             f"{path}: its UNet reads {channels} channels and answers with {wanted}: an inpainting "
             "or editing model",
             "point model.base at the text-to-image model that it was made from",
         )
-    family = _single_file_family(path, names, has_config=plan.config is not None)
+    family = _single_file_family(path, kind_of(shapes), has_config=plan.config is not None)
     where: dict[str, Any] = (
         {} if plan.config is None else {"config": plan.config, "local_files_only": True}
     )
     return getattr(diffusers, family).from_single_file(str(path), **where, **options)
 
 
-def _single_file_family(path: Path, names: set[str], *, has_config: bool) -> str:
-    """The pipeline's name, by the names of its text encoder."""
-    if any(name.startswith(ORIGINAL_ENCODER_2) for name in names):
-        return "StableDiffusionXLPipeline"
-    if any(name.startswith(ORIGINAL_REFINER) for name in names):
+def _single_file_family(path: Path, kind: Kind, *, has_config: bool) -> str:
+    """The pipeline's name."""
+    if kind == "refiner":
         raise UsageError(f"{path}: is a refiner of SDXL", "point model.base at the base model")
-    if any(name.startswith(ORIGINAL_OPEN_CLIP) for name in names) and not has_config:
+    if kind == "sd2" and not has_config:
         raise UsageError(
             f"{path}: is of Stable Diffusion 2.x, whose files do not say whether noise or "
             "velocities are predicted: model.config must be given",
             "let it be the diffusers folder of the same checkpoint; no weights need be there",
         )
-    return "StableDiffusionPipeline"
+    return "StableDiffusionXLPipeline" if kind == "sdxl" else "StableDiffusionPipeline"
 
 
 def _require_index(path: Path) -> None:
