@@ -27,7 +27,7 @@ def erase(
 ) -> None:
     """Erase a policy's concepts, verify, export an engine and verify it again.
 
-    Several policies run one after another, each in a run of its own, on one loaded base.
+    Several policies run one after another, each in a run of its own; each base is loaded once.
 
     Under torchrun all processes share the work.
 

@@ -1,5 +1,6 @@
 """Several policies in one command: one base, a run each, the worst outcome, nothing lost."""
 
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -11,17 +12,27 @@ from small_policy import QUICK, finished, safediff, small_plan, write_policy
 from safediff.errors import Inconclusive, PolicyViolated, UsageError
 from safediff.gate.verdict import Verdict, load_report
 from safediff.policy.load import load_plans
-from safediff.policy.plan import Plan
+from safediff.policy.plan import ModelPlan, Plan
 from safediff.report.several import Line, render_several
 from safediff.workflow import many
 from safediff.workflow.erase import Outcome
-from safediff.workflow.many import Attempt, end_of, erase_all
+from safediff.workflow.many import Attempt, by_model, end_of, erase_all
 from safediff.workflow.run_folder import RunFolder
 from safediff.workflow.ui import SilentUi
 
 
 def named(folder: Path, name: str, *edits: tuple[str, str]) -> Plan:
     return small_plan(folder / name, ("name: small", f"name: {name}"), *edits)
+
+
+class Spoken(SilentUi):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
 
 
 @pytest.fixture
@@ -58,6 +69,46 @@ def test_the_base_is_loaded_once_and_each_has_its_folder(
     end_of(found)
     again = erase_all(plans, tmp_path / "out", True, SilentUi())
     assert [a.run.path for a in again] == [a.run.path for a in found]
+
+
+def test_each_base_is_loaded_once_and_results_keep_the_order_given(
+    tmp_path: Path, fake: dict[str, Any]
+) -> None:
+    plans = [named(tmp_path, name) for name in ("a", "b", "c", "d")]
+    for index, base in ((1, "other"), (3, "third")):
+        plans[index] = replace(plans[index], model=ModelPlan(base=base))
+    assert by_model(plans) == [0, 2, 1, 3]
+    fake["broken"] = {"b": Inconclusive("no disk"), "c": UsageError("no such text")}
+    ui = Spoken()
+    found = erase_all(plans, tmp_path / "out", False, ui)
+    assert fake["loaded"] == ["embedded", "other", "third"]
+    assert [name for name, *_ in fake["erased"]] == ["a", "d"]
+    assert [a.plan.name for a in found] == ["a", "b", "c", "d"]
+    assert [a.run.path.name for a in found] == ["a", "b", "c", "d"]
+    assert [a.exit_code for a in found] == [0, 3, 2, 0]
+    begun = [text.split(",")[0] for text in ui.said if text.startswith("policy ")]
+    assert begun == [f"policy {n + 1} of 4: {name}" for n, name in enumerate("acbd")]
+    with pytest.raises(Inconclusive, match="of 4 policies: b undecided; c not run"):
+        end_of(found)
+
+
+def test_a_base_that_cannot_be_loaded_is_tried_again_and_never_mistaken(
+    tmp_path: Path, fake: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plans = [named(tmp_path, name) for name in ("a", "b", "c")]
+    plans[1] = replace(plans[1], model=ModelPlan(base="other"))
+    load, failures = many.load_backbone, iter([Inconclusive("no disk")])
+
+    def failing(model: ModelPlan) -> Any:
+        if error := next(failures, None):
+            raise error
+        return load(model)
+
+    monkeypatch.setattr(many, "load_backbone", failing)
+    found = erase_all(plans, tmp_path / "out", False, SilentUi())
+    assert [a.exit_code for a in found] == [3, 0, 0]
+    assert fake["loaded"] == ["embedded", "other"]
+    assert [name for name, *_ in fake["erased"]] == ["c", "b"]
 
 
 def test_one_that_fails_loses_no_others(tmp_path: Path, fake: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Several policies one after another on one loaded base; one that fails loses no other's result."""
+"""Several policies one after another, each base loaded once; one that fails loses no other's."""
 
 import time
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from safediff.errors import Inconclusive, PolicyViolated, SafediffError, UsageEr
 from safediff.gate.verdict import Verdict
 from safediff.models.backbone import Backbone
 from safediff.models.load import load_backbone
-from safediff.policy.plan import Plan
+from safediff.policy.plan import ModelPlan, Plan
 from safediff.sample.shards import ALONE, Shards
 from safediff.workflow.erase import Outcome, erase
 from safediff.workflow.run_folder import RunFolder, open_run
@@ -60,10 +60,11 @@ def erase_all(
     shards: Shards = ALONE,
     trackers: Sequence[str] = (),
 ) -> list[Attempt]:
-    """Erase each plan in a run folder of its own, in order; all folders are opened first.
+    """Erase each plan in a run folder of its own; all folders are opened first.
 
-    Of several plans, one that fails is noted and the next one begun. Several processes stop
-    instead: an error may have struck one of them only.
+    Plans of one model follow each other, so that it is loaded once; what came of them is given in
+    the order of ``plans``. Of several plans, one that fails is noted and the next one begun.
+    Several processes stop instead: an error may have struck one of them only.
 
     Args:
         plans: What to do.
@@ -83,17 +84,19 @@ def erase_all(
         open_shared_run(plan, place, resume, shards)
         for plan, place in zip(plans, places, strict=True)
     ]
-    found: list[Attempt] = []
+    found: dict[int, Attempt] = {}
     base: Backbone | None = None
-    for number, (plan, run) in enumerate(zip(plans, runs, strict=True)):
+    loaded: ModelPlan | None = None
+    for number, index in enumerate(by_model(plans)):
+        plan, run = plans[index], runs[index]
         if not one:
             ui.say(f"policy {number + 1} of {len(plans)}: {plan.name}, {run.path}")
         began = time.monotonic()
         outcome = error = None
         try:
-            if base is None or plan.model != plans[number - 1].model:
+            if base is None or plan.model != loaded:
                 base = None  # two models need not fit at a time
-                base = load_backbone(plan.model)
+                base, loaded = load_backbone(plan.model), plan.model
             outcome = erase(plan, run, ui, shards=shards, trackers=trackers, base=base)
         except Exception as raised:
             if one or shards.count > 1:
@@ -101,8 +104,14 @@ def erase_all(
             error = as_told(raised)
             ui.say(f"error: policy {plan.name}: {error}")
         seconds = time.monotonic() - began
-        found.append(Attempt(plan=plan, run=run, seconds=seconds, outcome=outcome, error=error))
-    return found
+        found[index] = Attempt(plan=plan, run=run, seconds=seconds, outcome=outcome, error=error)
+    return [found[index] for index in range(len(plans))]
+
+
+def by_model(plans: Sequence[Plan]) -> list[int]:
+    """Indices of ``plans``: those of one model together, models and their plans as they come."""
+    models = [plan.model for plan in plans]
+    return sorted(range(len(plans)), key=lambda index: models.index(models[index]))
 
 
 def open_shared_run(plan: Plan, out: Path | None, resume: bool, shards: Shards) -> RunFolder:
