@@ -5,6 +5,7 @@ import math
 import signal
 import struct
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,15 @@ from tracker_example import write_wandb
 
 from safediff.compare.rows import choose
 from safediff.compare.table import to_json
+from safediff.erase.checkpoint import Progress
 from safediff.erase.losses import Losses, distil_losses, null_drift
 from safediff.erase.micro_batch import backward
 from safediff.erase.micro_batch import parts as parts_of
-from safediff.erase.params import DistilParams
+from safediff.erase.params import PRESETS, DistilParams
 from safediff.erase.rollout import rollout
 from safediff.erase.texts import Batch, TextBank
 from safediff.erase.trainer import StepInfo
+from safediff.errors import Inconclusive
 from safediff.gate.verdict import load_report
 from safediff.guard.load import make_guard
 from safediff.models.backbone import Backbone
@@ -36,9 +39,10 @@ from safediff.policy.load import load_plan
 from safediff.policy.plan import ModelPlan
 from safediff.sample.sampler import Sampling
 from safediff.sample.shards import Shards
+from safediff.workflow import training
 from safediff.workflow.compare import run_contest
 from safediff.workflow.generate import generate_grid
-from safediff.workflow.run_folder import read_training
+from safediff.workflow.run_folder import RunFolder, read_training
 from safediff.workflow.ui import SilentUi
 
 UNEVEN = replace(
@@ -182,6 +186,67 @@ def test_parts_of_the_means_add_up(backbone: Backbone, count: int) -> None:
     for rank, losses in enumerate(found):
         mine = expected.presence[Shards(rank, count).stripe]
         torch.testing.assert_close(losses.presence, mine, rtol=1e-4, atol=1e-5)
+
+
+class Agreeing(Shards):
+    """A process whose others say what it says."""
+
+    def agree(self, what: str, find: Callable[[], Any]) -> Any:
+        return find()
+
+    def wait(self) -> None:
+        """Nobody to wait for."""
+
+
+class Said(SilentUi):
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+
+@pytest.mark.parametrize(
+    ("rank", "count", "batch_size", "busy"),
+    [
+        (0, 8, 1, "of 1 keep 1 of 8"),
+        (0, 3, 2, "of 2 keep 2 of 3"),
+        (0, 2, 2, None),
+        (0, 1, 1, None),
+        (1, 8, 1, None),
+    ],
+)
+def test_more_processes_than_rows_are_told_once(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    rank: int,
+    count: int,
+    batch_size: int,
+    busy: str | None,
+) -> None:
+    class Trainer:
+        def __init__(self, *_: Any) -> None:
+            self.progress = Progress(0, 0, 0)
+
+        def run(self, *_: Any) -> None:
+            raise Inconclusive("far enough")
+
+    monkeypatch.setattr(training, "DistilTrainer", Trainer)
+    rows = ("batch_size: 2,", f"batch_size: {batch_size}, keep_share: 0.0,")
+    plan = load_plan(write_policy(tmp_path, rows))
+    nobody: Any = None
+    said = Said()
+    with pytest.raises(Inconclusive, match="far enough"):
+        training.train(plan, nobody, RunFolder(tmp_path), said, Agreeing(rank, count))
+    expected = [] if busy is None else [f"note: training batches {busy} processes busy"]
+    assert [line.split(",")[0] for line in said.lines] == expected
+
+
+@pytest.mark.parametrize("preset", ["paper", "repo"])
+def test_published_presets_have_batches_of_one(preset: str) -> None:
+    """What the page says of them."""
+    assert training.idle_note(2, PRESETS["sdd"][preset].batch_size) is not None
+    assert training.idle_note(24, PRESETS["sdd"]["safediff"].batch_size) is None
 
 
 def test_an_average_of_averages_would_be_seen(backbone: Backbone) -> None:

@@ -146,6 +146,8 @@ def _distil(
     if shards.leads:
         _cut_log(run, trainer.progress.step)
     shards.wait()  # everyone has read the checkpoint before it is replaced
+    if shards.leads and (note := idle_note(shards.count, params.batch_size)):
+        ui.say(note)
     task = ui.task("erase", params.num_steps)
     task.advance(trainer.progress.step)
     with tracking(trackers if shards.leads else (), plan, params, run) as track:
@@ -153,6 +155,17 @@ def _distil(
         erased = trainer.run(on_step, run.checkpoint)
     task.done(f"loss {trainer.last_loss:.4f}")
     return erased
+
+
+def idle_note(num_processes: int, batch_size: int) -> str | None:
+    """What to say where there are more processes than rows of a batch; None where there are not."""
+    if num_processes <= batch_size:
+        return None
+    return (
+        f"note: training batches of {batch_size} keep {batch_size} of {num_processes} processes "
+        "busy, the others add nothing to training (they do to drawing); "
+        "see erase.options.batch_size"
+    )
 
 
 def _on_step(run: RunFolder, task: Task, batch_size: int, track: OnStep) -> OnStep:
