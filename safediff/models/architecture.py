@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from safediff.errors import Inconclusive
-from safediff.models.original_layout import channels_of, read_shapes, unet_form
+from safediff.models.original_layout import channels_of, kind_of, read_shapes, unet_form
 from safediff.policy.plan import ModelPlan
 
 Config = Mapping[str, Any]
@@ -152,7 +152,8 @@ def _of_file(path: Path) -> Architecture | None:
     form, (reads, answers) = unet_form(shapes), channels_of(shapes)
     if form is None or reads != answers:
         return None
-    return SINGLE_FILES.get(form)
+    found = SINGLE_FILES.get(form)
+    return found if (found is SDXL) == (kind_of(shapes) == "sdxl") else None
 
 
 def _read(path: Path) -> Config:
