@@ -9,9 +9,12 @@ but more than one prompt. A hundred UNet rows of that size take two CPU cores ma
 from dataclasses import dataclass
 from math import prod
 
-from safediff.export.parity import TIMESTEPS
+import torch
+from torch import Tensor
+
+from safediff.export.parity import TIMESTEPS, Denoise
 from safediff.export.signature import signature_of
-from safediff.models.backbone import Backbone
+from safediff.models.backbone import Backbone, Condition
 
 LARGE = 4096
 """Values of a latent from which fewer rows are enough."""
@@ -28,6 +31,26 @@ class Extent:
     latent_shape: tuple[int, int, int]
     """Channels, height, width."""
     timesteps: tuple[int, ...]
+
+    @property
+    def is_large(self) -> bool:
+        """Whether a latent has so many values that few rows are enough."""
+        return prod(self.latent_shape) >= LARGE
+
+    def in_rows(self, denoise: Denoise) -> Denoise:
+        """The same predictions, of large latents one row after another.
+
+        The attention scores of one at 64 x 64 take half a gigabyte in a graph, and as much again
+        after their softmax.
+        """
+        if not self.is_large:
+            return denoise
+
+        def one_by_one(z: Tensor, t: Tensor, c: Condition) -> Tensor:
+            rows = (slice(i, i + 1) for i in range(len(z)))
+            return torch.cat([denoise(z[row], t, c.rows(row)) for row in rows])
+
+        return one_by_one
 
 
 def in_full(model: Backbone, num_latents: int) -> Extent:

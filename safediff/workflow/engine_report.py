@@ -202,14 +202,16 @@ def compare(
     count, half = extent.num_latents, extent.num_latents // 2
     generator = torch.Generator().manual_seed(0)
     latents = torch.randn(count, *extent.latent_shape, generator=generator)
-    denoise, timesteps = (engine.denoise, model.denoise), extent.timesteps
+    denoise = extent.in_rows(engine.denoise), extent.in_rows(model.denoise)
+    timesteps = extent.timesteps
     erased, kept = (
         model.encode(_spread(prompts, number)).to("cpu", torch.float32)
         for prompts, number in ((source.erased_prompts, count), (source.kept_prompts, half))
     )
     margin = None
     for base in bases:
-        margin = measure_margin_ratio(*denoise, base.denoise, latents, erased, timesteps=timesteps)
+        other = extent.in_rows(base.denoise)
+        margin = measure_margin_ratio(*denoise, other, latents, erased, timesteps=timesteps)
     return measure_parity(
         *denoise,
         latents,

@@ -96,8 +96,9 @@ def compare_engine(
     latents = torch.randn(count, *extent.latent_shape, generator=generator)
     erased = _condition(base, [p for c in plan.concepts for p in c.phrasings], count)
     kept = _condition(base, ["", *plan.erase.keep], count)
-    denoise, timesteps = (compared.denoise, reference.denoise), extent.timesteps
-    margin = measure_margin_ratio(*denoise, unsafe.denoise, latents, erased, timesteps=timesteps)
+    denoise = extent.in_rows(compared.denoise), extent.in_rows(reference.denoise)
+    other, timesteps = extent.in_rows(unsafe.denoise), extent.timesteps
+    margin = measure_margin_ratio(*denoise, other, latents, erased, timesteps=timesteps)
     mixed = Condition.cat([erased.rows(slice(half)), kept.rows(slice(half))])
     found = measure_parity(
         *denoise,
