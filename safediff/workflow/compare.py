@@ -285,7 +285,7 @@ def run_contest(
             "judge": f"{contest.verification.judge.name}, weights "
             f"{contest.verification.judge.weights_sha256[:12]}",
             "plan": plan.sha256[:12],
-            "by the clock": elapsed.told(num_jobs),
+            "by the clock": f"{len(rows)} rows in {elapsed.told(num_jobs)}",
             **environment(),
         }
     measured = tuple(entries[row.id] for row in rows)
