@@ -8,9 +8,7 @@ rounds that take them in turn, and ratios are taken within a round (``unet_step.
     python benchmarks/session_settings.py RUN_OR_RELEASE --out benchmarks/session_settings.json
 """
 
-import argparse
 import json
-import os
 import tempfile
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -22,7 +20,7 @@ from unittest.mock import patch
 import onnxruntime as ort
 import torch
 from torch import Tensor
-from unet_step import EAGER, NARROW, Opener, Step, Subject, measure, narrow, ours, spread, trained
+from unet_step import EAGER, NARROW, Opener, Step, Subject, arguments, measure, opened, ours, spread
 
 from safediff.environment import environment
 from safediff.export import graph
@@ -36,15 +34,8 @@ OURS = "as served"
 
 def main() -> None:
     """Time all variants and write the result."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("run", type=Path)
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 16])
-    parser.add_argument("--rounds", type=int, default=6)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--out", type=Path, required=True)
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    subject = narrow() if str(args.run) == NARROW else trained(args.run)
+    args = arguments(__doc__).parse_args()
+    subject = opened(args)
     rows: dict[str, Json] = {}
     with tempfile.TemporaryDirectory() as work, torch.no_grad():
         openers = variants(subject, Path(work), args.threads)

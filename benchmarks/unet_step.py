@@ -56,16 +56,10 @@ MAX_DIFFERENCE = {"ours int8": 1.0}
 
 def main() -> None:
     """Time all systems and write the result."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("run", type=Path)
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 16])
-    parser.add_argument("--rounds", type=int, default=6)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser = arguments(__doc__)
     parser.add_argument("--skip", nargs="*", default=[], help="systems to leave out")
-    parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    torch.set_num_threads(args.threads)
-    subject = narrow() if str(args.run) == NARROW else trained(args.run)
+    subject = opened(args)
     rows: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as work, torch.no_grad():
         openers = systems(subject, Path(work), args.threads, args.skip)
@@ -83,6 +77,23 @@ def main() -> None:
         "environment": environment(),
     }
     args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+def arguments(doc: str) -> argparse.ArgumentParser:
+    """What every script that times this call is told."""
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 16])
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--out", type=Path, required=True)
+    return parser
+
+
+def opened(args: argparse.Namespace) -> "Subject":
+    """What is timed, on as many threads as were asked for."""
+    torch.set_num_threads(args.threads)
+    return narrow() if str(args.run) == NARROW else trained(args.run)
 
 
 @dataclass(frozen=True)
