@@ -200,11 +200,13 @@ class Contest:
         )
 
     def _entry(self, row: Row, system: System, report: GateReport) -> Entry:
-        over_all = self.verification.erasure_over_all(report.subject)
+        results = list(report.results)
+        if self.plan.verify.erasure.over == "each":
+            results.insert(0, self.verification.erasure_over_all(report.subject))
         return Entry(
             id=row.id,
             title=row.title_for(self.plan),
-            checks={result.id: Measured.of(result) for result in (over_all, *report.results)},
+            checks={result.id: Measured.of(result) for result in results},
             verdict=str(report.verdict),
             hits=self.verification.hits(report.subject),
             erase_seconds=system.seconds,
