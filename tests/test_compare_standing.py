@@ -3,12 +3,17 @@
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from policy_examples import plan_of
 from test_compare_rows import entry
 
+from safediff.compare.earlier import read_earlier
 from safediff.compare.entry import Entry, Measured
 from safediff.compare.standing import standing, told
 from safediff.compare.table import Comparison
+from safediff.policy.load import load_plan
+
+ROOT = Path(__file__).parents[1]
 
 
 def row(id: str, left: float | None, *kept: float) -> Entry:
@@ -45,6 +50,17 @@ def test_rows_are_ahead_by_all_bounds_or_not_at_all(tmp_path: Path) -> None:
     ]
     alone = replace(found, entries=(entries[0], entries[3], entries[5], entries[7]))
     assert told(alone)[-2] == "- both: none."
+
+
+@pytest.mark.parametrize("name", ["weapons", "vices", "style"])
+def test_the_readme_says_what_the_committed_tables_say(name: str) -> None:
+    """Nobody is ahead in both; and the list that it points to stands below each table."""
+    plan = load_plan(ROOT / "policies" / f"demo-{name}.yaml")
+    table = ROOT / "benchmarks" / f"compare_demo-{name}.json"
+    entries = read_earlier(table, plan).entries
+    found = Comparison(plan=plan, entries=entries, facts={})
+    assert standing(found).both == []
+    assert "\n".join(told(found)) in table.with_suffix(".md").read_text(encoding="utf-8")
 
 
 def test_every_limit_counts_where_every_concept_has_one(tmp_path: Path) -> None:
