@@ -12,9 +12,8 @@ import onnxruntime as ort
 import torch
 from torch import Tensor
 
-from safediff.errors import Inconclusive
 from safediff.export.providers import CPU_PROVIDER
-from safediff.export.session import ONLY_FATAL, TORCH_DTYPES
+from safediff.export.session import ONLY_FATAL, TORCH_DTYPES, load_graph
 
 KEEP_WEIGHTS = "session.disable_prepacking"
 
@@ -35,13 +34,7 @@ class AsWritten:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.add_session_config_entry(KEEP_WEIGHTS, "1")
         options.intra_op_num_threads = num_threads
-        try:
-            self._ort = ort.InferenceSession(str(path), options, providers=[CPU_PROVIDER])
-        except Exception as error:  # ONNX Runtime's exceptions share no base class
-            first = (str(error).strip() or repr(error)).splitlines()[0]
-            raise Inconclusive(
-                f"{path}: the engine can't be loaded: {first[:200]}", "export the engine again"
-            ) from error
+        self._ort = load_graph(path, options, [CPU_PROVIDER])
         self.inputs = {value.name: value for value in self._ort.get_inputs()}
         self.outputs = {value.name: value for value in self._ort.get_outputs()}
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import onnxruntime as ort
 import torch
@@ -116,17 +117,25 @@ def _open(path: Path, execution: Execution) -> ort.InferenceSession:
     if not execution.spin:
         for entry in SPINNING:
             options.add_session_config_entry(entry, "0")
-    providers = [(provider, execution.options(path))]
-    try:
-        session = ort.InferenceSession(str(path), options, providers=providers)
-    except Exception as error:  # ONNX Runtime's exceptions share no base class
-        first = (str(error).strip() or repr(error)).splitlines()[0]
-        raise Inconclusive(
-            f"{path}: the engine can't be loaded: {first[:200]}", "export the engine again"
-        ) from error
+    session = load_graph(path, options, [(provider, execution.options(path))])
     if session.get_providers()[0] != provider:  # it only warns, and takes the CPU
         raise Inconclusive(
             f"{path}: asked for {provider}, ONNX Runtime chose {session.get_providers()[0]}",
             "check that provider's installation with `safediff doctor`",
         )
     return session
+
+
+def load_graph(path: Path, options: ort.SessionOptions, providers: Sequence[Any]) -> Any:
+    """ONNX Runtime's session of a model file.
+
+    Raises:
+        Inconclusive: the file is missing or damaged.
+    """
+    try:
+        return ort.InferenceSession(str(path), options, providers=providers)
+    except Exception as error:  # ONNX Runtime's exceptions share no base class
+        first = (str(error).strip() or repr(error)).splitlines()[0]
+        raise Inconclusive(
+            f"{path}: the engine can't be loaded: {first[:200]}", "export the engine again"
+        ) from error

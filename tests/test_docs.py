@@ -3,6 +3,7 @@
 import json
 import re
 import tomllib
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -65,15 +66,24 @@ def test_the_readmes_policy_is_valid(tmp_path: Path) -> None:
     assert [concept.name for concept in load_plan(path).concepts] == ["kitchen knife", "bomb"]
 
 
-def test_the_container_starts_what_there_is() -> None:
-    text = (ROOT / "docs" / "serving.Dockerfile").read_text(encoding="utf-8")
-    (entry,) = re.findall(r"^ENTRYPOINT (\[.*\])$", text, re.MULTILINE)
-    assert wrong(" ".join(json.loads(entry))) is None
+CONTAINERS = sorted((ROOT / "docs").glob("*.Dockerfile"))
+
+
+@pytest.mark.parametrize("file", CONTAINERS, ids=lambda file: file.name)
+def test_the_container_starts_what_there_is(file: Path) -> None:
+    text = file.read_text(encoding="utf-8")
+    started = re.findall(r"^(?:ENTRYPOINT|CMD) (\[.*\])$", text, re.MULTILINE)
+    assert wrong(" ".join(chain(*map(json.loads, started)))) is None
     for path in re.findall(r"/src/([\w.]+)", text):
         assert (ROOT / path).exists(), path
-    (extras,) = re.findall(r"/\*\.whl\)\[([\w,-]+)\]", text)
-    assert {*extras.split(",")} >= {"serve", "sign"}  # without the second no signature is checked
-    assert (ROOT / "docs" / "serving.Dockerfile").name in text
+    (asked,) = re.findall(r"/\*\.whl\)\[([^\]]+)\]", text)
+    arguments = dict(re.findall(r"^ARG (\w+)=(.*)$", text, re.MULTILINE))
+    extras = {re.sub(r"\$\{(\w+)\}", lambda m: arguments[m[1]], e) for e in asked.split(",")}
+    assert extras >= {"serve", "sign"}  # without the second no signature is checked
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert extras <= project["optional-dependencies"].keys()
+    assert file.name in text  # in the command that builds it
+    assert file.name in (ROOT / "docs" / "serving.md").read_text(encoding="utf-8")
 
 
 def test_the_container_is_made_of_the_package_alone() -> None:
@@ -91,6 +101,6 @@ def test_the_container_is_made_of_the_package_alone() -> None:
         *(roots | files),
         *("pyproject.toml", "constraints.txt"),
     }
-    text = (ROOT / "docs" / "serving.Dockerfile").read_text(encoding="utf-8")
-    *_, last = text.split("\nFROM ")
-    assert "COPY" not in last
+    for file in CONTAINERS:
+        *_, last = file.read_text(encoding="utf-8").split("\nFROM ")
+        assert "COPY" not in last, file.name

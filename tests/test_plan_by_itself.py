@@ -18,7 +18,7 @@ from serving_examples import copy_of, passed_gate, release
 from tensorrt_examples import FakeTrt
 from tiny import tiny_unet
 
-from safediff.errors import UsageError
+from safediff.errors import Inconclusive, UsageError
 from safediff.export import plan_session
 from safediff.export.built_on import compute_capability
 from safediff.export.manifest import read_manifest, write_manifest
@@ -129,6 +129,41 @@ def test_whether_it_is_recorded_is_told_to_the_plan(
         signed.path, num_threads=1, public_key=signed.public, cuda_graph=asked
     )
     assert seen == [(signed.plan.name, sha256_file(signed.plan), asked)]
+
+
+def no_driver(plan: Path, sha256: str, *, cuda_graph: bool | None) -> Any:
+    raise Inconclusive(f"{plan.name}: the runtime refuses it")
+
+
+def test_one_that_can_not_be_opened_is_passed_over(
+    fake: FakeTrt, signed: Signed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("safediff.serve.pipeline.PlanSession", no_driver)
+    served = SafePipeline.from_release(signed.path, num_threads=1, public_key=signed.public)
+    why = f"it can't be opened here: {signed.plan.name}: the runtime refuses it"
+    passed_over(served.trust, why)
+    assert served.drawn_by == "unet onnx on CPUExecutionProvider"
+
+
+@pytest.mark.parametrize("asked", [{"engine": NAME}, {"cuda_graph": True}])
+def test_one_that_was_asked_for_is_not(
+    fake: FakeTrt, signed: Signed, monkeypatch: pytest.MonkeyPatch, asked: dict[str, Any]
+) -> None:
+    monkeypatch.setattr("safediff.serve.pipeline.PlanSession", no_driver)
+    with pytest.raises(Inconclusive, match="the runtime refuses it"):
+        SafePipeline.from_release(signed.path, num_threads=1, public_key=signed.public, **asked)
+
+
+def test_one_that_is_exchanged_meanwhile_is_not_passed_over(
+    fake: FakeTrt, signed: Signed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exchanged(plan: Path, sha256: str, *, cuda_graph: bool | None) -> Any:
+        plan.write_bytes(plan.read_bytes() + b"x")
+        return plan_session.PlanSession(plan, sha256)
+
+    monkeypatch.setattr("safediff.serve.pipeline.PlanSession", exchanged)
+    with pytest.raises(UsageError, match=NAME):
+        SafePipeline.from_release(signed.path, num_threads=1, public_key=signed.public)
 
 
 @pytest.mark.parametrize("engine", ["onnx", "torch"])

@@ -7,6 +7,7 @@ only to compare its weights, after everything that hashes can decide.
 from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from safetensors.torch import load_file
@@ -83,7 +84,13 @@ def require_certified(path: Path, certificate: Json, sums: Mapping[str, str]) ->
         raise UsageError(f"{path}: {problem}", NEXT_STEP)
 
 
-def choose_engine(known: Known, wanted: EngineChoice, *, no_plan: str = "") -> Choice:
+def choose_engine(
+    known: Known,
+    wanted: EngineChoice,
+    *,
+    no_plan: str = "",
+    unopened: Mapping[str, str] = MappingProxyType({}),
+) -> Choice:
     """The engine to open, from hashes and the manifest alone.
 
     Every certificate has to list its bytes, or its policy to have passed its gate on them.
@@ -92,6 +99,7 @@ def choose_engine(known: Known, wanted: EngineChoice, *, no_plan: str = "") -> C
         known: The release; without certificates what is there is taken.
         wanted: By the user. ``auto`` never takes an engine that something speaks against.
         no_plan: Why ``auto`` takes no plan; empty where it may.
+        unopened: Why it does not take these plans, by path.
 
     Raises:
         UsageError: the engine is not there, or is none of this release.
@@ -100,7 +108,7 @@ def choose_engine(known: Known, wanted: EngineChoice, *, no_plan: str = "") -> C
         return _plan(named_plan(known, wanted))
     if wanted != "auto":
         return _choose(known, wanted)
-    plan, passed_over = plan_by_itself(known, no_plan)
+    plan, passed_over = plan_by_itself(known, no_plan, unopened)
     choice = _choose(known, wanted) if plan is None else _plan(plan)
     return choice._replace(remark="; ".join(filter(None, (passed_over, choice.remark))))
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from safediff.errors import Inconclusive, UsageError
+from safediff.errors import Inconclusive, SafediffError, UsageError
 from safediff.export.engine_files import CONFIG_NAME
 from safediff.export.exported_denoiser import ExportedDenoiser, open_denoiser
 from safediff.export.exported_parts import ExportedDecoder, ExportedTextEncoder
@@ -88,13 +88,14 @@ class SafePipeline:
 
         Args:
             path: A release, or a folder of ``safediff export --full``.
-            engine: ``onnx``, ``torch``, the path of a plan, or ``auto``: a plan where it was gated
-                and fits this machine, else ONNX where it was gated (``establish``).
+            engine: ``onnx``, ``torch``, the path of a plan, or ``auto``: a plan where it was gated,
+                fits this machine and can be opened, else ONNX where it was gated (``establish``).
             provider: Of ONNX Runtime; another one is never used in its place. None: CUDA's where
                 it is, as the gate draws, else the CPU's.
             num_threads: Threads of one operator.
             cuda_graph: Launch the denoiser's calls as CUDA graphs, one for each size. None: those
-                of a plan of one size, where that can be done.
+                of a plan of one size, where that can be done. True: a plan that ``auto`` took and
+                that can't be opened so is an error.
             spin: Whether ONNX Runtime's threads keep their cores busy while they wait.
             public_key: Checks the signature first.
             accept_unverified: Why the release is served without a certificate that says pass.
@@ -108,20 +109,29 @@ class SafePipeline:
                 or lacks what was asked for.
             Inconclusive: something can't be read or opened.
         """
-        trust = establish(
-            Path(path),
-            engine=engine,
-            provider=provider,
-            public_key=public_key,
-            accept_unverified=accept_unverified,
-            guard=guard,
-        )
         if num_threads is not None:
             torch.set_num_threads(num_threads)
         running = _Running(
             provider=provider, num_threads=num_threads, cuda_graph=cuda_graph, spin=spin
         )
-        backbone = _open(trust, running, max_batch)
+        unopened: dict[str, str] = {}
+        while True:
+            trust = establish(
+                Path(path),
+                engine=engine,
+                provider=provider,
+                public_key=public_key,
+                accept_unverified=accept_unverified,
+                guard=guard,
+                unopened=unopened,
+            )
+            try:
+                backbone = _open(trust, running, max_batch)
+                break
+            except SafediffError as error:
+                if engine != "auto" or not trust.plan_file or cuda_graph:
+                    raise
+                unopened[trust.plan_file] = f"it can't be opened here: {error}"
         trust.require_unchanged()
         chosen = guard or _policy_guard(trust)
         return cls(backbone, trust, guard=chosen, max_batch=max_batch)

@@ -6,7 +6,7 @@ this machine is the kind that it was built for.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
 from typing import Any, NamedTuple
 
@@ -51,12 +51,15 @@ def named_plan(known: Known, wanted: str) -> FoundPlan:
     return FoundPlan(name, sha256, objection, None if objection else gates.last_day)
 
 
-def plan_by_itself(known: Known, ruled_out: str) -> tuple[FoundPlan | None, str]:
+def plan_by_itself(
+    known: Known, ruled_out: str, unopened: Mapping[str, str]
+) -> tuple[FoundPlan | None, str]:
     """The first plan by name that may be opened unnamed, and why those before it may not.
 
     Args:
         known: The release.
         ruled_out: Why none may be; empty where nothing speaks against it.
+        unopened: Why these may not, by path.
 
     Returns:
         The plan, if there is one, and one line; empty where none was passed over.
@@ -64,7 +67,8 @@ def plan_by_itself(known: Known, ruled_out: str) -> tuple[FoundPlan | None, str]
     said: list[str] = []
     for name in _names(known):
         found, rows = named_plan(known, name), _rows(known, name)
-        why = ruled_out or found.objection or _unproved(rows) or _unfit(known, rows[0])
+        why = ruled_out or unopened.get(name, "") or found.objection
+        why = why or _unproved(rows) or _unfit(known, rows[0])
         if not why:
             return found, "; ".join(said)
         said.append(f"{name} is passed over: {why}")

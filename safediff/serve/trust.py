@@ -123,6 +123,7 @@ def establish(
     public_key: Path | None = None,
     accept_unverified: str | None = None,
     guard: Guard | None = None,
+    unopened: Mapping[str, str] | None = None,
     now: datetime | None = None,
 ) -> Trust:
     """Check a release; the returned ``Trust`` says which engine to open.
@@ -135,6 +136,7 @@ def establish(
         public_key: Checks ``model.sig`` first.
         accept_unverified: The reason, in words, for serving what no valid certificate speaks for.
         guard: Takes the place of the policy's.
+        unopened: Plans that were tried before, and why ``auto`` takes them no more.
         now: For tests.
 
     Raises:
@@ -155,7 +157,8 @@ def establish(
     doubts = [*_doubts(path, certificates, now), *_other_guard(certificates, guard)]
     for certificate in certificates:
         require_certified(path, certificate, sums)
-    choice = choose_engine(known, engine, no_plan=_no_plan(doubts, provider))
+    no_plan = _no_plan(doubts, provider)
+    choice = choose_engine(known, engine, no_plan=no_plan, unopened=unopened or {})
     if choice.doubt:
         doubts.append(choice.doubt)
     if doubts and not reason:

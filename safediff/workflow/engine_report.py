@@ -11,6 +11,7 @@ import torch
 
 from safediff.errors import Inconclusive, PolicyViolated
 from safediff.export.as_written import AsWritten
+from safediff.export.comparison import compare_predictions
 from safediff.export.engine_files import (
     DTYPES,
     MODEL_NAME,
@@ -20,13 +21,12 @@ from safediff.export.engine_files import (
 )
 from safediff.export.extent import Extent, in_brief, in_full
 from safediff.export.identity import initializers_sha256, read_precision
-from safediff.export.on_cpu import references
-from safediff.export.parity import Parity, measure_margin_ratio, measure_parity
+from safediff.export.parity import Parity
 from safediff.export.providers import CPU_PROVIDER, CUDA_PROVIDER
 from safediff.export.runtime import ExportedDenoiser, ExportedUNet, open_denoiser
 from safediff.export.survival import Survival, measure_survival
 from safediff.gate.verdict import CheckResult
-from safediff.models.backbone import Backbone, Condition
+from safediff.models.backbone import Backbone
 from safediff.models.patch import state_sha256
 from safediff.workflow.calibrate import CALIBRATION
 from safediff.workflow.engines import closeness, edit_left
@@ -197,28 +197,15 @@ def compare(
     source: ExportSource, engine: Backbone, precision: Precision, extent: Extent | None = None
 ) -> Parity:
     """Noise predictions of an engine against PyTorch's, to the full extent if none is given."""
-    model, *bases = references(*filter(None, (source.model, source.base)))
-    extent = in_full(model, NUM_LATENTS) if extent is None else extent
-    count, half = extent.num_latents, extent.num_latents // 2
-    generator = torch.Generator().manual_seed(0)
-    latents = torch.randn(count, *extent.latent_shape, generator=generator)
-    denoise = extent.in_rows(engine.denoise), extent.in_rows(model.denoise)
-    timesteps = extent.timesteps
-    erased, kept = (
-        model.encode(_spread(prompts, number)).to("cpu", torch.float32)
-        for prompts, number in ((source.erased_prompts, count), (source.kept_prompts, half))
-    )
-    margin = None
-    for base in bases:
-        other = extent.in_rows(base.denoise)
-        margin = measure_margin_ratio(*denoise, other, latents, erased, timesteps=timesteps)
-    return measure_parity(
-        *denoise,
-        latents,
-        Condition.cat([erased.rows(slice(half)), kept]),
+    return compare_predictions(
+        engine,
+        source.model,
+        source.base,
+        erased=source.erased_prompts,
+        kept=source.kept_prompts,
+        extent=in_full(source.model, NUM_LATENTS) if extent is None else extent,
         precision=precision,
-        margin_ratio=margin,
-        timesteps=timesteps,
+        seed=0,
     )
 
 
@@ -230,7 +217,3 @@ def left_of_edit(
         return None
     states = source.base.denoiser.state_dict(), source.model.denoiser.state_dict()
     return measure_survival(*states, precision, exact)
-
-
-def _spread(texts: list[str], count: int) -> list[str]:
-    return [texts[i * len(texts) // count] for i in range(count)]

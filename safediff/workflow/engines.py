@@ -7,11 +7,11 @@ from typing import Any
 import torch
 
 from safediff.errors import UsageError
+from safediff.export.comparison import compare_predictions
 from safediff.export.engine_files import MODEL_NAME
 from safediff.export.extent import in_full
 from safediff.export.identity import initializers_sha256, verify_identity
-from safediff.export.on_cpu import references
-from safediff.export.parity import Parity, measure_margin_ratio, measure_parity
+from safediff.export.parity import Parity
 from safediff.export.providers import CPU_PROVIDER, drawing_provider
 from safediff.export.runtime import open_denoiser
 from safediff.export.signature import signature_of
@@ -20,7 +20,7 @@ from safediff.export.to_onnx import export_denoiser
 from safediff.gate.checks import edit_survival
 from safediff.gate.checks import parity as parity_check
 from safediff.gate.verdict import CheckResult
-from safediff.models.backbone import Backbone, Condition
+from safediff.models.backbone import Backbone
 from safediff.models.patch import state_sha256, unet_sha256
 from safediff.policy.plan import Plan
 from safediff.release.engines import how_proved
@@ -89,24 +89,15 @@ def compare_engine(
     """
     threads = torch.get_num_threads()
     compared = safe.with_denoiser(open_denoiser(folder, num_threads=threads))
-    reference, unsafe = references(safe, base)
-    extent = in_full(base, NUM_LATENTS)
-    count, half = extent.num_latents, extent.num_latents // 2
-    generator = torch.Generator().manual_seed(plan.verify.sampling.seed)
-    latents = torch.randn(count, *extent.latent_shape, generator=generator)
-    erased = _condition(base, [p for c in plan.concepts for p in c.phrasings], count)
-    kept = _condition(base, ["", *plan.erase.keep], count)
-    denoise = extent.in_rows(compared.denoise), extent.in_rows(reference.denoise)
-    other, timesteps = extent.in_rows(unsafe.denoise), extent.timesteps
-    margin = measure_margin_ratio(*denoise, other, latents, erased, timesteps=timesteps)
-    mixed = Condition.cat([erased.rows(slice(half)), kept.rows(slice(half))])
-    found = measure_parity(
-        *denoise,
-        latents,
-        mixed,
+    found = compare_predictions(
+        compared,
+        safe,
+        base,
+        erased=[text for concept in plan.concepts for text in concept.phrasings],
+        kept=["", *plan.erase.keep],
+        extent=in_full(base, NUM_LATENTS),
         precision=plan.export.precision,
-        margin_ratio=margin,
-        timesteps=timesteps,
+        seed=plan.verify.sampling.seed,
     )
     engine, provider = compared, drawing_provider()
     if provider != CPU_PROVIDER:
@@ -134,12 +125,6 @@ def edit_left(survival: Survival) -> CheckResult:
         num_tensors=len(survival.layers),
         precision=survival.precision,
     )
-
-
-def _condition(base: Backbone, texts: list[str], count: int) -> Condition:
-    """``count`` texts, spread over the list; short lists repeat."""
-    chosen = [texts[i * len(texts) // count] for i in range(count)]
-    return base.encode(chosen).to("cpu", torch.float32)
 
 
 def parity_json(
