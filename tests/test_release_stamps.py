@@ -30,6 +30,13 @@ def folder_exchanged(folder: Path) -> None:
     (folder.parent / "prepared").rename(folder / "unet")
 
 
+def folder_put_back(folder: Path) -> None:
+    """Another folder stood there in between."""
+    folder_exchanged(folder)
+    (folder / "unet").rename(folder.parent / "prepared")
+    (folder.parent / "away").rename(folder / "unet")
+
+
 def added(folder: Path) -> None:
     (folder / "unet" / "more").touch()
 
@@ -48,7 +55,7 @@ def folder(tmp_path: Path) -> Path:
 
 def test_reading_changes_nothing(folder: Path) -> None:
     stamps = stamps_of(folder)
-    assert stamps.keys() == {"unet/weights"}
+    assert stamps.keys() == {".", "unet", "unet/weights"}
     assert (folder / "unet" / "weights").read_bytes() == b"weights"
     require_unchanged(folder, stamps)
 
@@ -59,6 +66,7 @@ def test_reading_changes_nothing(folder: Path) -> None:
         (written, "unet/weights"),
         (exchanged, "unet/weights"),
         (folder_exchanged, "unet/weights"),
+        (folder_put_back, "unet"),
         (added, "unet/more"),
         (gone, "unet/weights"),
     ],
@@ -76,4 +84,24 @@ def test_several_changes_are_counted(folder: Path) -> None:
     added(folder)
     gone(folder)
     with pytest.raises(UsageError, match=r"unet/more \(and 1 more\) was changed"):
+        require_unchanged(folder, stamps)
+
+
+def test_a_link_that_was_turned_there_and_back_is_refused(folder: Path) -> None:
+    link, other = folder.parent / "current", folder.parent / "prepared"
+    link.symlink_to(folder)
+    stamps = stamps_of(link)
+    require_unchanged(link, stamps)
+    for target in (other, folder):
+        link.unlink()
+        link.symlink_to(target)
+    with pytest.raises(UsageError, match=r"current: \. was changed"):
+        require_unchanged(link, stamps)
+
+
+def test_a_link_that_leads_nowhere_has_a_stamp(folder: Path) -> None:
+    (folder / "unet" / "lost").symlink_to("nowhere")
+    stamps = stamps_of(folder)
+    (folder / "unet" / "nowhere").touch()
+    with pytest.raises(UsageError, match=r"unet/lost \(and 1 more\) was changed"):
         require_unchanged(folder, stamps)
