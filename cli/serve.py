@@ -6,6 +6,8 @@ from typing import Annotated
 import typer
 
 ENGINES = ("auto", "onnx", "torch")
+MAX_WAIT_MS = 60_000.0
+"""What is not finite, no thread can wait."""
 
 
 def serve(
@@ -69,6 +71,8 @@ def serve(
 
     if engine not in ENGINES and not engine.endswith(".plan"):
         raise UsageError(f"--engine {engine}: expected {', '.join(ENGINES)} or a plan")
+    if not 0 <= max_wait_ms <= MAX_WAIT_MS:
+        raise UsageError(f"--max-wait-ms {max_wait_ms}: expected 0 to {MAX_WAIT_MS:.0f}")
     lacking = [name for name in ("fastapi", "uvicorn", "prometheus_client") if not find_spec(name)]
     if lacking:
         raise UsageError(f"{lacking[0]} is not installed", "pip install 'safediff[serve]'")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from safediff.serve.batching import Batch, Batcher, QueueFull, Stopping
+from safediff.serve.batching import Batch, Batcher, Broken, QueueFull, Stopping
 from safediff.serve.pipeline import Order, Settings
 
 FEW, MORE = Settings(2, 1.0), Settings(4, 1.0)
@@ -185,3 +185,43 @@ def test_draining_does_not_wait_for_ever(painter: Painter) -> None:
     assert not batches.drain(timeout_s=0.05)
     painter.go.set()
     assert batches.drain()
+
+
+def test_clients_that_go_away_while_a_batch_waits_do_not_end_the_thread(painter: Painter) -> None:
+    """Also where there were more of them than Python has room for calls."""
+    batches = batcher(painter, max_queue=2000, max_wait_s=0.0)
+
+    def gone(settings: Settings) -> int:
+        for job in batches._jobs:
+            if job.settings == settings != MORE:
+                job.future.cancel()
+        return 0
+
+    held(painter, batches)
+    batches._matching = gone  # type: ignore[method-assign]
+    for scale in range(1500):
+        batches.submit(orders(1), Settings(2, 2.0 + scale))
+    (kept,) = batches.submit(orders(2), MORE)
+    painter.go.set()
+    assert kept.result(20).tolist() == [2, 4]
+    assert not batches.broken
+    assert batches.drain(20)
+    assert painter.batches == [[0], [2]]
+
+
+def test_nobody_waits_for_a_thread_that_has_ended(painter: Painter) -> None:
+    def ends(batch: Batch) -> None:
+        raise ValueError("nowhere to count it")
+
+    batches = batcher(painter, on_batch=ends)
+    held(painter, batches)
+    (waiting,) = batches.submit(orders(1), MORE)
+    painter.go.set()
+    with pytest.raises(Broken):
+        waiting.result(20)
+    with pytest.raises(Broken):
+        batches.submit(orders(2), FEW)
+    batches._thread.join(20)
+    assert batches.broken
+    assert batches.drain(20)
+    assert not batches.broken  # it was stopped

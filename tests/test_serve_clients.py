@@ -98,6 +98,25 @@ def test_the_others_of_a_failed_picture_are_not_drawn(tmp_path: Path) -> None:
     assert easel.begun in ([0], [0, 1])  # the second may have begun before
 
 
+def test_a_server_that_can_draw_no_more_says_so_at_once(tmp_path: Path) -> None:
+    easel = Easel()
+    app = served_by(easel, tmp_path)
+    easel.go.set()
+
+    def ends(*told: object) -> None:
+        raise ValueError("nowhere to count it")
+
+    app.state.batcher.on_batch = ends
+    with TestClient(app) as client:
+        assert client.get("/healthz").json()["status"] == "ok"
+        assert client.post(PATH, json=WANTED).status_code == 503  # all but the first wait
+        app.state.batcher._thread.join(60)
+        answer, health = client.post(PATH, json=WANTED), client.get("/healthz")
+    assert (answer.status_code, answer.json()["error"]["type"]) == (503, "server_error")
+    assert answer.json()["error"]["message"].startswith("nothing can be drawn any more")
+    assert (health.status_code, health.json()["status"]) == (503, "broken")
+
+
 # A certificate that expires while it is served.
 
 CERTIFICATE = {"verdict": "pass", "policy": {"name": "small", "resolved": {"name": "small"}}}

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from safediff.errors import Inconclusive, UsageError
 from safediff.policy.content import check_text
-from safediff.serve.batching import Batcher, QueueFull, Stopping
+from safediff.serve.batching import Batcher, Broken, QueueFull, Stopping
 from safediff.serve.clients import BodyLimit, CancelledAnswer, unless_gone
 from safediff.serve.pipeline import Order, SafePipeline
 from safediff.serve.png import png_bytes
@@ -39,6 +39,7 @@ LAST_BATCH_S = 5.0
 """How long a batch may take that nobody waits for any more, when the server stops."""
 CLIENT_GONE = 499
 """nginx's status for it; nobody reads it but the metrics."""
+BROKEN = "nothing can be drawn any more until the server is started again"
 GENERATIONS = "/v1/images/generations"
 GoOn = Callable[[Request], Awaitable[Response]]
 log = logging.getLogger("safediff.serve")
@@ -106,7 +107,8 @@ def build_app(pipeline: SafePipeline, *, max_queue: int = 64, max_wait_ms: float
 
     @app.get("/healthz")
     async def healthz() -> JSONResponse:
-        return JSONResponse(health(pipeline), 200 if trust.holds else 503)
+        found = health(pipeline) | ({"status": "broken"} if batcher.broken else {})
+        return JSONResponse(found, 200 if found["status"] == "ok" else 503)
 
     @app.get("/metrics")
     async def metrics() -> Response:
@@ -145,7 +147,7 @@ async def draw(
 
     Raises:
         Refusal: the certificate has expired, the request is wrong, there is no room, the engine
-            failed, or the client went away.
+            failed or has ended, or the client went away.
     """
     if not pipeline.trust.holds:
         raise Refusal(503, "what was verified of this model has expired; nothing is drawn")
@@ -163,10 +165,14 @@ async def draw(
         raise refusal from full
     except Stopping as stopping:
         raise Refusal(503, "the server is shutting down") from stopping
+    except Broken as broken:
+        raise Refusal(503, BROKEN) from broken
     try:
         pictures = await unless_gone(request, asyncio.gather(*map(asyncio.wrap_future, futures)))
     except ClientDisconnect as gone:
         raise Refusal(CLIENT_GONE, "the client went away") from gone
+    except Broken as broken:
+        raise Refusal(503, BROKEN) from broken
     except UsageError as error:  # its text may hold the prompt
         raise Refusal(400, "this model can't draw that prompt with these settings") from error
     except Inconclusive as error:
