@@ -10,7 +10,7 @@ from pathlib import Path
 import onnx_ir as ir
 import pytest
 import torch
-from serving_examples import release
+from serving_examples import copy_of, release
 from tensorrt_examples import PLAN, FakeTrt, pretend_gpu
 from tiny import tiny_engine, tiny_unet
 
@@ -148,6 +148,18 @@ def test_a_release_becomes_one_with_a_plan(fake: FakeTrt, tmp_path: Path) -> Non
     count = len(tiny_unet().state_dict())
     assert f"{count} of {count} tensors lie in it byte by byte; not gated" in line
     assert fake.shapes["sample"][2] == (16, 4, 16, 16)
+
+
+def test_a_release_that_is_changed_after_its_check_gets_no_plan(
+    fake: FakeTrt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, changed = copy_of(release(), tmp_path / "r"), "tokenizer/tokenizer_config.json"
+    monkeypatch.setattr(
+        "safediff.workflow.plans.require_unet", lambda *given: (read / changed).write_text("{}")
+    )
+    with pytest.raises(UsageError, match=f"{changed} was changed between its check"):
+        export_plan(read, tmp_path / "out", "tensorrt_rtx", "fp32", "SM89")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_plan_that_does_not_hold_its_weights(fake: FakeTrt, tmp_path: Path) -> None:

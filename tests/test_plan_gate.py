@@ -26,6 +26,7 @@ from safediff.export.manifest import read_manifest
 from safediff.export.plan_sidecar import amend_sidecar
 from safediff.export.runtime import SafePipeline
 from safediff.gate.verdict import GateReport, Verdict
+from safediff.policy.plan import Plan
 from safediff.release.audit import audit
 from safediff.release.certificate_schema import read_certificate
 from safediff.release.checksums import sha256_file
@@ -34,6 +35,8 @@ from safediff.serve import plans
 from safediff.serve.pipeline import Settings
 from safediff.serve.trust import establish
 from safediff.verify.verification import Verification
+from safediff.workflow.engine_gate import same_policy
+from safediff.workflow.export_source import ExportSource
 from safediff.workflow.plan_gate import gate_plan, open_plan_of
 from safediff.workflow.plans import export_plan
 
@@ -110,13 +113,41 @@ def test_a_plan_that_computes_something_else_leaves_its_report(
 ) -> None:
     none = parity.ParityLimits(max_abs=1e-12, mean_abs=1e-12, min_cosine=1.0)
     monkeypatch.setitem(parity.LIMITS, "fp32", none)  # type: ignore[arg-type]
-    out = tmp_path / "gated"
+    out = tmp_path / "new" / "gated"
     with pytest.raises(PolicyViolated, match="not written, policy small is not met"):
         gate_plan(planned, plan_of(planned), [write_policy(tmp_path)], out)
     assert not out.exists()
-    told = json.loads((tmp_path / "gated.gate.json").read_text())
+    told = json.loads((tmp_path / "new" / "gated.gate.json").read_text())
     failed = [r["id"] for r in told["results"] if r["verdict"] == Verdict.FAIL.value]
     assert failed == ["parity/onnx engine"]
+
+
+def test_nothing_is_measured_for_a_folder_that_can_not_be_written(
+    fake: FakeTrt, planned: Path, tmp_path: Path
+) -> None:
+    policy, foreign = write_policy(tmp_path), tmp_path / "mine"
+    foreign.mkdir()
+    (foreign / "thesis.txt").touch()
+    for out, why in ((foreign, "exists and is not an exported"), (planned / "g", "lies in the r")):
+        with pytest.raises(UsageError, match=why):
+            gate_plan(planned, plan_of(planned), [policy], out)
+    assert fake.opened == []
+
+
+def test_a_release_that_is_changed_after_its_check_is_not_copied(
+    fake: FakeTrt, planned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changed = "vae/config.json"
+
+    def meanwhile(source: ExportSource, policy: Path) -> Plan:
+        (planned / changed).write_text("{}")
+        return same_policy(source, policy)
+
+    monkeypatch.setattr("safediff.workflow.plan_gate.same_policy", meanwhile)
+    with pytest.raises(UsageError, match=f"{changed} was changed between its check"):
+        gate_plan(planned, plan_of(planned), [write_policy(tmp_path)], tmp_path / "gated")
+    assert fake.opened == []
+    assert not (tmp_path / "gated").exists()
 
 
 def test_verify_measures_a_plan_in_the_place_of_the_engine(

@@ -314,6 +314,29 @@ def test_only_exports_are_replaced(tmp_path: Path) -> None:
     assert [path.name for path in target.iterdir()] == ["thesis.txt"]
 
 
+def test_nothing_is_written_into_the_release(tmp_path: Path) -> None:
+    read = copy_of(release(), tmp_path / "r")
+    (tmp_path / "link").symlink_to(read)
+    with pytest.raises(UsageError, match="lies in the release"):
+        deploy_run(read, tmp_path / "link" / "serve", "fp32", 18)
+    with pytest.raises(UsageError, match="lies in the release"):
+        export_run(read, read / "engine", "fp32", 18)
+    verify_checksums(read)
+
+
+def test_a_release_that_is_changed_after_its_check_is_not_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, changed = copy_of(release(), tmp_path / "r"), "scheduler/scheduler_config.json"
+    monkeypatch.setattr(
+        "safediff.workflow.deploy.require_unet",
+        lambda *given: (read / changed).write_text("{}"),
+    )
+    with pytest.raises(UsageError, match=f"{changed} was changed between its check"):
+        deploy_run(read, tmp_path / "serve", "fp32", 18)
+    assert not (tmp_path / "serve").exists()
+
+
 def test_a_folder_that_is_nothing_of_ours(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="neither a run nor a release"):
         export_run(tmp_path, tmp_path / "engine", "fp32", 18)

@@ -12,7 +12,6 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from safediff.errors import UsageError
 from safediff.export.engine_files import DATA_NAME, MODEL_NAME, Precision
 from safediff.export.identity import verify_identity
 from safediff.export.manifest import MANIFEST_NAME, is_exported
@@ -21,7 +20,7 @@ from safediff.export.to_triton import REPOSITORY, write_repository
 from safediff.folders import new_folder
 from safediff.gate.verdict import GateReport
 from safediff.models.patch import unet_sha256
-from safediff.release.checksums import UNLISTED
+from safediff.release.copying import copy_checked, require_outside
 from safediff.release.layout import write_model
 from safediff.workflow.calibrate import MAX_ERROR
 from safediff.workflow.deploy_parts import write_parts
@@ -127,12 +126,12 @@ def deploy(
             else the first that did not into ``<folder>.gate.json``.
 
     Raises:
-        UsageError: ``folder`` is something else.
+        UsageError: ``folder`` is something else or lies in a release, or the source's release was
+            changed after it was checked.
         Inconclusive: something can't be exported, decided or written.
         PolicyViolated: the engine failed a check; then ``folder`` is left as it was.
     """
-    if source.release is not None and folder.absolute() == source.release.absolute():
-        raise UsageError(f"{folder}: is the release that is read", "write to another folder")
+    require_outside(folder, source.release)
     with new_folder(folder, is_exported, "an exported release") as out:
         _copy_model(source, out)
         unet = out / ".unet"
@@ -168,6 +167,5 @@ def _copy_model(source: ExportSource, out: Path) -> None:
     if source.release is None:
         write_model(out, source.model)
     else:
-        left_out = shutil.ignore_patterns(*UNLISTED, MODEL_NAME, DATA_NAME, MANIFEST_NAME)
-        shutil.copytree(source.release, out, dirs_exist_ok=True, ignore=left_out)
+        copy_checked(source.release, source.stamps, out, MODEL_NAME, DATA_NAME, MANIFEST_NAME)
         shutil.rmtree(out / REPOSITORY, ignore_errors=True)  # it served the earlier engine

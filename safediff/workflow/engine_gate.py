@@ -108,6 +108,7 @@ def require_met(gated: GateReport, folder: Path) -> None:
     told.unlink(missing_ok=True)
     if gated.verdict.exit_code == 0:
         return
+    told.parent.mkdir(parents=True, exist_ok=True)
     told.write_text(json.dumps(gated.to_json(), indent=2, sort_keys=True) + "\n", encoding="utf-8")
     name, next_step = gated.policy_name, f"read {told}"
     if gated.verdict is Verdict.FAIL:

@@ -29,6 +29,7 @@ from safediff.folders import new_folder
 from safediff.models.patch import state_sha256
 from safediff.release.certificate import CERTIFICATE_NAME
 from safediff.release.checksums import SUMS_NAME, verify_checksums
+from safediff.release.copying import require_outside
 from safediff.release.weights import denoiser_folder
 from safediff.workflow.calibrate import MAX_ERROR, write_calibrated
 from safediff.workflow.engine_report import EngineReport, measure_engine, require_passed
@@ -46,7 +47,8 @@ def export_run(
     """Write an engine of the model in a run or release, and measure it; see ``write_engine``.
 
     Raises:
-        UsageError: ``path`` is neither a run with a patch nor a release.
+        UsageError: ``path`` is neither a run with a patch nor a release, or ``folder`` lies in a
+            release.
         Inconclusive: the engine can't be written.
         PolicyViolated: it is no copy of the model; then ``folder`` is left as it was.
     """
@@ -76,6 +78,7 @@ def _write_measured(
     source: ExportSource, folder: Path, write: Callable[[Path], None], *, swapped: bool = False
 ) -> EngineReport:
     """An engine folder that appears once the engine in it was found to be a copy."""
+    require_outside(folder, source.release)
     with new_folder(folder, is_engine, "an engine folder") as temporary:
         write(temporary)
         report = measure_engine(source, temporary, swapped=swapped)
@@ -158,7 +161,8 @@ def swap(path: Path, exported: Path, folder: Path) -> EngineReport:
         folder: The engine folder to write.
 
     Raises:
-        UsageError: ``exported`` was made from another base, or does not match its checksums.
+        UsageError: ``exported`` was made from another base, or does not match its checksums, or
+            ``folder`` lies in a release.
         Inconclusive: its engine holds other weights than it was written with.
         PolicyViolated: the new engine is no copy of the model; then ``folder`` is left as it was.
     """

@@ -1,6 +1,7 @@
 """What is exported: the erased model of a run or of a release, with its base where it is known."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from safediff.release.certificate import CERTIFICATE_NAME
 from safediff.release.certified_files import require_certified_files
 from safediff.release.checksums import read_sums, verify_checksums
 from safediff.release.engines import certificate_names
+from safediff.release.stamps import Stamp, stamps_of
 from safediff.release.weights import denoiser_folder
 from safediff.workflow.engines import require_exportable
 from safediff.workflow.run_folder import RunFolder
@@ -36,6 +38,8 @@ class ExportSource:
     """Hash of the base denoiser."""
     release: Path | None
     """Release folder with a certificate; None for a run that has not met its policy."""
+    stamps: Mapping[str, Stamp]
+    """Of the release's files, taken before they were checked (``copy_checked``)."""
     engine: Path | None
     """Engine folder of the same weights."""
 
@@ -94,6 +98,7 @@ def open_source(path: Path) -> ExportSource:
 
 def _open_run(run: RunFolder) -> ExportSource:
     released = (run.release / CERTIFICATE_NAME).exists()
+    stamps = stamps_of(run.release)
     if released:  # it will be copied, and the copy gets checksums of its own
         verify_checksums(run.release)
         require_certified_files(run.release)
@@ -106,11 +111,13 @@ def _open_run(run: RunFolder) -> ExportSource:
         base=base,
         base_sha256=load_patch(run.patch).base_sha256,  # which the base was just held against
         release=run.release if released else None,
+        stamps=stamps,
         engine=_engine(denoiser_folder(run.release) if released else run.engine),
     )
 
 
 def _open_release(path: Path) -> ExportSource:
+    stamps = stamps_of(path)
     *_, model = open_subject(str(path)).models.values()
     names = certificate_names(read_sums(path))
     certificates = [json.loads((path / name).read_text(encoding="utf-8")) for name in names]
@@ -123,6 +130,7 @@ def _open_release(path: Path) -> ExportSource:
         base=_find_base(policies[0]["model"], base_sha256, model),
         base_sha256=base_sha256,
         release=path,
+        stamps=stamps,
         engine=_engine(denoiser_folder(path)),
     )
 

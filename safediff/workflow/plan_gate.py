@@ -1,6 +1,5 @@
 """Measures policies on a plan, on the GPU that it was built for."""
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,8 @@ from safediff.gate.verdict import CheckResult, GateReport
 from safediff.models.backbone import Backbone
 from safediff.policy.plan import Plan
 from safediff.release.certificate_schema import read_certificate
-from safediff.release.checksums import UNLISTED, read_sums
+from safediff.release.checksums import read_sums
+from safediff.release.copying import copy_checked, require_outside
 from safediff.release.engines import added_plans, certificate_names, engine_problems
 from safediff.workflow.engine_gate import gate, gates_line, require_met, same_policy
 from safediff.workflow.engine_report import compare, left_of_edit
@@ -42,7 +42,8 @@ def gate_plan(path: Path, plan: Path, policies: Sequence[Path], folder: Path) ->
         One line.
 
     Raises:
-        UsageError: the plan is none of the release's, or a policy is another one.
+        UsageError: the plan is none of the release's, a policy is another one, or ``folder`` is
+            something else or lies in a release.
         Inconclusive: the plan can't be opened on this machine, or nothing could be decided.
         PolicyViolated: the plan failed a check; then ``folder`` is left as it was.
     """
@@ -50,14 +51,11 @@ def gate_plan(path: Path, plan: Path, policies: Sequence[Path], folder: Path) ->
     if source.release is None:
         raise UsageError(f"{path}: has no release, so no plan of it can be gated", NEXT)
     name, sha256 = require_plan(source.release, plan, source)
-    if folder.absolute() == source.release.absolute():
-        raise UsageError(f"{folder}: is the release that is read", "write to another folder")
-    there = source.release / name
+    require_outside(folder, source.release)
     plans = [same_policy(source, policy) for policy in policies]
-    gated, parity = measure_plan(plans, source, there, folder, sha256)
     with new_folder(folder, is_exported, "an exported release") as out:
-        left_out = shutil.ignore_patterns(*UNLISTED)
-        shutil.copytree(source.release, out, dirs_exist_ok=True, ignore=left_out)
+        copy_checked(source.release, source.stamps, out)
+        gated, parity = measure_plan(plans, source, out / name, folder, sha256)
         sidecar = read_sidecar(out / name, sha256)
         row = added_plan(out, out / name, sidecar, parity)
         enter(out, source, [plan_engine(out, out / name, sidecar, gated)], [row])

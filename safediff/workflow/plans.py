@@ -38,7 +38,7 @@ from safediff.export.to_triton import (
 from safediff.folders import new_folder
 from safediff.gate.verdict import GateReport
 from safediff.policy.plan import Plan
-from safediff.release.checksums import UNLISTED
+from safediff.release.copying import copy_checked, require_outside
 from safediff.release.engines import ENGINES_FOLDER, PLAN_SUFFIX
 from safediff.workflow.engine_gate import gates_line, same_policy
 from safediff.workflow.engines import require_unet
@@ -161,16 +161,14 @@ def _profile(source: ExportSource, *, static: bool) -> Profile:
 
 def _written(source: ExportSource, folder: Path, write: Write, policies: Sequence[Plan]) -> str:
     """The plan among the other files of its release, with its entries."""
+    require_outside(folder, source.release)
     if source.release is None:
         with new_folder(folder, _holds_plans_alone, "a folder of plans") as out:
             plan = write(out)
             sidecar = _with_weights(source, plan)
         return _line(folder / ENGINES_FOLDER / plan.name, sidecar, NOT_GATED)
-    if folder.absolute() == source.release.absolute():
-        raise UsageError(f"{folder}: is the release that is read", "write to another folder")
     with new_folder(folder, is_exported, "an exported release") as out:
-        left_out = shutil.ignore_patterns(*UNLISTED)
-        shutil.copytree(source.release, out, dirs_exist_ok=True, ignore=left_out)
+        copy_checked(source.release, source.stamps, out)
         plan = write(out)
         drop_stale_repository(out / REPOSITORY, (out / ENGINES_FOLDER).glob(f"*{PLAN_SUFFIX}"))
         sidecar = _with_weights(source, plan)
