@@ -84,6 +84,36 @@ def test_no_signature_and_no_key(release: Path, keys: tuple[Path, Path]) -> None
         sign_release(release, release / "absent.pem")
 
 
+def test_a_release_that_can_not_be_written_to_is_no_matter_of_the_key(
+    release: Path, keys: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Path, target: Path) -> Path:
+        raise OSError(28, "No space left on device")
+
+    before = (release / "model.sig").read_bytes()
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(Inconclusive, match=r"moved: can't be signed: \[Errno 28\] No space left"):
+        sign_release(release, keys[0])
+    assert (release / "model.sig").read_bytes() == before
+    assert not list(release.glob(".model.sig*"))
+
+
+def test_the_signature_is_moved_within_the_release(
+    release: Path, keys: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be a mount point, into which no file can be moved."""
+    moved, original = [], Path.replace
+
+    def noted(self: Path, target: Path) -> Path:
+        moved.append((self.parent, target.parent))
+        return original(self, target)
+
+    monkeypatch.setattr(Path, "replace", noted)
+    sign_release(release, keys[0])
+    assert moved == [(release, release)]
+    assert check_signature(release, keys[1]) is None
+
+
 def test_without_the_extra_it_says_what_to_install(
     release: Path, keys: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,19 +26,26 @@ def sign_release(release: Path, private_key: Path) -> Path:
 
     Raises:
         UsageError: the key can't be read or is of another kind.
-        Inconclusive: the signing extra is missing.
+        Inconclusive: the signing extra is missing, or the release can't be read or written to.
     """
     signing, _ = _library()
     path = release / SIGNATURE_NAME
-    temporary = release.parent / f".{release.name}.{SIGNATURE_NAME}"
+    temporary = release / f".{SIGNATURE_NAME}"  # written once all others were hashed
     try:
         config = signing.Config().set_hashing_config(_hashing())
-        config.use_elliptic_key_signer(private_key=private_key).sign(release, temporary)
-        temporary.replace(path)
+        config.use_elliptic_key_signer(private_key=private_key)
     except (OSError, TypeError, ValueError) as error:
         raise UsageError(
             f"{private_key}: cannot sign with this key: {_line(error)}",
             "openssl ecparam -name prime256v1 -genkey -noout -out private.pem",
+        ) from error
+    try:
+        config.sign(release, temporary)
+        temporary.replace(path)
+    except (OSError, TypeError, ValueError) as error:
+        raise Inconclusive(
+            f"{release}: can't be signed: {_line(error)}",
+            "sign a folder without links that can be read and written to",
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
