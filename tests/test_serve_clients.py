@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -14,12 +15,15 @@ import pytest
 import torch
 import uvicorn
 from fastapi import FastAPI
+from starlette.requests import Request
 from starlette.testclient import TestClient
+from starlette.types import ASGIApp, Receive, Scope, Send
 from test_serve_settings import PATH, PROMPT, REASON, trust
 from tiny import tiny_backbone
 
 from safediff.errors import Inconclusive
 from safediff.serve.app import build_app
+from safediff.serve.clients import CancelledAnswer
 from safediff.serve.pipeline import Order, SafePipeline, Settings
 
 WANTED = {"prompt": PROMPT, "n": 8, "num_steps": 1}
@@ -37,7 +41,7 @@ class Easel:
         (order,) = orders
         self.begun.append(order.index)
         if self.first_fails and order.index == 0:
-            raise Inconclusive("there is no picture")
+            raise Inconclusive("/srv/r/unet.plan: there is no picture")
         assert self.go.wait(60)
         return torch.zeros(1, 3, 16, 16, dtype=torch.uint8)
 
@@ -49,9 +53,9 @@ def served_by(easel: Easel, folder: Path) -> FastAPI:
 
 
 @contextmanager
-def listening(app: FastAPI, easel: Easel) -> Iterator[int]:
+def listening(app: ASGIApp, easel: Easel, **options: Any) -> Iterator[int]:
     """The port at which uvicorn serves it; in the end everything may be drawn."""
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None))
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, **options))
     thread = threading.Thread(target=server.run)
     thread.start()
     deadline = time.monotonic() + 60
@@ -84,18 +88,68 @@ def test_what_a_client_wanted_that_went_away_is_not_drawn(tmp_path: Path) -> Non
     assert easel.begun == [0]
 
 
-def test_the_others_of_a_failed_picture_are_not_drawn(tmp_path: Path) -> None:
+def test_the_others_of_a_failed_picture_are_not_drawn(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Why it failed is told to the log alone."""
     easel = Easel(first_fails=True)
     app = served_by(easel, tmp_path)
     with TestClient(app) as client:
         answer = client.post(PATH, json=WANTED)
         assert (answer.status_code, answer.json()["error"]["message"]) == (
             500,
-            "there is no picture",
+            "the engine could not draw it",
         )
+        assert "not drawn: /srv/r/unet.plan: there is no picture" in caplog.text
         easel.go.set()
         assert app.state.batcher.drain(60)
     assert easel.begun in ([0], [0, 1])  # the second may have begun before
+
+
+def half_a_request(port: int) -> socket.socket:
+    """What sent it, and will send no more."""
+    client = socket.create_connection(("127.0.0.1", port), timeout=60)
+    head = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    client.sendall(f'{head}Content-Length: 100\r\n\r\n{{"prompt": '.encode())
+    return client
+
+
+def test_half_a_request_is_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("safediff.serve.app.MAX_BODY_S", 0.2)
+    easel = Easel()
+    app = served_by(easel, tmp_path)
+    with listening(app, easel) as port, half_a_request(port) as client:
+        answer = client.makefile("rb").read().decode()  # until the connection is closed
+    assert answer.startswith("HTTP/1.1 408 ")
+    assert "body: did not come within 0.2 s" in answer
+    assert "x-safediff-certificate" in answer.lower()
+
+
+def test_half_a_request_is_none_that_was_accepted(tmp_path: Path) -> None:
+    easel = Easel()
+    app, come = served_by(easel, tmp_path), threading.Event()
+
+    async def noting(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            come.set()
+        await app(scope, receive, send)
+
+    with listening(noting, easel, timeout_graceful_shutdown=1) as port:
+        client = half_a_request(port)
+        assert come.wait(60)
+    with client:
+        assert b" 503 " in client.makefile("rb").readline()
+    assert app.state.num_dropped == 0
+
+
+def test_only_pictures_are_counted_as_cancelled(tmp_path: Path) -> None:
+    app = served_by(Easel(), tmp_path)
+    (cancelled,) = [m.kwargs["answer"] for m in app.user_middleware if m.cls is CancelledAnswer]
+    for path in ("/healthz", PATH):
+        answer = cancelled(Request({"type": "http", "method": "GET", "path": path, "headers": []}))
+        assert answer.status_code == 503
+    assert app.state.num_dropped == 0
+    assert 'requests_total{status="503"} 1.0' in TestClient(app).get("/metrics").text
 
 
 def test_a_server_that_can_draw_no_more_says_so_at_once(tmp_path: Path) -> None:

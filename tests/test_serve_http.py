@@ -131,6 +131,23 @@ def test_metrics_count(server: Server) -> None:
     assert 'verdict="pass"' in server.ask("/metrics").body.decode()
 
 
+def test_what_clients_send_by_habit_is_taken(server: Server) -> None:
+    """null, and what changes nothing."""
+    wanted = {"prompt": PROMPT, "num_steps": 1, "seed": 3}
+    nothing = ("n", "size", "response_format", "model", "user", "guidance_scale", "style")
+    habits: list[dict[str, Any]] = [
+        dict.fromkeys(nothing),
+        {"quality": "standard", "background": "opaque", "output_format": "png"},
+        {"quality": "auto", "background": "auto", "moderation": "auto", "size": "auto"},
+        dict.fromkeys(("quality", "background", "moderation", "output_format")),
+    ]
+    plain = server.ask(PATH, wanted).json["data"]
+    for habit in habits:
+        answer = server.ask(PATH, wanted | habit)
+        assert answer.status == 200, answer.body
+        assert answer.json["data"] == plain
+
+
 @pytest.mark.parametrize(
     ("body", "message"),
     [
@@ -142,6 +159,11 @@ def test_metrics_count(server: Server) -> None:
         ({"prompt": PROMPT, "n": "2"}, "n: Input should be a valid integer"),
         ({"prompt": PROMPT, "size": "512x512"}, "size: this model was verified at 16x16"),
         ({"prompt": PROMPT, "response_format": "url"}, "response_format: Input should be"),
+        ({"prompt": PROMPT, "output_format": "webp"}, "output_format: Input should be"),
+        ({"prompt": PROMPT, "quality": "hd"}, "quality: Input should be"),
+        ({"prompt": PROMPT, "background": "transparent"}, "background: Input should be"),
+        ({"prompt": PROMPT, "moderation": "low"}, "moderation: Input should be"),
+        ({"prompt": PROMPT, "style": "vivid"}, "style: Input should be None"),
         ({"prompt": PROMPT, "num_steps": 5000}, "num_steps: Input should be less than"),
         ({"prompt": PROMPT, "guidance": 3}, "guidance: Extra inputs are not permitted"),
         ({"prompt": "owl " * 90}, "prompt: longer than the 75 tokens that are read"),
@@ -153,7 +175,7 @@ def test_wrong_requests_get_one_line(server: Server, body: Any, message: str) ->
     error = answer.json["error"]
     assert error["message"].startswith(message)
     assert "\n" not in error["message"]
-    assert error["type"] == "invalid_request_error"
+    assert (error["type"], error["code"]) == ("invalid_request_error", None)
     assert "owl" not in error["message"]
     assert answer.headers["X-Safediff-Certificate"]
 
@@ -253,6 +275,7 @@ def test_overload_is_refused_and_counted_and_nothing_is_lost() -> None:
         if answer.status == 429:
             assert int(answer.headers["Retry-After"]) >= 1
             assert answer.json["error"]["type"] == "rate_limit_error"
+            assert answer.json["error"]["code"] == "rate_limit_exceeded"
     assert server.metric('safediff_requests_total{status="429"}') == refused
     assert server.metric('safediff_requests_total{status="200"}') == served
     assert server.metric("safediff_images_total") == served

@@ -35,6 +35,8 @@ from safediff.serve.trust import Trust
 MAX_IMAGES, MAX_STEPS, MAX_GUIDANCE, MAX_PROMPT_CHARS = 8, 200, 30.0, 4000
 MAX_BODY_BYTES = 64 * 1024
 """The longest prompt in JSON's escapes takes 48,000."""
+MAX_BODY_S = 30.0
+"""How long a client may take to send it."""
 LAST_BATCH_S = 5.0
 """How long a batch may take that nobody waits for any more, when the server stops."""
 CLIENT_GONE = 499
@@ -46,15 +48,24 @@ log = logging.getLogger("safediff.serve")
 
 
 class Generation(BaseModel):
-    """POST /v1/images/generations."""
+    """POST /v1/images/generations, with the fields that image clients know.
+
+    null stands for what is not given. What nothing here depends on may be said as it is.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
     prompt: Annotated[str, Field(min_length=1, max_length=MAX_PROMPT_CHARS)]
-    n: Annotated[int, Field(ge=1, le=MAX_IMAGES)] = 1
+    n: Annotated[int, Field(ge=1, le=MAX_IMAGES)] | None = None
+    """One if not given."""
     size: str | None = None
     """``WxH``; only the model's own, which was verified."""
-    response_format: Literal["b64_json"] = "b64_json"
+    response_format: Literal["b64_json"] | None = None
+    output_format: Literal["png"] | None = None
+    quality: Literal["auto", "standard"] | None = None
+    background: Literal["auto", "opaque"] | None = None
+    moderation: Literal["auto"] | None = None
+    style: None = None
     model: str | None = None
     """Accepted because clients send it; there is one model here."""
     user: str | None = None
@@ -78,7 +89,7 @@ class Refusal(Exception):
 def build_app(pipeline: SafePipeline, *, max_queue: int = 64, max_wait_ms: float = 20.0) -> FastAPI:
     """The application; its batches end when it is shut down, after what waits was drawn.
 
-    ``state.num_dropped`` counts the requests that were accepted and cancelled by the server.
+    ``state.num_dropped`` counts the requests that the server cancelled after they were queued.
     """
     trust = pipeline.trust
     batcher = Batcher(
@@ -99,7 +110,7 @@ def build_app(pipeline: SafePipeline, *, max_queue: int = 64, max_wait_ms: float
     app = FastAPI(title="safediff", docs_url=None, redoc_url=None, lifespan=lifespan)
     app.state.batcher = batcher
     app.state.num_dropped = 0
-    app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES)
+    app.add_middleware(BodyLimit, max_bytes=MAX_BODY_BYTES, timeout_s=MAX_BODY_S)
     _answer_errors(app)
     _count_answers(app, telemetry)
     _mark_answers(app, trust)
@@ -152,11 +163,12 @@ async def draw(
     if not pipeline.trust.holds:
         raise Refusal(503, "what was verified of this model has expired; nothing is drawn")
     settings = _check(pipeline, wanted)
-    if wanted.n > batcher.max_queue:  # would be told to try again for ever
+    num_images = 1 if wanted.n is None else wanted.n
+    if num_images > batcher.max_queue:  # would be told to try again for ever
         raise Refusal(400, f"n: at most {batcher.max_queue} fit into the queue here", "n")
     # without a seed, two equal requests give two pictures
     seed = time.time_ns() % 2**63 if wanted.seed is None else wanted.seed
-    orders = [Order(wanted.prompt, seed, index) for index in range(wanted.n)]
+    orders = [Order(wanted.prompt, seed, index) for index in range(num_images)]
     try:
         futures = batcher.submit(orders, settings)
     except QueueFull as full:
@@ -167,6 +179,7 @@ async def draw(
         raise Refusal(503, "the server is shutting down") from stopping
     except Broken as broken:
         raise Refusal(503, BROKEN) from broken
+    request.state.queued = True
     try:
         pictures = await unless_gone(request, asyncio.gather(*map(asyncio.wrap_future, futures)))
     except ClientDisconnect as gone:
@@ -175,8 +188,9 @@ async def draw(
         raise Refusal(503, BROKEN) from broken
     except UsageError as error:  # its text may hold the prompt
         raise Refusal(400, "this model can't draw that prompt with these settings") from error
-    except Inconclusive as error:
-        raise Refusal(500, str(error)) from error
+    except Inconclusive as error:  # its text may hold the server's paths
+        log.error("not drawn: %s", " ".join(str(error).split()))
+        raise Refusal(500, "the engine could not draw it") from error
     finally:  # one failed, or nobody waits: the others are not drawn
         for future in futures:
             future.cancel()
@@ -251,7 +265,8 @@ def error_answer(
     theirs = "rate_limit_error" if status == 429 else "invalid_request_error"
     kind = theirs if status < 500 else "server_error"
     line = " ".join(message.split())
-    body = {"error": {"message": line, "type": kind, "param": param, "code": status}}
+    code = "rate_limit_exceeded" if status == 429 else None
+    body = {"error": {"message": line, "type": kind, "param": param, "code": code}}
     return JSONResponse(body, status, headers)
 
 
@@ -288,9 +303,12 @@ def _marks(trust: Trust) -> dict[str, str]:
 
 def _answer_cancelled(app: FastAPI, telemetry: Telemetry, trust: Trust) -> None:
     def cancelled(request: Request) -> Response:
-        app.state.num_dropped += 1
-        telemetry.requests.labels("503").inc()
+        queued = getattr(request.state, "queued", False)
+        app.state.num_dropped += queued
+        if request.url.path == GENERATIONS:
+            telemetry.requests.labels("503").inc()
         log.warning("%s 503, the time to drain is over", request.method)
-        return error_answer(503, "the server stopped before it was drawn", headers=_marks(trust))
+        why = "the server stopped before it was drawn" if queued else "the server is shutting down"
+        return error_answer(503, why, headers=_marks(trust))
 
     app.add_middleware(CancelledAnswer, answer=cancelled)

@@ -15,20 +15,31 @@ T = TypeVar("T")
 class BodyLimit:
     """Answers 413 once a body has more bytes than that, whatever length it was said to have.
 
+    And 408 where it has not come as a whole within ``timeout_s``: a server that stops would wait.
+
     Starlette 1.6 has a middleware for it, whose answer is plain text; this one's goes the way of
     every other error.
     """
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
-        self.app, self.max_bytes = app, max_bytes
+    def __init__(self, app: ASGIApp, max_bytes: int, timeout_s: float) -> None:
+        self.app, self.max_bytes, self.timeout_s = app, max_bytes, timeout_s
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Of ASGI."""
-        num_bytes = 0
+        num_bytes, complete = 0, False
+        late_at = asyncio.get_running_loop().time() + self.timeout_s
 
         async def limited() -> Message:
-            nonlocal num_bytes
-            message = await receive()
+            nonlocal num_bytes, complete
+            if complete:  # what comes now is that the client goes away
+                return await receive()
+            try:
+                async with asyncio.timeout_at(late_at):
+                    message = await receive()
+            except TimeoutError as late:
+                late_s = f"body: did not come within {self.timeout_s:g} s"
+                raise HTTPException(408, late_s, {"Connection": "close"}) from late
+            complete = not message.get("more_body", False)
             num_bytes += len(message.get("body", b""))
             if num_bytes > self.max_bytes:
                 raise HTTPException(413, f"body: at most {self.max_bytes} bytes are read")
