@@ -36,8 +36,8 @@ def open_plan(plan: Path, sha256: str | None = None) -> tuple[Any, Any, dict[str
         )
     require_same_gpu(plan, sidecar, compute_capability())
     log = _log(trt)
-    engine = trt.Runtime(log).deserialize_cuda_engine(data)
-    if engine is None:  # the modules raise nothing
+    engine = _deserialized(trt, log, data)
+    if engine is None:
         raise Inconclusive(
             f"{plan}: {kind} can't open it here: {log.first or 'it gives no reason'}",
             f"run it on the GPU it was built for ({made_for(sidecar)}), "
@@ -45,6 +45,15 @@ def open_plan(plan: Path, sha256: str | None = None) -> tuple[Any, Any, dict[str
         )
     _require_described(plan, trt, engine, sidecar)
     return trt, engine, sidecar
+
+
+def _deserialized(trt: Any, log: Any, data: bytes) -> Any:
+    """The engine; None where there is none, of which the modules mostly tell the logger alone."""
+    try:
+        return trt.Runtime(log).deserialize_cuda_engine(data)
+    except (RuntimeError, TypeError) as error:  # CUDA can't be initialised
+        log.first = log.first or str(error).splitlines()[0][:200]
+        return None
 
 
 def _log(trt: Any) -> Any:

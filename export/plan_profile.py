@@ -6,12 +6,32 @@ from typing import Self
 
 import onnx_ir as ir
 
+from safediff.errors import UsageError
+
 Shape = tuple[int, ...]
 Triple = tuple[Shape, Shape, Shape]
 """Smallest, best and largest shape of an input."""
 
 ROWS = 2
 """UNet rows of one picture: guidance computes both branches at once."""
+
+
+def square_side(size: int | Sequence[int]) -> int:
+    """Height and width of latents, which are one number in a profile.
+
+    Args:
+        size: A UNet's ``sample_size``, or height and width.
+
+    Raises:
+        UsageError: they differ.
+    """
+    height, width = (size, size) if isinstance(size, int) else size
+    if height != width:
+        raise UsageError(
+            f"latents of {height} x {width}: TensorRT's profiles are of square pictures here",
+            "use the ONNX engine with another provider",
+        )
+    return int(height)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -57,7 +57,14 @@ class PlanSession:
         self._context: Any = None
         self._call: FixedCall | None = None
         if cuda_graph or (cuda_graph is None and self._can_be_recorded):
-            self._call = self._fixed_call(needed=bool(cuda_graph))
+            try:
+                self._call = self._fixed_call(needed=bool(cuda_graph))
+            except RuntimeError as error:  # PyTorch's, mostly of memory
+                first = (str(error).strip() or repr(error)).splitlines()[0]
+                raise Inconclusive(
+                    f"{plan}: its call can't be prepared on the GPU: {first[:200]}",
+                    "free some of its memory",
+                ) from error
         if self._call is None:
             self._open_context(replayed=False)
 

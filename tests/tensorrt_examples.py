@@ -152,6 +152,8 @@ class FakeTrt:
                 return None
             return self._engine()
 
+        if self.fail == "runtime":  # as pybind11 says it
+            raise TypeError("pybind11::init(): factory function returned nullptr")
         return SimpleNamespace(deserialize_cuda_engine=deserialize)
 
     def _engine(self) -> Any:

@@ -1,6 +1,7 @@
 """Providers other than the CPU, as far as they can be tested without one: options and bindings."""
 
 import ctypes
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ from safediff.errors import Inconclusive, UsageError
 from safediff.export.providers import CUDA_PROVIDER, TENSORRT_PROVIDER, Execution
 from safediff.export.session import SPINNING, Session
 from safediff.export.to_tensorrt import Profile
+from safediff.guard.load import make_guard
 from safediff.serve.pipeline import SafePipeline, _profile
-from safediff.serve.trust import establish
 
 PROFILE = Profile(min_batch=1, opt_batch=2, max_batch=16, min_side=8, opt_side=8, max_side=8)
 Bound = dict[str, tuple[str, int, Any, tuple[int, ...], int]]
@@ -180,6 +181,32 @@ def test_the_options_reach_onnx_runtime(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_the_server_asks_for_what_it_draws() -> None:
-    found = _profile(establish(exported()), 4)
+    found = _profile(exported() / "unet", 8)
     assert (found.min_batch, found.max_batch) == (1, 8)
     assert found.min_side == found.max_side == 8
+
+
+@pytest.mark.parametrize(("size", "side"), [([8, 8], 8), ([8, 16], None)])
+def test_a_size_of_two_numbers(tmp_path: Path, size: list[int], side: int | None) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"sample_size": size}))
+    if side is not None:
+        assert _profile(tmp_path, 8).opt_side == side
+        return
+    with pytest.raises(UsageError, match="latents of 8 x 16: TensorRT's profiles are of square"):
+        _profile(tmp_path, 8)
+
+
+def test_a_guard_in_the_policys_place_takes_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def opened(*given: object, max_rows: int) -> None:
+        asked.append(max_rows)
+        raise Inconclusive("enough")
+
+    monkeypatch.setattr("safediff.serve.pipeline._open", opened)
+    for guard in (None, make_guard("sega", ["axe", "gun"])):
+        with pytest.raises(Inconclusive, match="enough"):
+            SafePipeline.from_release(
+                exported(), guard=guard, max_batch=4, accept_unverified="a trial without users"
+            )
+    assert asked == [8, 16]

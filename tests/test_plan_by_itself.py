@@ -24,6 +24,9 @@ from safediff.export.built_on import compute_capability
 from safediff.export.manifest import read_manifest, write_manifest
 from safediff.export.plan_sidecar import amend_sidecar, sidecar_path
 from safediff.export.runtime import SafePipeline
+from safediff.models.backbone import Backbone
+from safediff.models.load import load_backbone
+from safediff.policy.plan import ModelPlan
 from safediff.release.certificate import dump_certificate
 from safediff.release.checksums import sha256_file, write_checksums
 from safediff.release.signing import sign_release
@@ -152,6 +155,22 @@ def test_one_that_was_asked_for_is_not(
     monkeypatch.setattr("safediff.serve.pipeline.PlanSession", no_driver)
     with pytest.raises(Inconclusive, match="the runtime refuses it"):
         SafePipeline.from_release(signed.path, num_threads=1, public_key=signed.public, **asked)
+
+
+def test_another_part_that_can_not_be_opened_is_not_the_plans_fault(
+    fake: FakeTrt, signed: Signed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = []
+
+    def full_at_first(plan: ModelPlan) -> Backbone:
+        tried.append(plan)
+        if len(tried) == 1:
+            raise Inconclusive("no memory for the text encoder")
+        return load_backbone(plan)
+
+    monkeypatch.setattr("safediff.serve.pipeline.load_backbone", full_at_first)
+    with pytest.raises(Inconclusive, match="no memory for the text encoder"):
+        SafePipeline.from_release(signed.path, num_threads=1, public_key=signed.public)
 
 
 def test_one_that_is_exchanged_meanwhile_is_not_passed_over(

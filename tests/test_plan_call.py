@@ -168,6 +168,18 @@ def test_what_cannot_be_recorded(fake: FakeTrt, cuda: Cuda, static: Path, fail: 
     draws_as_onnx(unet, 2)
 
 
+@pytest.mark.parametrize("asked", [None, True])
+def test_a_gpu_without_room_for_its_tensors(
+    cuda: Cuda, static: Path, monkeypatch: pytest.MonkeyPatch, asked: bool | None
+) -> None:
+    def full(*given: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate")
+
+    monkeypatch.setattr(PlanSession, "_bound", full)
+    with pytest.raises(Inconclusive, match=r"unet\.plan: its call can't be prepared on the GPU: C"):
+        PlanSession(static, cuda_graph=asked)
+
+
 def test_sizes_are_checked_before_anything_is_copied(
     fake: FakeTrt, cuda: Cuda, static: Path
 ) -> None:

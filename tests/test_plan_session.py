@@ -75,6 +75,12 @@ def test_a_call_that_fails_is_no_picture(
         call(planned, 2)
 
 
+def test_a_module_that_can_not_start(fake: FakeTrt, plan: Path) -> None:
+    fake.fail = "runtime"
+    with pytest.raises(Inconclusive, match="can't open it here: pybind11::init"):
+        PlanSession(plan)
+
+
 def test_a_plan_that_does_not_fit(fake: FakeTrt, plan: Path) -> None:
     fake.fail = "memory"
     with pytest.raises(Inconclusive, match="don't fit into the memory of the GPU"):

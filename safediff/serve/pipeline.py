@@ -18,7 +18,7 @@ from safediff.export.exported_denoiser import ExportedDenoiser, open_denoiser
 from safediff.export.exported_parts import ExportedDecoder, ExportedTextEncoder
 from safediff.export.exported_unet import ExportedUNet
 from safediff.export.parts import DECODER_FOLDER
-from safediff.export.plan_profile import Profile
+from safediff.export.plan_profile import Profile, square_side
 from safediff.export.plan_session import PlanSession
 from safediff.export.providers import (
     CPU_PROVIDER,
@@ -126,14 +126,15 @@ class SafePipeline:
                 unopened=unopened,
             )
             try:
-                backbone = _open(trust, running, max_batch)
+                session = _plan_session(trust, running)
                 break
             except SafediffError as error:
                 if engine != "auto" or not trust.plan_file or cuda_graph:
                     raise
                 unopened[trust.plan_file] = f"it can't be opened here: {error}"
-        trust.require_unchanged()
         chosen = guard or _policy_guard(trust)
+        backbone = _open(trust, running, session, max_rows=_max_rows(chosen, max_batch))
+        trust.require_unchanged()
         return cls(backbone, trust, guard=chosen, max_batch=max_batch)
 
     @property
@@ -253,7 +254,22 @@ class _Running:
         return next((option for option, given in asked.items() if given), None)
 
 
-def _open(trust: Trust, running: _Running, max_batch: int) -> Backbone:
+def _plan_session(trust: Trust, running: _Running) -> PlanSession | None:
+    """The opened plan; None where another engine was chosen."""
+    if trust.engine != "plan":
+        return None
+    plan = trust.path / trust.plan_file
+    return PlanSession(plan, trust.plan_sha256, cuda_graph=running.cuda_graph)
+
+
+def _max_rows(guard: Guard | None, max_batch: int) -> int:
+    """Of one call: a picture takes a row for each of its texts, a guard's among them."""
+    return (2 + len(guard.texts if guard else ())) * max_batch
+
+
+def _open(
+    trust: Trust, running: _Running, session: PlanSession | None, *, max_rows: int
+) -> Backbone:
     if trust.engine == "torch":
         if option := running.ignored_by_torch():
             asked = f"{option} needs an engine that was gated"
@@ -267,12 +283,10 @@ def _open(trust: Trust, running: _Running, max_batch: int) -> Backbone:
         "num_threads": running.num_threads,
         "spin": running.spin,
     }
-    if trust.engine == "plan":
-        plan = trust.path / trust.plan_file
-        session = PlanSession(plan, trust.plan_sha256, cuda_graph=running.cuda_graph)
+    if session is not None:
         return _around(trust, ExportedUNet(folder, session=session), options)
     if provider == TENSORRT_PROVIDER and folder.name == "unet":
-        options["profile"] = _profile(trust, max_batch)
+        options["profile"] = _profile(folder, max_rows)
     recorded: ExecutionOptions = {**options, "cuda_graph": bool(running.cuda_graph)}
     # the other parts run once a batch, so that recording them is not worth its memory
     return _around(trust, open_denoiser(folder, **recorded), options)
@@ -288,13 +302,12 @@ def _by_torch(trust: Trust) -> Backbone:
     return load_backbone(ModelPlan(base=str(trust.path), dtype=trust.dtype))
 
 
-def _profile(trust: Trust, max_batch: int) -> Profile:
-    """What the server draws: the model's own size; a picture takes a row for each of its texts."""
-    config = json.loads((trust.path / "unet" / CONFIG_NAME).read_text(encoding="utf-8"))
-    guard = trust.plan.get("guard") or {"texts": []}
-    side, rows = int(config["sample_size"]), 2 + len(guard["texts"])
+def _profile(unet: Path, max_rows: int) -> Profile:
+    """What the server draws: pictures of the model's own size."""
+    config = json.loads((unet / CONFIG_NAME).read_text(encoding="utf-8"))
+    side = square_side(config["sample_size"])
     sides = {"min_side": side, "opt_side": side, "max_side": side}
-    return Profile(min_batch=1, opt_batch=2, max_batch=rows * max_batch, **sides)
+    return Profile(min_batch=1, opt_batch=2, max_batch=max_rows, **sides)
 
 
 def _without_torch(path: Path, unet: ExportedDenoiser, options: ExecutionOptions) -> Backbone:
