@@ -17,10 +17,8 @@ from safediff.export.engine_files import DTYPES
 from safediff.export.open_plan import open_plan
 from safediff.export.plan_sidecar import read_sidecar, write_plan
 from safediff.export.signature import UNET_PREFIX
+from safediff.export.to_tensorrt import WRONG_REFIT
 from safediff.models.patch import state_sha256
-
-WRONG_VERSIONS = ("11.3.",)
-"""TensorRT 11.3 drops a bias of plans built with REFIT, even if no refit follows."""
 
 
 def refit(plan: Path, out: Path, state: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -44,7 +42,7 @@ def refit(plan: Path, out: Path, state: Mapping[str, Tensor]) -> dict[str, Any]:
     sidecar = read_sidecar(plan)
     if not sidecar["refittable"]:
         raise UsageError(f"{plan}: its weights can't be exchanged", "build it with --refit")
-    if sidecar["module_version"].startswith(WRONG_VERSIONS):
+    if sidecar["module_version"].startswith(WRONG_REFIT):
         raise UsageError(
             f"{plan}: refittable plans of {sidecar['kind']} {sidecar['module_version']} may "
             "compute wrongly",

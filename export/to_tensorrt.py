@@ -30,6 +30,8 @@ from safediff.release.checksums import sha256_file
 Kind = Literal["tensorrt", "tensorrt_rtx"]
 EXTRAS: Mapping[Kind, str] = {"tensorrt": "trt", "tensorrt_rtx": "trt-rtx"}
 REFIT, STRIPPED = "REFIT", "STRIP_PLAN"
+WRONG_REFIT = ("11.3.",)
+"""TensorRT 11.3 drops a bias of plans built with REFIT, even if no refit follows."""
 _TRT_TYPES = {"FLOAT": "FLOAT", "FLOAT16": "HALF", "BFLOAT16": "BF16"}
 
 
@@ -59,7 +61,7 @@ def build(
         The sidecar's content.
 
     Raises:
-        UsageError: the module is not installed, or lacks the target or a flag.
+        UsageError: the module is not installed, lacks the target or a flag, or refits wrongly.
         Inconclusive: there is no GPU where one is needed, the build failed, or the plan can't hold
             the engine's weights.
     """
@@ -71,6 +73,7 @@ def build(
             "build from an fp16, bf16 or fp32 engine",
         )
     trt = load_module(kind)
+    require_flags(kind, str(trt.__version__), flags)
     graph = ir.load(model_path).graph
     shapes = profile.shapes(graph.inputs)
     data, tensors = _build(trt, model_path, shapes, kind, target, flags)
@@ -118,6 +121,19 @@ def load_module(kind: Kind) -> ModuleType:
             f"{kind} is not installed ({error})",
             f"pip install 'safediff[{EXTRAS[kind]}]', or export with --onnx, which runs anywhere",
         ) from error
+
+
+def require_flags(kind: Kind, version: str, flags: Sequence[str]) -> None:
+    """Refuse what a version of a module is known to build wrongly.
+
+    Raises:
+        UsageError: a refittable plan of one that drops a bias.
+    """
+    if REFIT in flags and version.startswith(WRONG_REFIT):
+        raise UsageError(
+            f"refittable plans of {kind} {version} may compute wrongly",
+            "build with another version, or leave --refit out",
+        )
 
 
 def require_gpu(kind: Kind, target: str | None, flags: Sequence[str] = ()) -> None:

@@ -95,6 +95,15 @@ def test_weights_take_the_type_of_the_plan(fake: FakeTrt, plan: Path, tmp_path: 
     assert {array.dtype for array in fake.given.values()} == {np.dtype(np.float16)}
 
 
+def test_a_version_that_refits_wrongly_builds_none(fake: FakeTrt, tmp_path: Path) -> None:
+    fake.__version__ = "11.3.0"
+    plan, profile = tmp_path / "unet.plan", Profile.fixed(8)
+    with pytest.raises(UsageError, match=r"tensorrt 11\.3\.0 may compute wrongly"):
+        build(tiny_engine(), plan, "tensorrt", profile, flags=["REFIT"])
+    assert not plan.exists()
+    build(tiny_engine(), plan, "tensorrt", profile)
+
+
 Change = Callable[[FakeTrt, Path], None]
 
 

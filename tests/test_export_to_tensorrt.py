@@ -16,10 +16,11 @@ from tiny import tiny_engine, tiny_unet
 
 from safediff.errors import Inconclusive, UsageError
 from safediff.export import built_on
+from safediff.export.engine_files import Precision
 from safediff.export.int8 import quantize_engine
 from safediff.export.manifest import read_manifest
 from safediff.export.open_plan import open_plan
-from safediff.export.plan_profile import Profile
+from safediff.export.plan_profile import Profile, square_side
 from safediff.export.plan_sidecar import amend_sidecar
 from safediff.export.to_tensorrt import build, load_module, plan_name, require_gpu
 from safediff.export.to_triton import check_config
@@ -116,6 +117,22 @@ def test_int8_engines_are_refused(fake: FakeTrt, tmp_path: Path) -> None:
     quantize_engine(tiny_engine(), tmp_path / "int8", {})
     with pytest.raises(UsageError, match="unknown to TensorRT"):
         build(tmp_path / "int8", tmp_path / "unet.plan", "tensorrt", PROFILE)
+
+
+@pytest.mark.parametrize("precision", ["int8", "int8-weights"])
+def test_int8_is_refused_before_anything_is_read(
+    fake: FakeTrt, tmp_path: Path, precision: Precision
+) -> None:
+    with pytest.raises(UsageError, match=f"^{precision}: ONNX Runtime's int8 operators are unkn"):
+        export_plan(tmp_path / "nothing", tmp_path / "out", "tensorrt_rtx", precision, "SM89")
+
+
+def test_a_version_that_refits_wrongly_is_refused_before_anything_is_read(
+    fake: FakeTrt, tmp_path: Path
+) -> None:
+    fake.__version__ = "11.3.0"
+    with pytest.raises(UsageError, match="may compute wrongly"):
+        export_plan(tmp_path, tmp_path, "tensorrt", "fp32", None, refittable=True)
 
 
 def test_a_missing_module_names_its_extra_and_the_alternative(
@@ -341,6 +358,12 @@ def test_a_plan_of_another_gpu_is_not_opened(
     amend_sidecar(plan, compute_capability=None, built_on=None)  # as earlier versions wrote them
     open_plan(plan)
     assert len(fake.opened) == 2
+
+
+def test_a_profile_is_of_square_pictures() -> None:
+    assert square_side(8) == square_side([8, 8]) == square_side((8, 8)) == 8
+    with pytest.raises(UsageError, match="latents of 8 x 16: TensorRT's profiles are of square"):
+        square_side([8, 16])
 
 
 def test_profiles_are_multiples() -> None:

@@ -14,9 +14,9 @@ from typing import Any
 
 from safediff.errors import UsageError
 from safediff.export.built_on import compute_capability
-from safediff.export.engine_files import Precision
+from safediff.export.engine_files import QUANTIZED_PRECISIONS, Precision
 from safediff.export.manifest import is_exported
-from safediff.export.plan_profile import Profile
+from safediff.export.plan_profile import Profile, square_side
 from safediff.export.plan_sidecar import amend_sidecar, made_for, read_sidecar, sidecar_path
 from safediff.export.plan_weights import find_weights, require_enough
 from safediff.export.refit import refit
@@ -27,6 +27,7 @@ from safediff.export.to_tensorrt import (
     build,
     load_module,
     plan_name,
+    require_flags,
     require_gpu,
 )
 from safediff.export.to_triton import (
@@ -81,15 +82,21 @@ def export_plan(
 
     Raises:
         UsageError: ``path`` is neither run nor release, or has no release and policies are given;
-            its denoiser is a transformer, the module is missing, or the plan holds too few of the
-            weights.
+            its denoiser is a transformer, the precision is int8, the module is missing or one that
+            refits wrongly, or the plan holds too few of the weights.
         Inconclusive: there is no GPU where one is needed, or the build failed.
         PolicyViolated: the plan failed a check.
 
     Whatever is raised, ``folder`` is left as it was.
     """
+    if precision in QUANTIZED_PRECISIONS:
+        raise UsageError(
+            f"{precision}: ONNX Runtime's int8 operators are unknown to TensorRT",
+            "add --precision fp16, bf16 or fp32",
+        )
     module = load_module(kind)
     flags = (REFIT,) if refittable else ()
+    require_flags(kind, str(module.__version__), flags)
     require_gpu(kind, target, flags)
     source = open_source(path)
     require_unet(source.model, f"a plan of {kind}")
@@ -153,7 +160,7 @@ def refit_plan(path: Path, plan: Path, folder: Path) -> str:
 
 
 def _profile(source: ExportSource, *, static: bool) -> Profile:
-    side, unet = source.model.latent_shape[1], source.model.denoiser
+    side, unet = square_side(source.model.latent_shape[1:]), source.model.denoiser
     sides = signature_of(type(unet).__name__).sides(unet.config)
     assert sides is not None
     return Profile.fixed(side) if static else Profile.ranged(side, sides.multiple)
