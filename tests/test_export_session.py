@@ -197,7 +197,7 @@ def test_a_size_of_two_numbers(tmp_path: Path, size: list[int], side: int | None
 
 
 def test_a_guard_in_the_policys_place_takes_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = []
+    asked: list[int] = []
 
     def opened(*given: object, max_rows: int) -> None:
         asked.append(max_rows)

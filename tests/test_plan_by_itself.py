@@ -160,7 +160,7 @@ def test_one_that_was_asked_for_is_not(
 def test_another_part_that_can_not_be_opened_is_not_the_plans_fault(
     fake: FakeTrt, signed: Signed, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tried = []
+    tried: list[ModelPlan] = []
 
     def full_at_first(plan: ModelPlan) -> Backbone:
         tried.append(plan)

@@ -82,6 +82,10 @@ def test_no_signature_and_no_key(release: Path, keys: tuple[Path, Path]) -> None
         check_signature(release, release / "README.md")
     with pytest.raises(UsageError, match="cannot sign with this key"):
         sign_release(release, release / "absent.pem")
+    rsa = release.with_name("rsa.pem")
+    subprocess.run(["openssl", "genrsa", "-out", rsa, "2048"], check=True, capture_output=True)
+    with pytest.raises(UsageError, match="cannot sign with this key"):
+        sign_release(release, rsa)
 
 
 def test_a_release_that_can_not_be_written_to_is_no_matter_of_the_key(
@@ -102,7 +106,8 @@ def test_the_signature_is_moved_within_the_release(
     release: Path, keys: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It may be a mount point, into which no file can be moved."""
-    moved, original = [], Path.replace
+    moved: list[tuple[Path, Path]] = []
+    original = Path.replace
 
     def noted(self: Path, target: Path) -> Path:
         moved.append((self.parent, target.parent))

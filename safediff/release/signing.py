@@ -12,6 +12,8 @@ from safediff.errors import Inconclusive, UsageError
 from safediff.release.checksums import SIGNATURE_NAME
 
 INSTALL = "pip install 'safediff[sign]'"
+NO_KEY = (OSError, TypeError, ValueError, AttributeError)
+"""What the library raises where it can't take a key; the last one of RSA's."""
 _FINDING = re.compile(
     r"Hash mismatch for '[^']+'|(?:Extra files found|Missing files) in model '[^']*': [^\"'\]]+"
 )
@@ -34,7 +36,7 @@ def sign_release(release: Path, private_key: Path) -> Path:
     try:
         config = signing.Config().set_hashing_config(_hashing())
         config.use_elliptic_key_signer(private_key=private_key)
-    except (OSError, TypeError, ValueError) as error:
+    except NO_KEY as error:
         raise UsageError(
             f"{private_key}: cannot sign with this key: {_line(error)}",
             "openssl ecparam -name prime256v1 -genkey -noout -out private.pem",
@@ -66,7 +68,7 @@ def check_signature(release: Path, public_key: Path) -> str | None:
     try:
         config = verifying.Config().set_hashing_config(_hashing())
         config = config.use_elliptic_key_verifier(public_key=public_key)
-    except (OSError, TypeError, ValueError) as error:
+    except NO_KEY as error:
         raise UsageError(
             f"{public_key}: not a public key: {_line(error)}",
             "openssl ec -in private.pem -pubout -out public.pem",
