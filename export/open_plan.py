@@ -52,7 +52,8 @@ def _deserialized(trt: Any, log: Any, data: bytes) -> Any:
     try:
         return trt.Runtime(log).deserialize_cuda_engine(data)
     except (RuntimeError, TypeError) as error:  # CUDA can't be initialised
-        log.first = log.first or str(error).splitlines()[0][:200]
+        told = (str(error).strip() or repr(error)).splitlines()[0]
+        log.first = log.first or told[:200]
         return None
 
 
