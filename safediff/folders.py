@@ -1,5 +1,6 @@
 """Folders that appear whole or not at all."""
 
+import ctypes
 import os
 import shutil
 import tempfile
@@ -8,6 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from safediff.errors import Inconclusive, UsageError
+
+AT_FDCWD, RENAME_EXCHANGE = -100, 2
+"""Of Linux: paths as they are, and both names stay taken."""
 
 
 @contextmanager
@@ -46,9 +50,11 @@ def new_folder(folder: Path, is_ours: Callable[[Path], bool], kind: str) -> Iter
 
 
 def _take_name(temporary: Path, folder: Path) -> None:
-    """Rename; a folder in the way is moved aside first, since only empty ones can be replaced."""
+    """Rename; a folder in the way changes places with it, or is moved aside first."""
     if not folder.exists():
         os.rename(temporary, folder)
+        return
+    if _exchanged(temporary, folder):  # the earlier one is removed with the temporary name
         return
     old = Path(tempfile.mkdtemp(prefix=f".{folder.name}.old.", dir=folder.parent))
     os.replace(folder, old)
@@ -58,3 +64,16 @@ def _take_name(temporary: Path, folder: Path) -> None:
         os.replace(old, folder)
         raise
     shutil.rmtree(old)
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Whether two folders changed places in one step, so that a kill leaves both names taken.
+
+    Linux alone can do that, and not on every file system.
+    """
+    try:
+        rename = ctypes.CDLL(None).renameat2
+    except (AttributeError, OSError, TypeError):  # another system, or an old C library
+        return False
+    paths = (os.fsencode(one), os.fsencode(other))
+    return bool(rename(AT_FDCWD, paths[0], AT_FDCWD, paths[1], RENAME_EXCHANGE) == 0)

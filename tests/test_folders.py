@@ -1,10 +1,12 @@
 """Folders that appear whole or not at all."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
+from safediff import folders
 from safediff.errors import Inconclusive, UsageError
 from safediff.folders import new_folder
 
@@ -35,6 +37,34 @@ def test_an_earlier_one_is_replaced_whole(tmp_path: Path) -> None:
             (temporary / "marker").write_text(content)
             (temporary / content).touch()
     assert names(target) == ["marker", "new"]
+    assert names(tmp_path) == ["out"]
+
+
+def replaced(target: Path) -> None:
+    for content in ("old", "new"):
+        with new_folder(target, is_ours, "a thing") as temporary:
+            (temporary / "marker").write_text(content)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems can't exchange two folders")
+def test_the_name_is_never_without_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def moved_aside(*paths: object) -> None:
+        raise KeyboardInterrupt  # a kill here would leave no folder under the name
+
+    monkeypatch.setattr(os, "replace", moved_aside)
+    replaced(tmp_path / "out")
+    assert (tmp_path / "out" / "marker").read_text() == "new"
+    assert names(tmp_path) == ["out"]
+
+
+def test_where_two_folders_cannot_change_places(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folders, "_exchanged", lambda one, other: False)
+    replaced(tmp_path / "out")
+    assert (tmp_path / "out" / "marker").read_text() == "new"
     assert names(tmp_path) == ["out"]
 
 
