@@ -8,6 +8,7 @@ No timing cache is read or written: in TensorRT two builds of one model would th
 was built before, and in TensorRT-RTX its operations do nothing. The sidecar says so.
 """
 
+import gc
 import hashlib
 import importlib
 from collections.abc import Mapping, Sequence
@@ -76,6 +77,7 @@ def build(
     require_flags(kind, str(trt.__version__), flags)
     graph = ir.load(model_path).graph
     shapes = profile.shapes(graph.inputs)
+    _free_memory()
     data, tensors = _build(trt, model_path, shapes, kind, target, flags)
     weights_bytes = _weights_bytes(graph)
     if len(data) < weights_bytes and STRIPPED not in flags:
@@ -106,6 +108,14 @@ def build(
         "gate": None,
     }
     return write_plan(plan, data, content)
+
+
+def _free_memory() -> None:
+    """What PyTorch keeps of the GPU without using it is left to the builder."""
+    import torch
+
+    gc.collect()
+    torch.cuda.empty_cache()
 
 
 def load_module(kind: Kind) -> ModuleType:

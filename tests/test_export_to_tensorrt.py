@@ -1,5 +1,6 @@
 """The calls that build a plan, on a module that records them."""
 
+import gc
 import hashlib
 import json
 import platform
@@ -371,6 +372,35 @@ def test_profiles_are_multiples() -> None:
     assert Profile.ranged(24, 8).min_side == 8
     assert Profile.ranged(8, 8).min_side == 8
     assert not Profile.ranged(8, 2).is_static
+
+
+@pytest.mark.parametrize(
+    ("side", "multiple", "largest"), [(64, 8, 96), (96, 8, 144), (128, 4, 192), (72, 16, 96)]
+)
+def test_large_latents_have_a_narrower_range(side: int, multiple: int, largest: int) -> None:
+    """Scores of attention grow with the rows and the fourth power of the side."""
+    found = Profile.ranged(side, multiple)
+    assert (found.min_batch, found.max_batch) == (2, 4)
+    assert (found.opt_side, found.max_side) == (side, largest)
+    below = Profile.ranged(63, 1)
+    assert (below.max_batch, below.max_side) == (16, 126)
+
+
+def test_memory_is_freed_before_a_build(
+    fake: FakeTrt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order: list[str] = []
+    monkeypatch.setattr(gc, "collect", lambda: order.append("garbage"))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: order.append("cache"))
+    builder = fake.Builder
+
+    def built(log: object) -> object:
+        order.append("builder")
+        return builder(log)
+
+    monkeypatch.setattr(fake, "Builder", built)
+    build(tiny_engine(), tmp_path / "unet.plan", "tensorrt", PROFILE)
+    assert order == ["garbage", "cache", "builder"]
 
 
 def test_profiles_leave_static_inputs_out() -> None:
