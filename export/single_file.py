@@ -68,10 +68,22 @@ def write_single_file(path: Path, model: Backbone) -> Path:
     """Write UNet, autoencoder and text encoders into one checkpoint.
 
     Raises:
-        Inconclusive: a tensor has no original name (another family), or the file can't be written.
+        Inconclusive: a tensor has no original name (another family), the network does not predict
+            noise, or the file can't be written.
     """
+    _require_noise(model)
     save_whole(original_state(model), path, {"format": "pt"})
     return path
+
+
+def _require_noise(model: Backbone) -> None:
+    """The file can't say what the network predicts, and readers take it to be the noise."""
+    if model.prediction_type != "epsilon":
+        raise Inconclusive(
+            f"{model.name}: predicts {model.prediction_type}, which a single file can't say: front "
+            "ends would draw noise",
+            "leave out --layout single-file for this model",
+        )
 
 
 def original_state(model: Backbone) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ from safediff.errors import Inconclusive, PolicyViolated, UsageError
 from safediff.export.engine_files import MODEL_NAME
 from safediff.export.identity import initializers_sha256, verify_identity
 from safediff.export.manifest import read_manifest
-from safediff.export.single_file import original_state, unet_name
+from safediff.export.single_file import original_state, unet_name, write_single_file
 from safediff.export.to_onnx import swap_weights
 from safediff.export.to_triton import check_config, with_one_dimension
 from safediff.models.patch import state_sha256, unet_sha256
@@ -219,6 +219,14 @@ def test_other_families_have_no_such_file(tmp_path: Path) -> None:
         original_state(model)
     with pytest.raises(Inconclusive, match=r"class_embedding\.weight: has no name"):
         unet_name("class_embedding.weight", 1, [False, True])
+
+
+def test_a_file_that_cannot_say_what_is_predicted_is_not_written(tmp_path: Path) -> None:
+    model = tiny_backbone(tmp_path)
+    model.scheduler.register_to_config(prediction_type="v_prediction")
+    with pytest.raises(Inconclusive, match="predicts v_prediction, which a single file can't say"):
+        write_single_file(tmp_path / "model.safetensors", model)
+    assert not (tmp_path / "model.safetensors").exists()
 
 
 def test_a_server_may_read_an_exported_folder() -> None:
