@@ -14,6 +14,7 @@ from safediff.errors import Inconclusive
 from safediff.export.engine_files import CONFIG_NAME, MODEL_NAME
 from safediff.export.parts import HIDDEN_STATES
 from safediff.export.providers import Execution, ExecutionOptions
+from safediff.export.rows import decoder_values, rows_at_once, run_in_parts
 from safediff.export.session import Session
 
 TextStates = BaseModelOutputWithPooling | CLIPTextModelOutput
@@ -85,12 +86,15 @@ class ExportedDecoder:
         return self
 
     def decode(self, z: Tensor, return_dict: bool = False) -> tuple[Tensor]:
-        """Pictures in [-1, 1] of latents (b, c, h, w)."""
+        """Pictures in [-1, 1] of latents (b, c, h, w); of large ones a few at once."""
         if return_dict:
             raise TypeError("the exported decoder returns a tuple; pass return_dict=False")
         batch, _, height, width = z.shape
         shape = (batch, self.config.out_channels, height * self._factor, width * self._factor)
-        return (self._session.run({"latent_sample": z}, {"sample": shape})["sample"],)
+        values = decoder_values(self.config.block_out_channels, height, width)
+        at_once = rows_at_once(self.dtype.itemsize * values, self._session.execution)
+        pictures = run_in_parts(self._session, {"latent_sample": z}, {"sample": shape}, at_once)
+        return (pictures["sample"],)
 
 
 def _read_config(path: Path) -> SimpleNamespace:

@@ -16,6 +16,7 @@ from torch import Tensor
 from safediff.errors import Inconclusive, SafediffError
 from safediff.export.engine_files import CONFIG_NAME, MODEL_NAME
 from safediff.export.providers import Execution, ExecutionOptions
+from safediff.export.rows import rows_at_once, run_in_parts, transformer_scores
 from safediff.export.session import Session
 from safediff.export.signature import BATCH, HEIGHT, WIDTH, signature_of
 
@@ -23,7 +24,10 @@ LATENTS, TIMESTEP = "hidden_states", "timestep"
 
 
 class ExportedTransformer:
-    """An engine folder as a transformer, run by ONNX Runtime."""
+    """An engine folder as a transformer, run by ONNX Runtime.
+
+    Rows whose attention scores don't fit into memory at once are computed in parts.
+    """
 
     def __init__(self, folder: Path, **options: Unpack[ExecutionOptions]) -> None:
         """Open the engine.
@@ -71,7 +75,9 @@ class ExportedTransformer:
             tensors[TIMESTEP] = hidden_states.new_tensor(float(timestep)).expand(len(hidden_states))
         sizes = self._sizes(tensors)
         shape = [sizes.get(d, d) for d in self._session.outputs[self._output].shape]
-        output = self._session.run(tensors, {self._output: shape})[self._output]
+        row_bytes = self.dtype.itemsize * transformer_scores(self.config, sizes)
+        at_once = rows_at_once(row_bytes, self._session.execution)
+        output = run_in_parts(self._session, tensors, {self._output: shape}, at_once)[self._output]
         answer = output.to(hidden_states.device, hidden_states.dtype)
         return Transformer2DModelOutput(sample=answer) if return_dict else (answer,)
 

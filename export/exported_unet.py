@@ -15,6 +15,7 @@ from safediff.export.as_written import AsWritten
 from safediff.export.engine_files import CONFIG_NAME, MODEL_NAME
 from safediff.export.plan_session import PlanSession
 from safediff.export.providers import Execution, ExecutionOptions
+from safediff.export.rows import rows_at_once, run_in_parts, unet_scores
 from safediff.export.session import Session
 from safediff.export.signature import SIGNATURES
 
@@ -23,7 +24,10 @@ ADDED_INPUTS = ("text_embeds", "time_ids")
 
 
 class ExportedUNet:
-    """An engine folder as a UNet, run by ONNX Runtime."""
+    """An engine folder as a UNet, run by ONNX Runtime.
+
+    Rows whose attention scores don't fit into memory at once are computed in parts.
+    """
 
     def __init__(
         self,
@@ -36,7 +40,8 @@ class ExportedUNet:
 
         Args:
             folder: ``model.onnx`` with its data, and ``config.json``.
-            session: What runs it, such as an opened plan; ``folder`` gives ``config.json`` alone.
+            session: What runs it, such as an opened plan, which divides rows by itself; ``folder``
+                gives ``config.json`` alone.
             options: See ``Execution``; without any, ONNX Runtime's CPU provider.
 
         Raises:
@@ -45,7 +50,9 @@ class ExportedUNet:
         """
         self.folder = folder
         self.config = _read_config(folder / CONFIG_NAME)
-        self._session = session or Session(folder / MODEL_NAME, Execution(**options))
+        execution = Execution(**options)
+        self._session = session or Session(folder / MODEL_NAME, execution)
+        self._execution = execution if session is None else None
         inputs = self._session.inputs
         self.dtype = self._session.dtype("sample")
         """Type of every input but ``timestep``, and of the output before it is returned."""
@@ -60,6 +67,8 @@ class ExportedUNet:
         """Latent height and width must be multiples of this."""
         self._shapes = {name: value.shape for name, value in inputs.items()}
         self._fitting: tuple[tuple[str, torch.Size], ...] = ()
+        self._at_once = 0
+        """Rows of a call of the size that was seen last."""
         if "text_embeds" in inputs:  # SDXL's pipeline asks the UNet how wide this layer is
             width = self.config.projection_class_embeddings_input_dim
             self.add_embedding = SimpleNamespace(linear_1=SimpleNamespace(in_features=width))
@@ -96,7 +105,8 @@ class ExportedUNet:
         tensors |= self._added(added_cond_kwargs or {})
         self._check_shapes(tensors)
         tensors["timestep"] = torch.tensor(_single_timestep(timestep))
-        output = self._session.run(tensors, {UNET.output: sample.shape})[UNET.output]
+        wanted = {UNET.output: sample.shape}
+        output = run_in_parts(self._session, tensors, wanted, self._at_once)[UNET.output]
         eps = output.to(sample.device, sample.dtype)
         return UNet2DConditionOutput(sample=eps) if return_dict else (eps,)
 
@@ -126,7 +136,13 @@ class ExportedUNet:
                 f"latents of {height} x {width}: height and width must be multiples of "
                 f"{self.size_multiple} for the exported UNet"
             )
-        self._fitting = shapes
+        self._fitting, self._at_once = shapes, self._rows_at_once(batch, height, width)
+
+    def _rows_at_once(self, batch: int, height: int, width: int) -> int:
+        if self._execution is None:
+            return batch
+        row_bytes = self.dtype.itemsize * unet_scores(self.config, height, width)
+        return rows_at_once(row_bytes, self._execution)
 
 
 def _single_timestep(timestep: Tensor | float) -> float:

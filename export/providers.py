@@ -59,7 +59,12 @@ class Execution:
         """
         graph = "1" if self.cuda_graph else "0"
         if self.provider == CUDA_PROVIDER:
-            return {"device_id": str(_gpu()), "enable_cuda_graph": graph}
+            return {
+                "device_id": str(_gpu()),
+                "enable_cuda_graph": graph,
+                # by default its memory doubles whenever it is too small, beside PyTorch's
+                "arena_extend_strategy": "kSameAsRequested",
+            }
         if self.provider == TENSORRT_PROVIDER:
             shapes = {} if self.profile is None else self.profile.shapes(_inputs(path))
             return {

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from safediff.errors import Inconclusive, UsageError
 from safediff.export.binding import Binding, Replayed
-from safediff.export.providers import Execution
+from safediff.export.providers import GPU_PROVIDERS, Execution
 
 TORCH_DTYPES = {
     "tensor(float)": torch.float32,
@@ -117,6 +117,8 @@ def _open(path: Path, execution: Execution) -> ort.InferenceSession:
     if not execution.spin:
         for entry in SPINNING:
             options.add_session_config_entry(entry, "0")
+    if provider in GPU_PROVIDERS:
+        torch.cuda.empty_cache()  # what PyTorch keeps without using it
     session = load_graph(path, options, [(provider, execution.options(path))])
     if session.get_providers()[0] != provider:  # it only warns, and takes the CPU
         raise Inconclusive(

@@ -13,7 +13,7 @@ from tiny import NUM_TOKENS, TEXT_DIM, tiny_engine
 from torch import Tensor
 
 from safediff.errors import Inconclusive, UsageError
-from safediff.export.providers import CUDA_PROVIDER, TENSORRT_PROVIDER, Execution
+from safediff.export.providers import CPU_PROVIDER, CUDA_PROVIDER, TENSORRT_PROVIDER, Execution
 from safediff.export.session import SPINNING, Session
 from safediff.export.to_tensorrt import Profile
 from safediff.guard.load import make_guard
@@ -112,7 +112,11 @@ def test_a_recorded_graph_keeps_its_addresses_and_its_results_apart() -> None:
 def test_the_cuda_provider_records_on_request() -> None:
     path = tiny_engine() / "model.onnx"
     options = Execution(provider=CUDA_PROVIDER).options(path)
-    assert options == {"device_id": "0", "enable_cuda_graph": "0"}
+    assert options == {
+        "device_id": "0",
+        "enable_cuda_graph": "0",
+        "arena_extend_strategy": "kSameAsRequested",
+    }
     recording = Execution(provider=CUDA_PROVIDER, cuda_graph=True)
     assert recording.options(path)["enable_cuda_graph"] == "1"
     with pytest.raises(UsageError, match="CPUExecutionProvider: has no CUDA graphs"):
@@ -178,6 +182,24 @@ def test_the_options_reach_onnx_runtime(monkeypatch: pytest.MonkeyPatch) -> None
         Session(tiny_engine() / "model.onnx", Execution(provider=TENSORRT_PROVIDER))
     ((name, options),) = seen
     assert (name, options["trt_engine_cache_enable"]) == (TENSORRT_PROVIDER, "0")
+
+
+@pytest.mark.parametrize("provider", [CUDA_PROVIDER, CPU_PROVIDER])
+def test_pytorchs_unused_memory_is_freed_before_a_session_is_opened(
+    monkeypatch: pytest.MonkeyPatch, provider: str
+) -> None:
+    order: list[str] = []
+
+    def opened(path: str, options: Any, providers: list[Any]) -> None:
+        order.append("opened")
+        raise RuntimeError("no GPU")
+
+    monkeypatch.setattr(ort, "get_available_providers", lambda: [provider])
+    monkeypatch.setattr(ort, "InferenceSession", opened)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: order.append("freed"))
+    with pytest.raises(Inconclusive, match="no GPU"):
+        Session(tiny_engine() / "model.onnx", Execution(provider=provider))
+    assert order == (["freed", "opened"] if provider == CUDA_PROVIDER else ["opened"])
 
 
 def test_the_server_asks_for_what_it_draws() -> None:
