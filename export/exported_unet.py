@@ -17,7 +17,7 @@ from safediff.export.plan_session import PlanSession
 from safediff.export.providers import Execution, ExecutionOptions
 from safediff.export.rows import rows_at_once, run_in_parts, unet_scores
 from safediff.export.session import Session
-from safediff.export.signature import SIGNATURES
+from safediff.export.signature import SIGNATURES, widens_scores
 
 UNET = SIGNATURES["UNet2DConditionModel"]
 ADDED_INPUTS = ("text_embeds", "time_ids")
@@ -141,7 +141,8 @@ class ExportedUNet:
     def _rows_at_once(self, batch: int, height: int, width: int) -> int:
         if self._execution is None:
             return batch
-        row_bytes = self.dtype.itemsize * unet_scores(self.config, height, width)
+        dtype = torch.float32 if widens_scores(self.config, self.dtype) else self.dtype
+        row_bytes = dtype.itemsize * unet_scores(self.config, height, width)
         return rows_at_once(row_bytes, self._execution)
 
 

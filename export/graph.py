@@ -12,7 +12,15 @@ from torch.export import Dim, ExportedProgram
 from torch.fx import Node
 
 from safediff.export.operators import translations
-from safediff.export.signature import BATCH, HEIGHT, WIDTH, Input, Sides, signature_of
+from safediff.export.signature import (
+    BATCH,
+    HEIGHT,
+    WIDTH,
+    Input,
+    Sides,
+    signature_of,
+    widens_scores,
+)
 
 MAX_TRACED_BATCH = 63
 """diffusers has a branch for batches of 64 and more (it only copies a tensor): the graph is traced
@@ -38,6 +46,7 @@ def build_graph(denoiser: Any, opset: int, num_tokens: int) -> ir.Model:
         opset,
         signature.prefix,
         known_operators=True,
+        wide_scores=widens_scores(denoiser.config, denoiser.dtype),
     )
     _name_dimensions(model, inputs)
     require_names(model, signature.prefix, denoiser.state_dict())
@@ -88,6 +97,7 @@ def trace(
     prefix: str,
     *,
     known_operators: bool = False,
+    wide_scores: bool = False,
 ) -> ir.Model:
     """Trace, translate and optimise one call of ``module``.
 
@@ -100,8 +110,9 @@ def trace(
         prefix: Of the parameters' names.
         known_operators: It is one of diffusers' denoisers, whose operators need not be decomposed,
             which saves half of the time.
+        wide_scores: Its attention is computed in float32 up to the softmax.
     """
-    own = translations(opset, of_denoiser=known_operators)
+    own = translations(opset, of_denoiser=known_operators, wide_scores=wide_scores)
     with torch.no_grad():
         program = torch.export.export(
             module.eval(), tuple(inputs.values()), dynamic_shapes=tuple(shapes.values())

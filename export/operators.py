@@ -17,12 +17,19 @@ GELU_OPSET = 20
 """From here on ONNX has it."""
 
 
-def translations(opset: int, *, of_denoiser: bool) -> dict[Any, Any]:
-    """By operator, as ``torch.onnx.export`` takes them; all that diffusers' denoisers need."""
+def translations(opset: int, *, of_denoiser: bool, wide_scores: bool = False) -> dict[Any, Any]:
+    """By operator, as ``torch.onnx.export`` takes them; all that diffusers' denoisers need.
+
+    ``wide_scores``: attention is computed in float32 up to its softmax.
+    """
     found: dict[Any, Any] = {aten.to.dtype: _to_dtype}
     if opset < GELU_OPSET:
         found[aten.gelu.default] = _gelu
-    return {**found, **(OF_A_DENOISER if of_denoiser else {})}
+    if of_denoiser:
+        found |= OF_A_DENOISER
+    if wide_scores:
+        found[aten.scaled_dot_product_attention.default] = _wide_attention
+    return found
 
 
 def _attention(
@@ -50,6 +57,27 @@ def _attention(
     if attn_mask is not None:
         scores = opset18.Add(scores, attn_mask)
     return opset18.MatMul(opset18.Softmax(scores, axis=-1), v)
+
+
+def _wide_attention(
+    q: Any,
+    k: Any,
+    v: Any,
+    attn_mask: Any = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Any:
+    """The same with scores and softmax in float32: float16 can't hold scores above 65504."""
+    if attn_mask is not None or dropout_p or is_causal or enable_gqa:
+        raise NotImplementedError("wide attention with a mask, dropout, order or shared heads")
+    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    wide_q, wide_k = (opset18.Cast(x, to=ir.DataType.FLOAT) for x in (q, k))
+    scaled = opset18.Mul(wide_q, ir.tensor(scale, dtype=ir.DataType.FLOAT))
+    scores = opset18.MatMul(scaled, opset18.Transpose(wide_k, perm=[0, 1, 3, 2]))
+    weights = opset18.Cast(opset18.Softmax(scores, axis=-1), to=v.dtype)
+    return opset18.MatMul(weights, v)
 
 
 def _gelu(x: Any, approximate: str = "none") -> Any:

@@ -165,6 +165,15 @@ UNET_PREFIX = SIGNATURES["UNet2DConditionModel"].prefix
 PREFIXES = tuple(dict.fromkeys(signature.prefix for signature in SIGNATURES.values()))
 
 
+def widens_scores(config: Any, dtype: torch.dtype) -> bool:
+    """Whether a graph in this type computes attention scores in float32.
+
+    Those of networks that say ``upcast_attention``, as Stable Diffusion 2.1, leave the range of
+    float16. PyTorch's attention does not write them down.
+    """
+    return dtype == torch.float16 and bool(config.get("upcast_attention"))
+
+
 def signature_of(class_name: str) -> Signature:
     """The description of a network.
 
