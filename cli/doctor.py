@@ -31,6 +31,7 @@ def doctor() -> None:
     from safediff.attack.params import ATTACK_REGISTRY
     from safediff.environment import environment
     from safediff.erase.methods import ERASERS
+    from safediff.export.providers import GPU_PROVIDERS, refusal
     from safediff.judge.embedded import EmbeddedJudge
     from safediff.judge.registry import JUDGES
     from safediff.metrics.registry import METRICS
@@ -43,7 +44,10 @@ def doctor() -> None:
     table.add_column("found")
     for name, value in environment().items():
         table.add_row(name, value)
-    table.add_row("ONNX Runtime's providers", ", ".join(ort.get_available_providers()))
+    for provider in ort.get_available_providers():
+        reason = refusal(provider) if provider in GPU_PROVIDERS else None
+        said = f"{provider}: listed, but can't be opened: {reason}" if reason else provider
+        table.add_row("ONNX Runtime's provider", said)
     for extra, modules in EXTRAS.items():
         missing = [module for module in modules if find_spec(module) is None]
         table.add_row(f"extra {extra}", f"lacks {', '.join(missing)}" if missing else "installed")

@@ -94,9 +94,14 @@ def _engine_pictures() -> str:
     """Where ONNX Runtime would draw them on this machine."""
     import onnxruntime as ort
 
+    from safediff.errors import Inconclusive
     from safediff.export.providers import CPU_PROVIDER, CUDA_PROVIDER, drawing_provider
 
-    if drawing_provider() != CPU_PROVIDER:
+    try:
+        provider = drawing_provider()
+    except Inconclusive as error:
+        return f"nowhere: {error}"
+    if provider != CPU_PROVIDER:
         return "on CUDA"
     there = CUDA_PROVIDER in ort.get_available_providers()
     lacking = "no GPU" if there else "onnxruntime-gpu not"

@@ -12,8 +12,9 @@ import onnxruntime as ort
 import torch
 from torch import Tensor
 
+from safediff.export.openable import ONLY_FATAL
 from safediff.export.providers import CPU_PROVIDER
-from safediff.export.session import ONLY_FATAL, TORCH_DTYPES, load_graph
+from safediff.export.session import TORCH_DTYPES, load_graph
 
 KEEP_WEIGHTS = "session.disable_prepacking"
 

@@ -10,6 +10,7 @@ import onnxruntime as ort
 import torch
 
 from safediff.errors import Inconclusive, UsageError
+from safediff.export.openable import why_not
 from safediff.export.plan_profile import Profile, Triple
 
 CPU_PROVIDER = "CPUExecutionProvider"
@@ -84,10 +85,26 @@ def _gpu() -> int:
     return torch.cuda.current_device() if torch.cuda.is_available() else 0
 
 
+def refusal(provider: str) -> str | None:
+    """Why no session can be opened on a provider here, in a few words; None: it can."""
+    return why_not(provider, _gpu() if provider in GPU_PROVIDERS else None)
+
+
 def drawing_provider() -> str:
-    """Who draws many pictures with an engine: CUDA where torch and ONNX Runtime both have it."""
-    there = torch.cuda.is_available() and CUDA_PROVIDER in ort.get_available_providers()
-    return CUDA_PROVIDER if there else CPU_PROVIDER
+    """Who draws many pictures with an engine: CUDA where torch and ONNX Runtime both have it.
+
+    Raises:
+        Inconclusive: ONNX Runtime was built for CUDA and can't use it, which would be noticed by
+            the days that it takes.
+    """
+    if not torch.cuda.is_available() or CUDA_PROVIDER not in ort.get_available_providers():
+        return CPU_PROVIDER
+    if reason := refusal(CUDA_PROVIDER):
+        raise Inconclusive(
+            f"{CUDA_PROVIDER}: ONNX Runtime lists it, but it can't be opened: {reason}",
+            "install the onnxruntime-gpu of PyTorch's CUDA, or onnxruntime, to draw on the CPU",
+        )
+    return CUDA_PROVIDER
 
 
 def _inputs(path: Path) -> list[ir.Value]:

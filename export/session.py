@@ -10,6 +10,7 @@ from torch import Tensor
 
 from safediff.errors import Inconclusive, UsageError
 from safediff.export.binding import Binding, Replayed
+from safediff.export.openable import ONLY_FATAL, preload_cuda
 from safediff.export.providers import GPU_PROVIDERS, Execution
 
 TORCH_DTYPES = {
@@ -18,8 +19,6 @@ TORCH_DTYPES = {
     "tensor(bfloat16)": torch.bfloat16,
     "tensor(int64)": torch.int64,
 }
-ONLY_FATAL = 4
-"""Log level of ONNX Runtime: its errors are raised as well."""
 COMPUTE_ONCE = "session.disable_quant_qdq"
 """Weights that are stored as int8 are made float when the session is opened, not at every call."""
 SPINNING = ("session.intra_op.allow_spinning", "session.inter_op.allow_spinning")
@@ -118,6 +117,7 @@ def _open(path: Path, execution: Execution) -> ort.InferenceSession:
         for entry in SPINNING:
             options.add_session_config_entry(entry, "0")
     if provider in GPU_PROVIDERS:
+        preload_cuda()
         torch.cuda.empty_cache()  # what PyTorch keeps without using it
     session = load_graph(path, options, [(provider, execution.options(path))])
     if session.get_providers()[0] != provider:  # it only warns, and takes the CPU

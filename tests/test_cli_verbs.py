@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnxruntime as ort
 import pytest
 import torch
 from PIL import Image
@@ -276,12 +277,15 @@ def test_plan_says_what_is_not_estimated_and_where_engines_draw(
 
 def test_doctor(here: Ran, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "100")
+    names = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(ort, "get_available_providers", lambda: names)
     done = here("doctor")
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert re.search(rf"torch +│ {torch.__version__.split('+')[0]}", done.stdout)
     assert "intact, unet" in done.stdout
-    assert re.search(r"ONNX Runtime's providers +│ .*CPUExecutionProvider", done.stdout)
+    assert re.search(r"ONNX Runtime's provider +│ CPUExecutionProvider", done.stdout)
+    assert re.search(r"CUDAExecutionProvider: listed, but can't", done.stdout)
     assert re.search(r"extra lora +│ installed", done.stdout)
     assert re.search(r"memory, time to erase +│ with dtype bfloat16, gradient_check", done.stdout)
     for size in ("SD 1.x, 512 px", "SD 2.x, 768 px", "SDXL, 1024 px"):

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import onnxruntime as ort
 import torch
 
 from safediff.errors import Inconclusive, PolicyViolated
@@ -22,7 +21,7 @@ from safediff.export.engine_files import (
 from safediff.export.extent import Extent, in_brief, in_full
 from safediff.export.identity import initializers_sha256, read_precision
 from safediff.export.parity import Parity
-from safediff.export.providers import CPU_PROVIDER, CUDA_PROVIDER
+from safediff.export.providers import CPU_PROVIDER, CUDA_PROVIDER, refusal
 from safediff.export.runtime import ExportedDenoiser, ExportedUNet, open_denoiser
 from safediff.export.survival import Survival, measure_survival
 from safediff.gate.verdict import CheckResult
@@ -181,7 +180,7 @@ def _compared(
     """
     provider = CPU_PROVIDER
     if precision == "bf16":
-        if CUDA_PROVIDER not in ort.get_available_providers():
+        if refusal(CUDA_PROVIDER) is not None:
             return None
         provider = CUDA_PROVIDER
     threads = torch.get_num_threads()

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from safediff.export.providers import drawing_provider
 from safediff.export.survival import measure_survival
 from safediff.gate.verdict import GateReport, Verdict, combined
 from safediff.guard.load import make_guard
@@ -144,10 +145,12 @@ def _require_possible(plan: Plan, base: Backbone, ui: Ui) -> None:
     Raises:
         UsageError: the model cannot be exported, or not be sampled with the policy's guard; a
             prompt of the policy is longer than a text encoder reads.
+        Inconclusive: the engine's pictures can't be drawn here.
     """
     say_cut(plan, base, ui)
     if "onnx" in plan.export.targets:
         require_exportable(base)
+        drawing_provider()
     if plan.guard:
         make_guard(plan.guard.name, plan.guard.texts).check(base)
 
