@@ -38,10 +38,10 @@ def unet_scores(config: Any, height: int, width: int) -> int:
     downwards, upwards = config.down_block_types, config.up_block_types[::-1]
     # diffusers' name for the number of heads
     heads = config.get("num_attention_heads") or config.attention_head_dim
-    of_level = [heads] * len(downwards) if isinstance(heads, int) else heads
+    of_level: Sequence[int] = [heads] * len(downwards) if isinstance(heads, int) else heads
     last = len(downwards) - 1  # the middle attends, too
     return max(
-        num_heads * (height * width // 4**level) ** 2
+        num_heads * (height * width >> 2 * level) ** 2
         for level, num_heads in enumerate(of_level)
         if level == last or "CrossAttn" in downwards[level] + upwards[level]
     )
@@ -68,7 +68,8 @@ def decoder_values(channels: Sequence[int], height: int, width: int) -> int:
         width: Of the latents.
     """
     tokens = height * width
-    return max(tokens**2, max(channels[:2]) * tokens * 4 ** (len(channels) - 1))
+    num_pixels = tokens << 2 * (len(channels) - 1)
+    return max(tokens**2, max(channels[:2]) * num_pixels)
 
 
 def rows_at_once(row_bytes: int, execution: Execution) -> int:

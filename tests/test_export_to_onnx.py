@@ -296,13 +296,16 @@ def test_attention_of_another_kind_is_not_translated(unusual: dict[str, Any]) ->
 
 
 def large_scores(upcast: bool) -> UNet2DConditionModel:
-    """A UNet of SD 2.x whose attention scores go into the hundred thousands, as some of 2.1 do."""
+    """A UNet of SD 2.x whose first attention has scores of hundred thousands, as some of 2.1 do.
+
+    Of more layers the roundings of queries would add up: they decide which token is seen.
+    """
     unet = perturb(unet_of("sd-v"))
     unet.register_to_config(upcast_attention=upcast)
     with torch.no_grad():
-        for name, weights in unet.named_parameters():
-            if ".to_q." in name or ".to_k." in name:
-                weights *= 1000
+        attention = unet.down_blocks[0].attentions[0].transformer_blocks[0].attn1
+        for layer in (attention.to_q, attention.to_k):
+            layer.weight *= 1000
     return unet.half()
 
 
