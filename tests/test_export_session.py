@@ -14,7 +14,7 @@ from torch import Tensor
 
 from safediff.errors import Inconclusive, UsageError
 from safediff.export.providers import CPU_PROVIDER, CUDA_PROVIDER, TENSORRT_PROVIDER, Execution
-from safediff.export.session import SPINNING, Session
+from safediff.export.session import EXACT_PRODUCTS, SPINNING, Session
 from safediff.export.to_tensorrt import Profile
 from safediff.guard.load import make_guard
 from safediff.serve.pipeline import SafePipeline, _profile
@@ -160,6 +160,12 @@ def test_whether_threads_wait_busily_reaches_every_session(
     monkeypatch.setattr(ort, "InferenceSession", recorded)
     SafePipeline.from_release(exported(), num_threads=1, **asked)
     assert told == [[entry, entry]] * 3  # denoiser, text encoder, decoder
+
+
+def test_int8_products_are_exact_on_every_processor() -> None:
+    """On one without VNNI ``test_export_calibration`` sees overflow; elsewhere nothing does."""
+    session = Session(tiny_engine() / "model.onnx", Execution())
+    assert _entry(session.ort.get_session_options(), EXACT_PRODUCTS) == "1"
 
 
 def _entry(options: Any, name: str) -> str | None:
