@@ -1,14 +1,22 @@
 """A patched model stands beside its base and shares with it what the patch leaves alone."""
 
+import json
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from tiny import tiny_backbone, tiny_unet
+from tiny import tiny_backbone, tiny_pipeline, tiny_unet, tiny_vae
+from torch import nn
 
 from safediff.errors import UsageError
-from safediff.models.patch import Patch, unet_sha256
-from safediff.workflow.safe_model import patched, share_equal
+from safediff.models.load import load_backbone
+from safediff.models.patch import Patch, save_patch, unet_sha256
+from safediff.policy.plan import ModelPlan
+from safediff.workflow import subject
+from safediff.workflow.safe_model import patched, share_equal, share_parts
+from safediff.workflow.subject import base_beside, open_subject
 
 
 def test_only_what_is_patched_takes_memory_of_its_own(tmp_path: Path) -> None:
@@ -51,3 +59,58 @@ def test_networks_that_were_loaded_apart_share_what_is_equal() -> None:
     ]
     assert own == [name]
     assert all(torch.equal(w, before[key]) for key, w in base.state_dict().items())
+
+
+def pointers(network: nn.Module) -> dict[str, int]:
+    return {name: w.data_ptr() for name, w in network.named_parameters()}
+
+
+def test_parts_of_another_architecture_are_left_alone(tmp_path: Path) -> None:
+    model, other = tiny_backbone(tmp_path), tiny_backbone(tmp_path)
+    smaller: Any = tiny_vae(num_halvings=2)
+    object.__setattr__(other, "vae", smaller)
+    before = pointers(smaller)
+    share_parts(model, other)
+    assert pointers(other.vae) == before
+    assert pointers(other.text_encoder) == pointers(model.text_encoder)
+    assert pointers(other.denoiser) == pointers(model.denoiser)
+
+
+def test_beside_a_run_its_base_is_not_loaded_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, loaded = ModelPlan(base=str(tmp_path / "model")), list[ModelPlan]()
+
+    def load(plan: ModelPlan) -> Any:
+        loaded.append(plan)
+        return load_backbone(plan)
+
+    pipeline, run = tiny_pipeline(tmp_path / "words"), tmp_path / "run"
+    pipeline.save_pretrained(plan.base)
+    run.mkdir()
+    (run / "plan.json").write_text(json.dumps({"plan": {"model": asdict(plan)}}))
+    patch = Patch(tensors={}, base_sha256=unet_sha256(pipeline.unet))
+    save_patch(patch, run / "patch.safetensors")
+    monkeypatch.setattr(subject, "load_backbone", load)
+    opened = open_subject(str(run))
+    assert base_beside(opened, plan) is opened.models["base"]
+    assert loaded == [plan]
+    other = ModelPlan(base=plan.base, scheduler="euler")
+    assert type(base_beside(opened, other).scheduler).__name__ == "EulerDiscreteScheduler"
+    assert loaded == [plan, other]
+
+
+def test_beside_a_model_only_what_differs_takes_memory(tmp_path: Path) -> None:
+    pipeline = tiny_pipeline(tmp_path / "words")
+    pipeline.save_pretrained(tmp_path / "base")
+    name, *_ = (n for n, _ in pipeline.unet.named_parameters() if n.endswith("attn2.to_k.weight"))
+    with torch.no_grad():
+        pipeline.unet.get_parameter(name).add_(1)
+    pipeline.save_pretrained(tmp_path / "changed")
+    opened = open_subject(str(tmp_path / "changed"))
+    base = base_beside(opened, ModelPlan(base=str(tmp_path / "base")))
+    (changed,) = opened.models.values()
+    for part in ("vae", "text_encoder"):
+        assert pointers(getattr(base, part)) == pointers(getattr(changed, part))
+    before, after = pointers(base.denoiser), pointers(changed.denoiser)
+    assert [n for n in before if before[n] != after[n]] == [name]

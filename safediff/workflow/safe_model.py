@@ -39,3 +39,19 @@ def share_equal(network: nn.Module, other: nn.Module) -> None:
             own = getattr(modules[name], key)
             if (own.dtype, own.device) == (w.dtype, w.device) and torch.equal(own, w):
                 setattr(modules[name], key, w)
+
+
+def share_parts(model: Backbone, other: Backbone) -> None:
+    """``share_equal`` for every part that both models have in one architecture."""
+    theirs = other.components()
+    for name, part in model.components().items():
+        if _alike(part, theirs.get(name)):
+            share_equal(part, theirs[name])
+
+
+def _alike(part: Any, other: Any) -> bool:
+    """Whether both are networks with the same names of parameters."""
+    if not (isinstance(part, nn.Module) and isinstance(other, nn.Module)):
+        return False
+    names, others = ([name for name, _ in m.named_parameters()] for m in (part, other))
+    return names == others

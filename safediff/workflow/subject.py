@@ -21,7 +21,7 @@ from safediff.release.certified_files import require_certified_files
 from safediff.release.checksums import verify_checksums
 from safediff.release.weights import denoiser_folder
 from safediff.workflow.run_folder import RunFolder
-from safediff.workflow.safe_model import patched
+from safediff.workflow.safe_model import patched, share_parts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +34,8 @@ class Subject:
     """Engine folder that belongs to it."""
     guard: Guard | None = None
     """What its policy draws every model but the base with."""
+    base_plan: ModelPlan | None = None
+    """What ``models["base"]`` was loaded from; None where the base is not among them."""
 
 
 COMBINATION = "combination.json"
@@ -66,6 +68,20 @@ def open_subject(model: str, revision: str | None = None, dtype: Dtype = "float3
     return Subject(models={model: load_backbone(named)})
 
 
+def base_beside(subject: Subject, plan: ModelPlan) -> Backbone:
+    """The plan's model, to compare the subject with; what is equal in both is held once.
+
+    Raises:
+        UsageError, Inconclusive: see ``load_backbone``.
+    """
+    if subject.base_plan == plan:
+        return subject.models["base"]
+    base = load_backbone(plan)
+    *_, model = subject.models.values()
+    share_parts(model, base)
+    return base
+
+
 def verified_sampling(model: str) -> dict[str, Any]:
     """Steps and guidance that a run or release was verified with; nothing is known of others.
 
@@ -87,11 +103,13 @@ def _open_run(run: RunFolder) -> Subject:
     if not run.patch.exists():
         raise UsageError(f"{run.path}: this run has no patch yet", "safediff erase POLICY --resume")
     stored = _read(run.path / "plan.json", "plan")
-    base = load_backbone(ModelPlan(**stored["model"]))
+    base_plan = ModelPlan(**stored["model"])
+    base = load_backbone(base_plan)
     return Subject(
         models={"base": base, "erased": patched(base, load_patch(run.patch))},
         engine=run.engine if run.engine.exists() else None,
         guard=_guard(stored),
+        base_plan=base_plan,
     )
 
 
@@ -103,11 +121,13 @@ def _open_combination(run: RunFolder) -> Subject:
             "LoRA and guard",
             "run the same safediff combine again; what is done already is kept",
         )
-    base = load_backbone(ModelPlan(**stored["model"]))
+    base_plan = ModelPlan(**stored["model"])
+    base = load_backbone(base_plan)
     return Subject(
         models={"base": base, "combined": patched(base, load_patch(run.patch))},
         engine=run.engine if run.engine.exists() else None,
         guard=_guard(stored),
+        base_plan=base_plan,
     )
 
 

@@ -9,7 +9,6 @@ from safediff.export.identity import initializers_sha256, verify_identity
 from safediff.gate.baseline import Baseline
 from safediff.gate.verdict import CheckResult, GateReport
 from safediff.judge.load import prove_judges, prove_sight
-from safediff.models.load import load_backbone
 from safediff.models.patch import unet_sha256
 from safediff.policy.plan import Plan
 from safediff.sample.shards import ALONE, Shards
@@ -20,7 +19,7 @@ from safediff.workflow.erase import Pictures, say_cut
 from safediff.workflow.evidence import report_data, write_reports
 from safediff.workflow.plan_gate import open_plan_of
 from safediff.workflow.run_folder import RunFolder
-from safediff.workflow.subject import engine_backbone, open_subject
+from safediff.workflow.subject import base_beside, engine_backbone, open_subject
 from safediff.workflow.ui import Ui
 
 
@@ -50,7 +49,7 @@ def verify(
     judges = prove_judges(plan)
     planned = None if plan_file is None else open_plan_of(Path(model), plan_file)
     subject = open_subject(model, revision, plan.model.dtype)
-    base = load_backbone(plan.model)
+    base = base_beside(subject, plan.model)
     say_cut(plan, base, ui)
     prove_sight(judges, base.picture_size)
     *_, torch_model = subject.models.values()
