@@ -179,6 +179,28 @@ def test_drawing_grows_with_the_batch() -> None:
     assert edited == 2 * (859_520_964 + kv)
 
 
+def test_large_pictures_are_decoded_one_by_one(benchmark: ModuleType) -> None:
+    large = benchmark.form(benchmark.SMALL, sample_size=128)
+    two, four = (sampling_memory(large, n, "bfloat16") for n in (2, 4))
+    assert four.drawing < 1.1 * two.drawing
+
+
+def test_the_autoencoder_of_sdxl_is_in_float32_where_it_would_overflow(
+    benchmark: ModuleType,
+) -> None:
+    """Unless its configuration says that it does not; a known model's says nothing."""
+    known = benchmark.MIDDLE_XL
+    said, fixed = (
+        replace(known, vae={**known.vae, "force_upcast": told}) for told in (True, False)
+    )
+    assert [a.decodes_in_float32 for a in (known, said, fixed, SD1)] == [True, True, False, False]
+    upcast, plain = (sampling_memory(a, 1, "float16") for a in (known, fixed))
+    assert upcast.models - plain.models == 2 * 83_653_863
+    assert upcast.drawing > 1.8 * plain.drawing
+    halves = [memory._encoder_bytes(a, torch.bfloat16) for a in (known, fixed)]
+    assert halves[0] == halves[1]
+
+
 def test_architectures_are_found(tmp_path: Path) -> None:
     def found(base: str) -> Architecture | None:
         return find_architecture(ModelPlan(base=base))

@@ -61,6 +61,30 @@ def test_decoded_pictures_are_bytes(backbone: Backbone) -> None:
 
 
 @torch.no_grad()
+@pytest.mark.parametrize(("small_px", "decoded"), [(16 * 16, [5]), (16 * 16 - 1, [2, 2, 1])])
+def test_large_pictures_are_decoded_few_at_a_time(
+    backbone: Backbone, monkeypatch: pytest.MonkeyPatch, small_px: int, decoded: list[int]
+) -> None:
+    latents = torch.randn(5, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    latents[3, 0, 2, 3] = torch.inf
+    expected, _ = backbone.decode(latents)
+    monkeypatch.setattr("safediff.models.backbone.SMALL_PX", small_px)
+    monkeypatch.setattr("safediff.models.backbone.DECODED_PX", 2 * 16 * 16 + 1)
+    decode, counts = backbone.vae.decode, []
+
+    def noted(z: torch.Tensor, return_dict: bool) -> tuple[torch.Tensor]:
+        counts.append(len(z))
+        found: tuple[torch.Tensor] = decode(z, return_dict=return_dict)
+        return found
+
+    monkeypatch.setattr(backbone.vae, "decode", noted)
+    found, finite = backbone.decode(latents)
+    assert counts == decoded
+    assert finite.tolist() == [True, True, True, False, True]
+    assert (found.int() - expected.int()).abs().max() <= 1
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("spoilt", ["latent", "pixel"])
 def test_a_value_that_is_not_finite_is_told(
     backbone: Backbone, monkeypatch: pytest.MonkeyPatch, spoilt: str

@@ -156,10 +156,11 @@ def _fake() -> Iterator[LiveBytes]:
 def _encoder_bytes(architecture: Architecture, dtype: torch.dtype) -> int:
     """Text encoders and VAE."""
     with FakeTensorMode():
-        count = _count(skeleton_vae(architecture, dtype))
+        vae = skeleton_vae(architecture, dtype)
+        size: int = _count(vae) * vae.dtype.itemsize
         for config in architecture.text_encoders:
-            count += _count(CLIPTextModel(CLIPTextConfig(**config)))
-    return count * dtype.itemsize
+            size += _count(CLIPTextModel(CLIPTextConfig(**config))) * dtype.itemsize
+    return size
 
 
 def _count(module: nn.Module) -> int:

@@ -21,6 +21,12 @@ class Architecture:
     vae: Config
     text_encoders: tuple[Config, ...]
 
+    @property
+    def decodes_in_float32(self) -> bool:
+        """``Backbone.decodes_in_float32``: of SDXL, unless its autoencoder says otherwise."""
+        is_xl = self.unet.get("addition_embed_type") == "text_time"
+        return is_xl and bool(self.vae.get("force_upcast", True))  # diffusers' default
+
 
 _VAE: Config = {
     "block_out_channels": (128, 256, 512, 512),

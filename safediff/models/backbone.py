@@ -22,6 +22,10 @@ TextPath = Literal["states", "projection", "stream"]
 all layers share; or a stream that text and picture mix in from layer to layer (joint attention)."""
 
 DEFAULT_GUIDANCE = 5.0
+DECODED_PX = 2**20
+"""Pixels of the pictures that are decoded at a time, where they are not small."""
+SMALL_PX = 128 * 128
+"""Pictures of as many pixels are decoded in one batch, however many there are."""
 
 
 @dataclass(frozen=True)
@@ -249,8 +253,23 @@ class Backbone(ABC):
     def decode(self, latents: Tensor) -> tuple[Tensor, Tensor]:
         """Pictures, uint8 (b, 3, H, W), of final latents; bool (b,), whether all was finite.
 
-        Where a latent or a decoded value is not finite, the picture shows nothing.
+        Where a latent or a decoded value is not finite, the picture shows nothing. Large pictures
+        are decoded few at a time.
         """
+        found = [self._decoded(part) for part in latents.split(self._decoded_at_a_time(latents))]
+        if len(found) == 1:
+            return found[0]
+        images, finite = zip(*found, strict=True)
+        return torch.cat(images), torch.cat(finite)
+
+    def _decoded_at_a_time(self, latents: Tensor) -> int:
+        """How many pictures: decoding takes far more memory than denoising where they are large."""
+        height, width = latents.shape[-2:]
+        size_px = height * width * self.vae_factor**2
+        return max(1, len(latents) if size_px <= SMALL_PX else DECODED_PX // size_px)
+
+    def _decoded(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """``decode``, all at once."""
         z = self._rescaled(latents.nan_to_num().to(self.vae.dtype))
         images: Tensor = self.vae.decode(z, return_dict=False)[0].float()
         finite = latents.isfinite().flatten(1).all(1) & images.isfinite().flatten(1).all(1)

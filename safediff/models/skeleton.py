@@ -38,7 +38,9 @@ def skeleton_unet(architecture: Architecture, dtype: torch.dtype) -> Any:
 
 
 def skeleton_vae(architecture: Architecture, dtype: torch.dtype) -> Any:
-    """The frozen autoencoder."""
+    """The frozen autoencoder; in float32 where half precision makes it overflow."""
+    if dtype == torch.float16 and architecture.decodes_in_float32:
+        dtype = torch.float32
     with _default(dtype):
         vae = AutoencoderKL.from_config(dict(architecture.vae))
     return vae.requires_grad_(False).eval()
