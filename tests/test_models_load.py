@@ -88,6 +88,55 @@ def test_a_folder_of_half_precision_files(tmp_path: Path) -> None:
     assert all(torch.equal(w, expected[name]) for name, w in found.denoiser.state_dict().items())
 
 
+def test_a_folder_of_which_one_part_is_in_both_precisions(tmp_path: Path) -> None:
+    pipeline = tiny_pipeline(tmp_path / "words").to(torch.float16)
+    pipeline.save_pretrained(tmp_path / "model", variant="fp16")
+    pipeline.vae.save_pretrained(tmp_path / "model" / "vae")
+    (tmp_path / "model" / "unet" / "diffusion_pytorch_model.non_ema.safetensors").touch()
+    found = load_backbone(ModelPlan(base=str(tmp_path / "model"), dtype="float16"))
+    for part in ("unet", "vae", "text_encoder"):
+        wanted = state_sha256(getattr(pipeline, part).state_dict())
+        assert state_sha256(found.components()[part].state_dict()) == wanted
+
+
+CHECKER = {
+    "safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"],
+    "feature_extractor": ["transformers", "CLIPImageProcessor"],
+    "requires_safety_checker": True,
+}
+OFF = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+
+
+def test_a_safety_checker_is_left_out_and_need_not_be_there(tmp_path: Path) -> None:
+    tiny_pipeline(tmp_path / "words").save_pretrained(tmp_path / "model")
+    index = tmp_path / "model" / "model_index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | CHECKER))
+    found = load_backbone(ModelPlan(base=str(tmp_path / "model")))
+    assert OFF.items() <= found.components().items()
+    diffusers.StableDiffusionPipeline(**found.components()).save_pretrained(tmp_path / "again")
+    written = json.loads((tmp_path / "again" / "model_index.json").read_text())
+    assert written["safety_checker"] == written["feature_extractor"] == [None, None]
+    assert written["requires_safety_checker"] is False
+
+
+@pytest.mark.parametrize("family", ["StableDiffusionPipeline", "StableDiffusionXLPipeline"])
+def test_of_the_hub_only_1x_is_asked_for_without_its_checker(
+    monkeypatch: pytest.MonkeyPatch, family: str
+) -> None:
+    asked: dict[str, Any] = {}
+
+    def noted(name: str, **options: Any) -> None:
+        asked.update(options)
+
+    pipeline = diffusers.DiffusionPipeline
+    monkeypatch.setattr(pipeline, "load_config", lambda name, revision: {"_class_name": family})
+    monkeypatch.setattr(pipeline, "from_pretrained", noted)
+    load.load_pipeline(ModelPlan(base="somebody/something", revision="a" * 40))
+    assert asked["revision"] == "a" * 40
+    assert (OFF.items() <= asked.items()) == (family == "StableDiffusionPipeline")
+    assert ("safety_checker" in asked) == (family == "StableDiffusionPipeline")
+
+
 def test_without_configurations_or_hub_it_is_said_what_is_needed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

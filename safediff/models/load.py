@@ -145,8 +145,6 @@ def merge_lora(pipeline: Any, path: str, scale: float) -> None:
 
 def load_pipeline(plan: ModelPlan) -> Any:
     """The diffusers pipeline of a plan, safety checker off (the gate measures the model itself)."""
-    from diffusers.pipelines.pipeline_utils import DiffusionPipeline
-
     path = embedded_folder() if plan.base == EMBEDDED else Path(plan.base)
     options: dict[str, Any] = {"dtype": DTYPES[plan.dtype], "use_safetensors": True}
     try:
@@ -154,13 +152,13 @@ def load_pipeline(plan: ModelPlan) -> Any:
             return _from_single_file(path, plan, options)
         if path.is_dir():
             _require_index(path)
-            return DiffusionPipeline.from_pretrained(str(path), variant=_variant(path), **options)
+            return _from_folder(str(path), variant=_variant(path), **options)
         if plan.revision is None:
             raise UsageError(
                 f"model.base {plan.base!r}: no such folder or file, and no hub revision is given",
                 "write a path that exists, 'embedded', or a hub id with its revision",
             )
-        return DiffusionPipeline.from_pretrained(plan.base, revision=plan.revision, **options)
+        return _from_folder(plan.base, revision=plan.revision, **options)
     except (UsageError, Inconclusive):
         raise
     except Exception as error:
@@ -172,11 +170,32 @@ def load_pipeline(plan: ModelPlan) -> Any:
         ) from error
 
 
+def _from_folder(name: str, revision: str | None = None, **options: Any) -> Any:
+    """A diffusers folder, or a repository of the hub."""
+    from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+
+    index: Any = DiffusionPipeline.load_config(name, revision=revision)
+    options |= _unchecked(index.get("_class_name", ""))
+    return DiffusionPipeline.from_pretrained(name, revision=revision, **options)
+
+
+def _unchecked(pipeline_name: str) -> dict[str, Any]:
+    """What leaves out the safety checker of 1.x, whose files need not be there."""
+    if pipeline_name != StableDiffusion.pipeline_name:
+        return {}
+    return {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+
+
 def _variant(path: Path) -> str | None:
-    """``fp16`` for a folder that holds its weights in half precision only."""
-    halves = list(path.glob("*/*.fp16.safetensors"))
-    whole = [half.with_name(half.name.replace(".fp16.", ".")) for half in halves]
-    return "fp16" if halves and not any(file.exists() for file in whole) else None
+    """``fp16`` for a folder of which a part is there in half precision only."""
+    halves = path.glob("*/*.fp16*.safetensors")
+    parts = {half.parent for half in halves}
+    return "fp16" if any(not _is_whole(part) for part in parts) else None
+
+
+def _is_whole(part: Path) -> bool:
+    """Whether its weights are there in full precision, too: files without a variant's name."""
+    return any("." not in file.stem for file in part.glob("*.safetensors"))
 
 
 def _first_line(error: Exception) -> str:
@@ -200,7 +219,8 @@ def _from_single_file(path: Path, plan: ModelPlan, options: dict[str, Any]) -> A
     where: dict[str, Any] = (
         {} if plan.config is None else {"config": plan.config, "local_files_only": True}
     )
-    return getattr(diffusers, family).from_single_file(str(path), **where, **options)
+    options |= where | _unchecked(family)
+    return getattr(diffusers, family).from_single_file(str(path), **options)
 
 
 def _single_file_family(path: Path, kind: Kind, *, has_config: bool) -> str:
