@@ -10,6 +10,7 @@ from scipy.stats import binom
 from safediff.compare.entry import Entry, Measured, Setup, paired_tests
 from safediff.compare.rows import ALL, DEFAULT, POLICY, QUICK, ROWS, choose
 from safediff.erase.methods import METHODS, resolve
+from safediff.erase.params import DistilParams
 from safediff.errors import UsageError
 from safediff.guard.params import PRESETS
 
@@ -136,6 +137,22 @@ def test_the_policys_row_is_the_policys_eraser(tmp_path: Path) -> None:
     resolve(published.method, published.preset, published.options)
     assert ROWS["sd"].erase_plan(plan) is None
     assert ROWS["neg"].erase_plan(plan) is None
+
+
+def test_rows_that_distil_take_the_policys_memory(tmp_path: Path) -> None:
+    lean = {"trunk_dtype": "bfloat16", "micro_batch": 1, "offload": False}
+    said = "{num_steps: 7, trunk_dtype: bfloat16, micro_batch: 1, offload: false}"
+    plan = plan_of(tmp_path, ("keep:", f"erase: {{method: sdd, options: {said}}}\nkeep:"))
+    for row in ROWS.values():
+        found = row.erase_plan(plan)
+        if found is None or row.own:
+            continue
+        params = resolve(found.method, found.preset, found.options)
+        published = METHODS[found.method].presets[found.preset]
+        if isinstance(published, DistilParams):
+            assert params == replace(published, **lean), row.id
+        else:
+            assert params == published, row.id
 
 
 def test_mcnemar_is_exact_and_adjusted() -> None:

@@ -14,6 +14,11 @@ POLICY = "policy"
 """The row that the others are tested against: the policy's own eraser and settings."""
 OTHER_SEED = "policy-seed"
 """The same with another training seed."""
+MEMORY = (
+    *("trunk_dtype", "gradient_checkpointing", "micro_batch", "offload", "channels_last"),
+    "compile",
+)
+"""Knobs of memory and speed, of which the policy's hold for every row that distils."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,9 +64,17 @@ class Row:
             method=self.method,
             preset=self.preset,
             seed=seed,
-            options=dict(self.options),
+            options={**self._memory_of(policy), **self.options},
             keep=policy.keep,
         )
+
+    def _memory_of(self, policy: ErasePlan) -> Mapping[str, Any]:
+        """The policy's knobs of memory, where the row distils: all rows then train alike."""
+        if self.method is None:
+            return {}
+        if not isinstance(find_method(self.method).presets[self.preset], DistilParams):
+            return {}
+        return {name: policy.options[name] for name in MEMORY if name in policy.options}
 
 
 def _guards() -> Iterable[Row]:
@@ -190,10 +203,7 @@ def _distinct(rows: Sequence[Row], plan: Plan) -> list[Row]:
     return list(found.values())
 
 
-_HOW_IT_RUNS = (
-    *("trunk_dtype", "gradient_checkpointing", "micro_batch", "offload", "channels_last"),
-    *("compile", "log_every", "save_every_s"),
-)
+_HOW_IT_RUNS = (*MEMORY, "log_every", "save_every_s")
 """Knobs of memory, speed and files: no other model comes of them but for rounding."""
 _AS_PRESET: Mapping[str, Any] = {n: getattr(DistilParams(), n) for n in _HOW_IT_RUNS}
 
