@@ -315,6 +315,35 @@ def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -
         open_shards()
 
 
+@pytest.mark.parametrize(
+    ("gpu", "local", "given", "threads"),
+    [
+        (True, "2", "1", [6]),
+        (True, "16", "1", [1]),
+        (True, "1", "1", []),  # the only one on its machine
+        (True, "2", "3", []),  # somebody chose
+        (True, "2", "", []),
+        (False, "2", "1", []),
+    ],
+)
+def test_beside_gpus_processes_share_the_cores(
+    monkeypatch: pytest.MonkeyPatch, gpu: bool, local: str, given: str, threads: list[int]
+) -> None:
+    world = {"WORLD_SIZE": "32", "RANK": "1", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": local}
+    for name, value in {**world, "OMP_NUM_THREADS": given}.items():
+        monkeypatch.setenv(name, value)
+    found: list[int] = []
+    monkeypatch.setattr("torch.cuda.is_available", lambda: gpu)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 16)
+    monkeypatch.setattr("torch.cuda.set_device", lambda device: None)
+    monkeypatch.setattr("torch.set_num_threads", found.append)
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: {*range(12)})
+    monkeypatch.setenv("SAFEDIFF_PATIENCE_HOURS", "0")  # ends before the others are met
+    with pytest.raises(UsageError, match="PATIENCE"):
+        open_shards()
+    assert found == threads
+
+
 HEADER = JournalHeader(plan_sha256="a" * 64, judges={"j": "b" * 64}, thresholds={"j": 0.5})
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from safediff.metrics.device import best_device, whole_float32
 from safediff.metrics.sources import require
 from safediff.metrics.weights import misfit, published, read_weights
 
@@ -23,12 +24,12 @@ BATCH_SIZE = 16
 class InceptionFeatures:
     """Pooled activations of the network of Heusel et al. 2017 (arXiv:1706.08500).
 
-    Computed on the CPU in float32, so that values do not depend on the device.
+    Computed in float32, on a GPU if there is one: values differ between devices by rounding only.
     """
 
     width = int(LAYER)
 
-    def __init__(self, weights: Path | None = None) -> None:
+    def __init__(self, weights: Path | None = None, device: str | None = None) -> None:
         """Load from a local copy of torch-fidelity's weights, or from its published ones.
 
         Raises:
@@ -48,7 +49,11 @@ class InceptionFeatures:
             )
         except RuntimeError as error:
             raise misfit(path, error, EXTRACTOR) from error
+        self.device = device or best_device()
+        self.network.to(self.device)
 
     def features(self, images: Tensor) -> Tensor:
         """Features (n, 2048) of uint8 pictures (n, 3, H, W)."""
-        return torch.cat([self.network(part)[0] for part in images.split(BATCH_SIZE)])
+        parts = images.split(BATCH_SIZE)
+        with whole_float32():
+            return torch.cat([self.network(part.to(self.device))[0].cpu() for part in parts])

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from safediff.metrics.device import best_device, whole_float32
 from safediff.metrics.sources import require
 from safediff.metrics.weights import misfit, published, read_weights
 
@@ -25,10 +26,10 @@ BATCH_SIZE = 8
 class LpipsDistance:
     """Version 0.1 of LPIPS; the package brings the channel weights, torchvision the trunk's.
 
-    Computed on the CPU in float32, so that values do not depend on the device.
+    Computed in float32, on a GPU if there is one: values differ between devices by rounding only.
     """
 
-    def __init__(self, net: Net, weights: Path | None = None) -> None:
+    def __init__(self, net: Net, weights: Path | None = None, device: str | None = None) -> None:
         """Load the trunk from a local copy of torchvision's weights, or from its published ones.
 
         Raises:
@@ -49,13 +50,19 @@ class LpipsDistance:
             trunk.load_state_dict({name: tensors[key] for name, key in names.items()})
         except (KeyError, RuntimeError) as error:
             raise misfit(path, error, TRUNKS[net]) from error
+        self.device = device or best_device()
+        self.network.to(self.device)
 
     def distance(self, a: Tensor, b: Tensor) -> Tensor:
         """LPIPS (n,) of uint8 pictures (n, 3, H, W) in pairs; zero for equal ones."""
         parts = zip(a.split(BATCH_SIZE), b.split(BATCH_SIZE), strict=True)
-        return torch.cat([self.network(_signed(x), _signed(y)).flatten() for x, y in parts])
+        with whole_float32():
+            return torch.cat([self._distance(x, y) for x, y in parts])
 
+    def _distance(self, a: Tensor, b: Tensor) -> Tensor:
+        found: Tensor = self.network(self._signed(a), self._signed(b))
+        return found.flatten().cpu()
 
-def _signed(images: Tensor) -> Tensor:
-    """From bytes to [-1, 1]."""
-    return images.float() / 127.5 - 1
+    def _signed(self, images: Tensor) -> Tensor:
+        """From bytes to [-1, 1], on the network's device."""
+        return images.to(self.device).float() / 127.5 - 1

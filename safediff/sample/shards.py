@@ -136,6 +136,7 @@ def open_shards() -> Shards:
                 "start as many processes on a machine as it has GPUs",
             )
         torch.cuda.set_device(local)
+        _share_cores()
     patience = _patience()
     try:
         _meet(rank, count)
@@ -148,6 +149,23 @@ def open_shards() -> Shards:
             "check MASTER_ADDR, MASTER_PORT and that every process was started",
         ) from error
     return Shards(rank, count, group, gpu_group)
+
+
+def _share_cores() -> None:
+    """Give this process its part of the cores, where torchrun left it one.
+
+    Models on the CPU keep that one: more threads add in another order.
+    """
+    count = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if count > 1 and os.environ.get("OMP_NUM_THREADS") == "1":
+        torch.set_num_threads(max(1, _num_cores() // count))
+
+
+def _num_cores() -> int:
+    """Those that this process may use, where the system says it."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _meet(rank: int, count: int) -> None:
