@@ -6,8 +6,9 @@ import signal
 import struct
 import sys
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -39,7 +40,7 @@ from safediff.policy.load import load_plan
 from safediff.policy.plan import ModelPlan
 from safediff.sample.sampler import Sampling
 from safediff.sample.shards import Shards
-from safediff.workflow import training
+from safediff.workflow import engines, training
 from safediff.workflow.compare import run_contest
 from safediff.workflow.generate import generate_grid
 from safediff.workflow.run_folder import RunFolder, read_training
@@ -299,6 +300,51 @@ def near(found: Path, expected: Path) -> None:
     assert difference.norm() < 1e-3 * way.norm()
     assert difference.abs().max() < 5e-4
     assert way.abs().max() > 0.02
+
+
+@dataclass(frozen=True)
+class Told(Shards):
+    """One of two processes, while the test carries what they agree on."""
+
+    words: list[str] = field(default_factory=list)
+
+    def agree(self, what: str, find: Callable[[], Any]) -> Any:
+        if self.leads:
+            self.words.append(json.dumps(find()))
+        return json.loads(self.words[-1])
+
+
+def test_process_0_compares_the_engine_for_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+
+    def noted(name: str, found: Any) -> None:
+        def note(*arguments: Any, **options: Any) -> Any:
+            done.append(name)
+            return found
+
+        monkeypatch.setattr(engines, name, note)
+
+    parity = SimpleNamespace(worst_max_abs=math.inf)
+    noted("export_engine", None)
+    noted("compare_engine", ("the leader's", parity, "close", "w"))
+    noted("measure_survival", None)
+    noted("edit_left", "left")
+    noted("parity_json", {"weights_sha256": "w", "max_abs": None})
+    noted("open_denoiser", "opened")
+    model: Any = SimpleNamespace(denoiser=torch.nn.Linear(1, 1), with_denoiser=lambda it: it)
+    plan: Any = SimpleNamespace(export=SimpleNamespace(precision="fp32"))
+    leader, other = Told(0, 2), Told(1, 2)
+    first = engines.prepare_engine(plan, model, model, tmp_path, leader)
+    assert (first.backbone, first.checks) == ("the leader's", ["close", "left"])
+    assert "open_denoiser" not in done
+    done.clear()
+    other.words.extend(leader.words)
+    second = engines.prepare_engine(plan, model, model, tmp_path, other)
+    assert done == ["open_denoiser"]
+    assert (second.backbone, second.checks) == ("opened", [])
+    assert (second.max_abs, second.parity) == (first.max_abs, first.parity)
 
 
 DIE_ONCE = """

@@ -15,7 +15,6 @@ from typing import Any
 
 from safediff.erase.methods import find_method
 from safediff.errors import Inconclusive, UsageError
-from safediff.export.survival import measure_survival
 from safediff.gate.verdict import CheckResult, GateReport, Verdict, combined, load_report
 from safediff.judge.load import prove_judges
 from safediff.models.backbone import Backbone
@@ -34,13 +33,7 @@ from safediff.release.checksums import sha256_file
 from safediff.release.layout import write_release
 from safediff.sample.shards import ALONE, Shards
 from safediff.verify.verification import Verification
-from safediff.workflow.engines import (
-    ENGINE,
-    compare_engine,
-    edit_left,
-    export_engine,
-    parity_json,
-)
+from safediff.workflow.engines import ENGINE, prepare_engine
 from safediff.workflow.erase import TEACHER, Pictures, say_cut
 from safediff.workflow.evidence import certificate_evidence, cost_of, report_data, write_reports
 from safediff.workflow.many import open_shared_run
@@ -253,18 +246,12 @@ def _gate(
         report, album = found.measure(COMBINED, model, hashes)
         reports, albums, parity = [report], [found.base_album, album], []
         if "onnx" in plan.export.targets and combined(reports).exit_code == 0:
-            if shards.leads:
-                export_engine(plan, base, model, made.engine)
-            shards.wait()
-            engine, near, check, weights = compare_engine(plan, base, model, made.engine)
-            states = base.denoiser.state_dict(), model.denoiser.state_dict()
-            survival = measure_survival(*states, plan.export.precision)
-            hashes = {"base": base_sha256, "engine": weights}
-            checks = [check, edit_left(survival)]
-            report, album = found.measure(ENGINE, engine, hashes, extra=checks)
+            engine = prepare_engine(plan, base, model, made.engine, shards)
+            hashes = {"base": base_sha256, "engine": engine.parity["weights_sha256"]}
+            report, album = found.measure(ENGINE, engine.backbone, hashes, extra=engine.checks)
             reports.append(report)
             albums.append(album)
-            parity.append(parity_json(near, survival, model, weights))
+            parity.append(engine.parity)
         if combined(reports).exit_code == 0:
             evidence = certificate_evidence(
                 plan,

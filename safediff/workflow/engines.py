@@ -1,8 +1,9 @@
 """Exports the denoiser of a run and measures what the engine changed."""
 
+from collections.abc import Sequence
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -15,7 +16,7 @@ from safediff.export.parity import Parity
 from safediff.export.providers import CPU_PROVIDER, drawing_provider
 from safediff.export.runtime import open_denoiser
 from safediff.export.signature import signature_of
-from safediff.export.survival import MIN_COSINE, Survival
+from safediff.export.survival import MIN_COSINE, Survival, measure_survival
 from safediff.export.to_onnx import export_denoiser
 from safediff.gate.checks import edit_survival
 from safediff.gate.checks import parity as parity_check
@@ -24,6 +25,7 @@ from safediff.models.backbone import Backbone
 from safediff.models.patch import state_sha256, unet_sha256
 from safediff.policy.plan import Plan
 from safediff.release.engines import how_proved
+from safediff.sample.shards import Shards
 
 NUM_LATENTS = 8
 ENGINE = "onnx engine"
@@ -78,6 +80,47 @@ def export_engine(plan: Plan, base: Backbone, safe: Backbone, folder: Path) -> P
     return path
 
 
+class Engine(NamedTuple):
+    """An engine to draw with, and how it was compared with PyTorch."""
+
+    backbone: Backbone
+    """The model around it."""
+    checks: Sequence[CheckResult]
+    """Of the comparison; in process 0, which decides, alone."""
+    max_abs: float
+    """See ``Parity.worst_max_abs``."""
+    parity: dict[str, Any]
+    """As the certificate holds it."""
+
+
+def prepare_engine(
+    plan: Plan, base: Backbone, safe: Backbone, folder: Path, shards: Shards
+) -> Engine:
+    """Export the engine, or take the one that is there; compare it and open it.
+
+    Comparing takes copies of both networks on the CPU: process 0 does so for all.
+    """
+    opened, checks, found = None, list[CheckResult](), dict[str, Any]()
+    if shards.leads:
+        export_engine(plan, base, safe, folder)
+        opened, parity, check, weights = compare_engine(plan, base, safe, folder)
+        states = base.denoiser.state_dict(), safe.denoiser.state_dict()
+        survival = measure_survival(*states, plan.export.precision)
+        checks = [check, edit_left(survival)]
+        found["max_abs"] = parity.worst_max_abs
+        found["parity"] = parity_json(parity, survival, safe, weights)
+    found = shards.agree("engine", lambda: found)
+    if opened is None:
+        opened = _opened(safe, folder)
+    return Engine(opened, checks, found["max_abs"], found["parity"])
+
+
+def _opened(safe: Backbone, folder: Path) -> Backbone:
+    """The model around an engine, opened where it draws fastest."""
+    provider, threads = drawing_provider(), torch.get_num_threads()
+    return safe.with_denoiser(open_denoiser(folder, provider=provider, num_threads=threads))
+
+
 def compare_engine(
     plan: Plan, base: Backbone, safe: Backbone, folder: Path
 ) -> tuple[Backbone, Parity, CheckResult, str]:
@@ -99,9 +142,7 @@ def compare_engine(
         precision=plan.export.precision,
         seed=plan.verify.sampling.seed,
     )
-    engine, provider = compared, drawing_provider()
-    if provider != CPU_PROVIDER:
-        engine = safe.with_denoiser(open_denoiser(folder, provider=provider))
+    engine = compared if drawing_provider() == CPU_PROVIDER else _opened(safe, folder)
     return engine, found, closeness(found), initializers_sha256(folder / MODEL_NAME)
 
 

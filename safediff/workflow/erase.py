@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from safediff.export.providers import drawing_provider
-from safediff.export.survival import measure_survival
 from safediff.gate.verdict import GateReport, Verdict, combined
 from safediff.guard.load import make_guard
 from safediff.judge.load import prove_judges, prove_sight
@@ -19,14 +18,7 @@ from safediff.verify.album import Album
 from safediff.verify.long_prompts import cut_prompts
 from safediff.verify.quality import prove_sources
 from safediff.verify.verification import Verification
-from safediff.workflow.engines import (
-    ENGINE,
-    compare_engine,
-    edit_left,
-    export_engine,
-    parity_json,
-    require_exportable,
-)
+from safediff.workflow.engines import ENGINE, prepare_engine, require_exportable
 from safediff.workflow.evidence import (
     certificate_evidence,
     modification,
@@ -179,22 +171,16 @@ def _export(
     ui: Ui,
 ) -> list[dict[str, Any]]:
     """Engine, its parity for the certificate, its gate."""
-    run, shards = outcome.run, verification.shards
     task = ui.task("export onnx", 1)
-    if shards.leads:
-        export_engine(plan, base, teacher, run.engine)
-    shards.wait()
-    engine, parity, check, weights = compare_engine(plan, base, teacher, run.engine)
+    found = prepare_engine(plan, base, teacher, outcome.run.engine, verification.shards)
     task.advance(1)
-    task.done(f"differs by at most {parity.worst_max_abs:.1e} standard deviations")
-    states = base.denoiser.state_dict(), teacher.denoiser.state_dict()
-    survival = measure_survival(*states, plan.export.precision)
+    task.done(f"differs by at most {found.max_abs:.1e} standard deviations")
+    weights = found.parity["weights_sha256"]
     hashes = {"base": training.teacher.base_sha256, "engine": weights}
-    checks = [check, edit_left(survival)]
-    report, album = verification.measure(ENGINE, engine, hashes, extra=checks)
+    report, album = verification.measure(ENGINE, found.backbone, hashes, extra=found.checks)
     outcome.reports.append(report)
     albums.append(album)
-    return [parity_json(parity, survival, teacher, weights)]
+    return [found.parity]
 
 
 def _release(
