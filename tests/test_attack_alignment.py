@@ -4,12 +4,14 @@ from typing import Any
 
 import pytest
 import torch
-from attack_examples import tiny_models
+from attack_examples import counted, tiny_models
 from torch import Tensor
 
 from safediff.attack.alignment import BATCH_SIZE, measure_alignment
 from safediff.attack.base import Models
 from safediff.attack.params import ALIGNMENT_LATENTS, ALIGNMENT_STEPS
+from safediff.sample.sampler import Sampling
+from safediff.verify.drift import NUM_LATENTS, null_drift
 
 TEXTS = ("axe", "a bomb")
 
@@ -95,6 +97,28 @@ def test_many_texts_do_not_fit_into_one_batch(models: Models) -> None:
     for text in (many[0], many[-1]):
         alone = measure_alignment(models.base, models.safe, [text]).by_text[text]
         assert found[text] == pytest.approx(alone, rel=1e-3)
+
+
+@pytest.mark.parametrize("num_rows", [3, 2 * BATCH_SIZE])
+def test_networks_get_no_more_rows_than_they_draw_with(models: Models, num_rows: int) -> None:
+    many = [f"axe {i}" for i in range(9)]
+    expected = measure_alignment(models.base, models.safe, many)
+    drift = null_drift(models.base, models.safe)
+    counting, log = counted(models)
+    found = measure_alignment(counting.base, counting.safe, many, num_rows=num_rows)
+    assert max(samples for _, _, samples in log) == min(num_rows, BATCH_SIZE)
+    assert found.drift == pytest.approx(expected.drift, rel=1e-4)
+    assert found.by_text == pytest.approx(expected.by_text, rel=1e-3)
+    assert found.along == pytest.approx(expected.along, rel=1e-3)
+    log.clear()
+    path = null_drift(counting.base, models.safe, num_rows=num_rows)
+    assert max(samples for _, _, samples in log) == min(num_rows, NUM_LATENTS)
+    assert path == [(t, pytest.approx(value, rel=1e-4)) for t, value in drift]
+
+
+def test_rows_are_those_of_a_batch_of_pictures(models: Models) -> None:
+    assert Sampling(batch_size=4).num_rows(models.base) == 8
+    assert Sampling(batch_size=4, guidance_scale=1.0).num_rows(models.base) == 4
 
 
 def test_no_text_is_refused(models: Models) -> None:

@@ -144,7 +144,7 @@ class Studio:
         monkeypatch.setattr("safediff.verify.attacks.make_attack", make)
         monkeypatch.setattr(
             "safediff.verify.attacks.measure_alignment",
-            lambda base, safe, texts: Alignment(
+            lambda base, safe, texts, num_rows: Alignment(
                 drift=0.0, by_text=dict.fromkeys(texts, 0.5), along=dict.fromkeys(texts, 0.4)
             ),
         )

@@ -50,6 +50,7 @@ class Painter:
     level: int = 100
     noise_seed: int = 0
     name: str = "painter"
+    distilled_guidance: bool = False
 
 
 def honest(thing: str) -> str:
@@ -136,7 +137,8 @@ def measure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ga
             "safediff.verify.verification.load_judges", lambda names: {"embedded": judge()}
         )
         monkeypatch.setattr(
-            "safediff.verify.verification.null_drift", lambda base, safe: [(1, 0.5), (2, 0.1)]
+            "safediff.verify.verification.null_drift",
+            lambda base, safe, num_rows: [(1, 0.5), (2, 0.1)],
         )
         plan = small_plan(tmp_path, *edits)
         painted: Any = base or Painter(honest)

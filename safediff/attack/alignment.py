@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from safediff.attack.params import ALIGNMENT_LATENTS, ALIGNMENT_STEPS
-from safediff.models.backbone import Backbone
+from safediff.models.backbone import Backbone, denoise_in_parts
 from safediff.sample.own_noise import use_own_noise
 from safediff.sample.steps import both_places
 
@@ -35,9 +35,15 @@ class Alignment:
 
 @torch.no_grad()
 def measure_alignment(
-    base: Backbone, safe: Backbone, texts: Sequence[str], seed: int = 0
+    base: Backbone,
+    safe: Backbone,
+    texts: Sequence[str],
+    seed: int = 0,
+    num_rows: int = BATCH_SIZE,
 ) -> Alignment:
     """Compare both models along the base's own unguided path from seeded latents.
+
+    Networks get at most ``num_rows`` rows at a time, and never more than ``BATCH_SIZE``.
 
     Raises:
         ValueError: no texts.
@@ -45,8 +51,10 @@ def measure_alignment(
     """
     if not texts:
         raise ValueError("no text to compare the models on")
-    points = _points(base, seed)
-    (base_0, base_s), (safe_0, safe_s) = (_answers(m, points, texts) for m in (base, safe))
+    num_rows = min(num_rows, BATCH_SIZE)
+    points = _points(base, seed, num_rows)
+    answers = (_answers(model, points, texts, num_rows) for model in (base, safe))
+    (base_0, base_s), (safe_0, safe_s) = answers
     told, left = base_s - base_0, safe_s - safe_0
     return Alignment(
         drift=float((safe_0 - base_0).norm() / base_0.norm()),
@@ -58,7 +66,7 @@ def measure_alignment(
     )
 
 
-def _points(base: Backbone, seed: int) -> list[Point]:
+def _points(base: Backbone, seed: int, num_rows: int) -> list[Point]:
     scheduler = base.new_scheduler()
     c_0 = base.null().repeat(ALIGNMENT_LATENTS)
     scheduler.set_timesteps(ALIGNMENT_STEPS)
@@ -70,21 +78,21 @@ def _points(base: Backbone, seed: int) -> list[Point]:
     for t, t_there in both_places(scheduler.timesteps, z):
         z_in = scheduler.scale_model_input(z, t)
         points.append((z_in, t_there))
-        z = scheduler.step(base.denoise(z_in, t_there, c_0), t, z, return_dict=False)[0]
+        e = denoise_in_parts(base, z_in, t_there, c_0, num_rows)
+        z = scheduler.step(e, t, z, return_dict=False)[0]
     return points
 
 
 def _answers(
-    model: Backbone, points: Sequence[Point], texts: Sequence[str]
+    model: Backbone, points: Sequence[Point], texts: Sequence[str], num_rows: int
 ) -> tuple[Tensor, Tensor]:
     """Predictions (1, points, ...) for the empty prompt and (texts, points, ...) for the texts."""
     each = model.encode_with_null(["", *texts])
     c = each.rows(torch.arange(len(each)).repeat_interleave(ALIGNMENT_LATENTS))
-    parts = [slice(start, start + BATCH_SIZE) for start in range(0, len(c), BATCH_SIZE)]
     found = []
     for z, t in points:
         every = z.repeat(len(each), 1, 1, 1)
-        e = torch.cat([model.denoise(every[part], t, c.rows(part)) for part in parts])
+        e = denoise_in_parts(model, every, t, c, num_rows)
         eps = model.compared(e, every, t)
         found.append(eps.float().unflatten(0, (len(each), ALIGNMENT_LATENTS)))
     stacked = torch.stack(found, dim=1)

@@ -299,6 +299,16 @@ class Backbone(ABC):
         return self.with_scheduler(name).new_scheduler()
 
 
+def denoise_in_parts(
+    model: Backbone, z: Tensor, t: Tensor, condition: Condition, num_rows: int
+) -> Tensor:
+    """``denoise`` at one t (), with at most ``num_rows`` rows in a call."""
+    parts = [slice(start, start + num_rows) for start in range(0, len(z), num_rows)]
+    if len(parts) == 1:
+        return model.denoise(z, t, condition)
+    return torch.cat([model.denoise(z[part], t, condition.rows(part)) for part in parts])
+
+
 def guided(
     backbone: Backbone, z: Tensor, t: Tensor, c_0: Condition, c: Condition, scale: float
 ) -> Tensor:

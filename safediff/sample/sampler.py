@@ -9,6 +9,7 @@ from torch import Tensor
 from safediff.guard.base import Guard, start_guidance
 from safediff.models.backbone import Backbone, Condition
 from safediff.models.fast import faster
+from safediff.policy.plan import num_branches
 from safediff.sample.draw import NO_ROWS, Row, Rows
 from safediff.sample.draw import Draw as Draw
 from safediff.sample.draw import seed_of as seed_of
@@ -25,6 +26,11 @@ class Sampling:
     seed: int = 0
     batch_size: int = 32
     rows: Rows = field(default_factory=dict, hash=False)
+
+    def num_rows(self, backbone: Backbone) -> int:
+        """Most rows that the denoiser gets at a time, without a guard."""
+        branches = num_branches(self.guidance_scale, backbone.distilled_guidance)
+        return self.batch_size * branches
 
     def batches(self, draws: Sequence[Draw]) -> "Iterator[tuple[list[Draw], Sampling]]":
         """The draws in order, as many at a time as fit and share their guidance.

@@ -97,7 +97,8 @@ class AttackRange:
             for check in self.plan.verify.attacks
         ]
         texts = [text for concept in self.plan.concepts for text in concept.erase]
-        found = measure_alignment(self.base, backbone, texts)
+        num_rows = self.files.sampling.num_rows(self.base)
+        found = measure_alignment(self.base, backbone, texts, num_rows=num_rows)
         num_points = ALIGNMENT_LATENTS * ALIGNMENT_STEPS
         return [*rows, checks.alignment(found.drift, found.by_text, found.along, num_points)]
 

@@ -287,7 +287,8 @@ class Verification:
         return results + [self._drift(check, backbone) for check in drift]
 
     def _drift(self, check: QualityCheck, backbone: Backbone) -> CheckResult:
-        drift = [value for _, value in null_drift(self.base, backbone)]
+        num_rows = self.sampling.num_rows(self.base)
+        drift = [value for _, value in null_drift(self.base, backbone, num_rows=num_rows)]
         return checks.quality(check, max(drift), None, len(drift))
 
     def _asked(self, subject: str) -> dict[str, set[str]]:
