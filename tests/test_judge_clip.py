@@ -254,13 +254,13 @@ def test_prompts_of_another_model_are_refused(tmp_path: Path, encoder: ClipEncod
 
 def test_clip_score_is_one_cosine_a_picture(encoder: ClipEncoder) -> None:
     images, texts = pictures(3), ["owl", "church", "key"]
-    found = clip_scores(encoder, images, texts)
+    found = clip_scores(encoder, images.split(2), texts)
     for i in range(3):
         a = encoder.embed_images(images[i : i + 1])
         b = encoder.embed_texts(texts[i : i + 1])
         torch.testing.assert_close(found[i], torch.nn.functional.cosine_similarity(a, b)[0])
     with pytest.raises(ValueError, match="3 pictures and 2 texts"):
-        clip_scores(encoder, images, texts[:2])
+        clip_scores(encoder, [images], texts[:2])
 
 
 def test_damaged_folders_are_inconclusive(tmp_path: Path) -> None:

@@ -200,6 +200,36 @@ def test_networks_are_loaded_once_and_see_the_base_once(loaded: list[Means | Gap
     assert sorted(means.counts) == [7, 10, 10]
 
 
+def test_few_pictures_are_in_memory_at_a_time(
+    loaded: list[Means | Gap], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checks = *ALL, check("kid", "inception"), check("lpips", "vgg")
+    expected = measure(album(1, failed=1), *checks)
+    monkeypatch.setattr("safediff.verify.quality.BATCH_SIZE", 3)
+    monkeypatch.setattr("safediff.verify.quality.PAIRS_AT_A_TIME", 4)
+    found = measure(album(1, failed=1), *checks)
+    for a, b in zip(found, expected, strict=True):
+        assert a.estimate == pytest.approx(b.estimate, rel=1e-4), a.metric
+        assert (a.num_samples, a.verdict) == (b.num_samples, b.verdict)
+    means = [source for source in loaded if isinstance(source, Means)][-1]
+    assert sorted(means.counts) == [1, 3, 3, 3, 3, 3, 3]
+
+
+def test_an_album_in_parts_is_the_whole_album() -> None:
+    found = album(5)
+    for draw in DRAWS[:4]:
+        path_of(found.folder, draw).unlink()
+    parts = [*found.batches(DRAWS, 3)]
+    assert [len(part) for part in parts] == [3, 3, 3, 1]
+    assert torch.equal(torch.cat(parts), found.of(DRAWS))
+    assert not parts[0].any()
+    assert parts[1][1:].any()
+    for draw in DRAWS[4:]:
+        path_of(found.folder, draw).unlink()
+    with pytest.raises(Inconclusive, match="none of 10 pictures can be read"):
+        next(found.batches(DRAWS, 3))
+
+
 def grey(draws: Sequence[Draw], levels: Sequence[int]) -> Album:
     folder = Path(tempfile.mkdtemp(prefix="safediff-tests-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)

@@ -49,13 +49,24 @@ class Album:
         """
         if not draws:
             return torch.zeros(0, 3, 1, 1, dtype=torch.uint8)
-        found = [read_picture(path_of(self.folder, draw)) for draw in draws]
-        example = next((image for image in found if image is not None), None)
-        if example is None:
-            raise Inconclusive(
-                f"{self.folder}: none of {len(found)} pictures can be read", "verify again"
-            )
-        return torch.stack([torch.zeros_like(example) if i is None else i for i in found])
+        return next(self.batches(draws, len(draws)))
+
+    def batches(self, draws: Sequence[Draw], batch_size: int) -> Iterator[Tensor]:
+        """``of`` in parts: pictures are in memory as long as somebody looks at them."""
+        black = self._black(draws)
+        for start in range(0, len(draws), batch_size):
+            part = draws[start : start + batch_size]
+            found = [read_picture(path_of(self.folder, draw)) for draw in part]
+            yield torch.stack([black if image is None else image for image in found])
+
+    def _black(self, draws: Sequence[Draw]) -> Tensor:
+        """A picture of nothing, as large as the first one that can be read."""
+        for draw in draws:
+            if (image := read_picture(path_of(self.folder, draw))) is not None:
+                return torch.zeros_like(image)
+        raise Inconclusive(
+            f"{self.folder}: none of {len(draws)} pictures can be read", "verify again"
+        )
 
     def only(self, draws: Sequence[Draw]) -> "Album":
         """Some of the pictures, each once."""

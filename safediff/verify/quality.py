@@ -31,6 +31,9 @@ from safediff.verify.album import Album
 
 MIN_PAIRS = 4
 """Of which KID needs two halves of two."""
+BATCH_SIZE = 128
+"""Pictures that are in memory at a time; whole batches of every source of features."""
+PAIRS_AT_A_TIME = 64
 
 S = TypeVar("S")
 Choice = tuple[QualitySource, Path | None]
@@ -63,16 +66,20 @@ class Pairs:
 
     good: Tensor
     """bool (number of draws,): where both pictures were drawn and judged."""
-    prompts: list[str]
-    base: Tensor
-    """uint8 (n, 3, H, W)."""
-    subject: Tensor
-    """uint8 (n, 3, H, W)."""
+    draws: list[Draw]
+    """Of those, n."""
+    base: Album
+    subject: Album
+
+    @property
+    def prompts(self) -> list[str]:
+        """Of each pair."""
+        return [draw.prompt for draw in self.draws]
 
     @property
     def num_failures(self) -> int:
         """Draws without a pair."""
-        return len(self.good) - len(self.prompts)
+        return len(self.good) - len(self.draws)
 
 
 class QualityMeter:
@@ -133,7 +140,7 @@ class QualityMeter:
         return _given(self._feature_source(_choice(check)))
 
     def _measure(self, check: QualityCheck, pairs: Pairs, features: FeaturesOf) -> Found:
-        n = len(pairs.prompts)
+        n = len(pairs.draws)
         if n < MIN_PAIRS:
             return Found(math.nan, None if check.metric == "fid" else math.nan, n)
         if check.metric == "fid":
@@ -144,7 +151,8 @@ class QualityMeter:
             mean, std, _, num_subsets = kid(*features(_choice(check)), pairs.prompts)
             return Found(mean, std, num_subsets)
         if check.metric not in METRICS.own:
-            values = measure_other(check.metric, pairs.base, pairs.subject, pairs.prompts)
+            base, subject = pairs.base.of(pairs.draws), pairs.subject.of(pairs.draws)
+            values = measure_other(check.metric, base, subject, pairs.prompts)
         elif check.metric == "clip":
             base, subject = self._clip_scores(pairs, _choice(check))
             found = _over_prompts(subject - base, pairs.prompts)
@@ -154,34 +162,35 @@ class QualityMeter:
         return _over_prompts(values, pairs.prompts)
 
     def _features(self, pairs: Pairs, choice: Choice) -> tuple[Tensor, Tensor]:
-        subject = _given(self._feature_source(choice)).features(pairs.subject)
+        subject = self._features_of(pairs.subject, pairs.draws, choice)
         return self._base_features(choice)[pairs.good], subject
 
     def _features_of_base(self, choice: Choice) -> Tensor:
-        return _given(self._feature_source(choice)).features(self.base.of(self.draws))
+        return self._features_of(self.base, self.draws, choice)
+
+    def _features_of(self, album: Album, draws: Sequence[Draw], choice: Choice) -> Tensor:
+        source = _given(self._feature_source(choice))
+        return torch.cat([source.features(part) for part in album.batches(draws, BATCH_SIZE)])
 
     def _distances(self, pairs: Pairs, choice: Choice) -> Tensor:
         source = _given(self._distance_source(choice))
-        parts = zip(pairs.base.split(64), pairs.subject.split(64), strict=True)
-        return torch.cat([source.distance(a, b) for a, b in parts])
+        albums = pairs.base, pairs.subject
+        base, subject = (album.batches(pairs.draws, PAIRS_AT_A_TIME) for album in albums)
+        return torch.cat([source.distance(a, b) for a, b in zip(base, subject, strict=True)])
 
     def _clip_scores(self, pairs: Pairs, choice: Choice) -> tuple[Tensor, Tensor]:
         """cos(image, text) of each base picture and of each subject picture, (n,) each."""
         source = cast(EmbeddingSource, _given(self._feature_source(choice)))  # never Inception
         base, subject = (
-            clip_scores(source, images, pairs.prompts) for images in (pairs.base, pairs.subject)
+            clip_scores(source, album.batches(pairs.draws, BATCH_SIZE), pairs.prompts)
+            for album in (pairs.base, pairs.subject)
         )
         return base, subject
 
     def _pairs(self, subject: Album) -> Pairs:
         good = _good(self.base, self.draws) & _good(subject, self.draws)
         paired = [draw for draw, ok in zip(self.draws, good.tolist(), strict=True) if ok]
-        return Pairs(
-            good=good,
-            prompts=[draw.prompt for draw in paired],
-            base=self.base.of(paired),
-            subject=subject.of(paired),
-        )
+        return Pairs(good=good, draws=paired, base=self.base, subject=subject)
 
 
 def _over_prompts(values: Tensor, prompts: Sequence[str]) -> Found:
