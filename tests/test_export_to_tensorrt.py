@@ -27,6 +27,7 @@ from safediff.export.to_tensorrt import build, load_module, plan_name, require_g
 from safediff.export.to_triton import check_config
 from safediff.models.patch import unet_sha256
 from safediff.release.certificate_schema import read_certificate
+from safediff.release.stamps import stamps_of
 from safediff.serve.trust import establish
 from safediff.workflow.export_source import open_source
 from safediff.workflow.plan_gate import open_plan_of
@@ -320,7 +321,7 @@ def test_plans_of_two_gpus_lie_side_by_side(
     pretend_gpu(monkeypatch)
     line = export_plan(release(), first, "tensorrt", "fp32", None)
     assert ", for NVIDIA H100; built from" in line
-    source = replace(source, release=first)
+    source = replace(source, release=first, stamps=stamps_of(first))
     pretend_gpu(monkeypatch, "NVIDIA L4", (8, 9))
     fake.added = b"another build"
     export_plan(first, second, "tensorrt", "fp32", None)
