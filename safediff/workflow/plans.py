@@ -75,7 +75,7 @@ def export_plan(
         precision: fp32, fp16 or bf16.
         target: Compute capability; None: the GPU here.
         opset: Of the graph that the plan is built from; 23 in fp32 only in TensorRT-RTX.
-        static: One picture at the model's size, instead of one to eight from half to twice it.
+        static: One picture at the model's size, instead of a range (``Profile.ranged``).
         refittable: The weights of the plan can be exchanged (``refit_plan``); it is slower.
         triton: Also write a repository that serves the plan by Triton's TensorRT backend.
         policies: Measured on the plan, which needs the GPU that it is built for.
