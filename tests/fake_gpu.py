@@ -53,7 +53,7 @@ class FakeGpu(TorchFunctionMode):
         elif there:
             _require_one_place(func, args, kwargs)
         with torch._C.DisableTorchFunctionSubclass():
-            found = func(*args, **kwargs)
+            found = _in_half(func, args, kwargs) if there else func(*args, **kwargs)
         return _marked(found) if on_gpu and func not in _PLAIN else found
 
 
@@ -86,6 +86,9 @@ _READS = {
 _INDEXED = {Tensor.__getitem__, Tensor.__setitem__, Tensor.copy_, torch.index_put}
 """What takes indices or values from the CPU."""
 _PLAIN = {Tensor.tolist, Tensor.item}
+_IN_FLOAT32 = {torch.conv2d, nn.functional.linear}
+"""What adds up in float32 on a GPU where values are halves, and takes CPUs without such an
+instruction a hundred times as long if they are."""
 
 
 def _tensors(tree: Any) -> Iterator[Tensor]:
@@ -97,6 +100,17 @@ def _tensors(tree: Any) -> Iterator[Tensor]:
     elif isinstance(tree, (tuple, list)):
         for value in tree:
             yield from _tensors(value)
+
+
+def _in_half(func: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
+    """The result; added up in float32 and rounded where all values are of one type of halves."""
+    given = list(_tensors((args, kwargs)))
+    types = {t.dtype for t in given}
+    if func not in _IN_FLOAT32 or types not in ({torch.float16}, {torch.bfloat16}):
+        return func(*args, **kwargs)
+    wide = [v.float() if isinstance(v, Tensor) else v for v in args]
+    named = {k: v.float() if isinstance(v, Tensor) else v for k, v in kwargs.items()}
+    return func(*wide, **named).to(given[0].dtype)
 
 
 def _require_one_place(func: Any, args: Any, kwargs: Mapping[str, Any]) -> None:
