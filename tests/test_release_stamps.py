@@ -105,3 +105,11 @@ def test_a_link_that_leads_nowhere_has_a_stamp(folder: Path) -> None:
     (folder / "unet" / "nowhere").touch()
     with pytest.raises(UsageError, match=r"unet/lost \(and 1 more\) was changed"):
         require_unchanged(folder, stamps)
+
+
+def test_a_folder_that_is_not_there_is_one_that_must_not_appear(folder: Path) -> None:
+    stamps = stamps_of(folder / "later")
+    require_unchanged(folder / "later", stamps)
+    (folder / "later").mkdir()
+    with pytest.raises(UsageError, match=r"later: \. was changed"):
+        require_unchanged(folder / "later", stamps)

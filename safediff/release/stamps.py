@@ -42,7 +42,11 @@ def require_unchanged(folder: Path, stamps: Mapping[str, Stamp]) -> None:
 
 
 def _stamp(path: Path) -> Stamp:
-    own = path.lstat()
+    """Empty where nothing is, or no more."""
+    try:
+        own = path.lstat()
+    except FileNotFoundError:
+        return ()
     found = [own, *([path.stat()] if path.is_symlink() and path.exists() else [])]
     return tuple(
         value
