@@ -279,7 +279,7 @@ def test_a_changed_file_is_one_line(tmp_path: Path, here: Ran) -> None:
     )
 
 
-@pytest.mark.parametrize("given", ["inf", "nan", "1e300"])
+@pytest.mark.parametrize("given", ["inf", "1e300"])
 def test_no_thread_can_wait_that_long(here: Ran, given: str) -> None:
     line = said(here("serve", "r", "--max-wait-ms", given), 2)
     assert line == f"error: --max-wait-ms {float(given)}: expected 0 to 60000"
