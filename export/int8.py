@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from safediff.errors import Inconclusive, UsageError
+from safediff.errors import Inconclusive, UsageError, first_line
 from safediff.export.engine_files import CONFIG_NAME, DATA_NAME, MODEL_NAME, is_engine
 from safediff.export.signature import UNET_PREFIX
 from safediff.folders import new_folder
@@ -60,9 +60,8 @@ def quantize_engine(
         except OSError:
             raise
         except Exception as error:
-            first = (str(error).strip() or repr(error)).splitlines()[0]
             raise Inconclusive(
-                f"{source}: could not be quantised: {type(error).__name__}: {first[:200]}",
+                f"{source}: could not be quantised: {type(error).__name__}: {first_line(error)}",
                 "export the fp32 engine again",
             ) from error
         shutil.copyfile(source / CONFIG_NAME, temporary / CONFIG_NAME)

@@ -7,7 +7,7 @@ opened one computes what it should is not decided here.
 from pathlib import Path
 from typing import Any
 
-from safediff.errors import Inconclusive, UsageError
+from safediff.errors import Inconclusive, UsageError, first_line
 from safediff.export.built_on import compute_capability
 from safediff.export.plan_sidecar import made_for, read_plan, require_same_gpu
 from safediff.export.to_tensorrt import load_module
@@ -52,8 +52,7 @@ def _deserialized(trt: Any, log: Any, data: bytes) -> Any:
     try:
         return trt.Runtime(log).deserialize_cuda_engine(data)
     except (RuntimeError, TypeError) as error:  # CUDA can't be initialised
-        told = (str(error).strip() or repr(error)).splitlines()[0]
-        log.first = log.first or told[:200]
+        log.first = log.first or first_line(error)
         return None
 
 

@@ -10,6 +10,7 @@ import onnxruntime as ort
 import torch
 from onnx import TensorProto, helper
 
+from safediff.errors import first_line
 from safediff.export.quiet import quiet
 
 ONLY_FATAL = 4
@@ -42,7 +43,7 @@ def _why_not(provider: str, device_id: int | None) -> str | None:
                 _identity(), options, providers=[(provider, told)], enable_fallback=0
             )
     except Exception as error:  # ONNX Runtime's exceptions share no base class
-        return (str(error).strip() or repr(error)).splitlines()[0][:200]
+        return first_line(error)
     if session.get_providers()[0] == provider:
         return None
     built = getattr(ort, "cuda_version", "") or "none"

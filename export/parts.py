@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 from transformers import CLIPTextModelWithProjection
 
-from safediff.errors import Inconclusive
+from safediff.errors import Inconclusive, first_line
 from safediff.export.engine_files import DATA_NAME, MODEL_NAME
 from safediff.export.graph import MAX_TRACED_BATCH, require_names, trace
 from safediff.export.on_cpu import on_cpu
@@ -137,9 +137,8 @@ def _traced(
         _keep_only(model, prefix, state)
         require_names(model, prefix, state)
     except Exception as error:
-        first = (str(error).strip() or repr(error)).splitlines()[0]
         raise Inconclusive(
-            f"{folder}: could not be exported: {type(error).__name__}: {first[:200]}",
+            f"{folder}: could not be exported: {type(error).__name__}: {first_line(error)}",
             "run `safediff doctor` and compare the versions with the supported ones",
         ) from error
     return model

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from safediff.errors import Inconclusive
+from safediff.errors import Inconclusive, first_line
 
 Execute = Callable[[int], bool]
 """Launches the kernels on a stream; whether that could be done."""
@@ -65,8 +65,9 @@ def recorded(execute: Execute) -> Callable[[], None]:
         with torch.cuda.graph(graph):
             done = execute(torch.cuda.current_stream().cuda_stream)
     except RuntimeError as error:
-        first = (str(error).strip() or repr(error)).splitlines()[0]
-        raise Inconclusive(f"its CUDA graph can't be recorded: {first[:200]}", NEXT) from error
+        raise Inconclusive(
+            f"its CUDA graph can't be recorded: {first_line(error)}", NEXT
+        ) from error
     _require(done)
     replay: Callable[[], None] = graph.replay
     return replay

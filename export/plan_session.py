@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from safediff.errors import Inconclusive, UsageError
+from safediff.errors import Inconclusive, UsageError, first_line
 from safediff.export.open_plan import open_plan
 from safediff.export.plan_call import FixedCall, on_own_stream, open_context, recorded
 
@@ -60,9 +60,8 @@ class PlanSession:
             try:
                 self._call = self._fixed_call(needed=bool(cuda_graph))
             except RuntimeError as error:  # PyTorch's, mostly of memory
-                first = (str(error).strip() or repr(error)).splitlines()[0]
                 raise Inconclusive(
-                    f"{plan}: its call can't be prepared on the GPU: {first[:200]}",
+                    f"{plan}: its call can't be prepared on the GPU: {first_line(error)}",
                     "free some of its memory",
                 ) from error
         if self._call is None:

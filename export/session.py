@@ -8,7 +8,7 @@ import onnxruntime as ort
 import torch
 from torch import Tensor
 
-from safediff.errors import Inconclusive, UsageError
+from safediff.errors import Inconclusive, UsageError, first_line
 from safediff.export.binding import Binding, Replayed
 from safediff.export.openable import ONLY_FATAL, preload_cuda
 from safediff.export.providers import GPU_PROVIDERS, Execution
@@ -140,7 +140,6 @@ def load_graph(path: Path, options: ort.SessionOptions, providers: Sequence[Any]
     try:
         return ort.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # ONNX Runtime's exceptions share no base class
-        first = (str(error).strip() or repr(error)).splitlines()[0]
         raise Inconclusive(
-            f"{path}: the engine can't be loaded: {first[:200]}", "export the engine again"
+            f"{path}: the engine can't be loaded: {first_line(error)}", "export the engine again"
         ) from error

@@ -9,7 +9,7 @@ from typing import Any
 from onnx_ir.tensor_adapters import TorchTensor
 from torch import Tensor
 
-from safediff.errors import Inconclusive, UsageError
+from safediff.errors import Inconclusive, UsageError, first_line
 from safediff.export.engine_files import (
     CONFIG_NAME,
     DTYPES,
@@ -71,10 +71,9 @@ def export_denoiser(
         except (UsageError, OSError):
             raise
         except Exception as error:
-            first = (str(error).strip() or repr(error)).splitlines()[0]
             raise Inconclusive(
                 f"{folder}: the {type(denoiser).__name__} could not be exported: "
-                f"{type(error).__name__}: {first[:200]}",
+                f"{type(error).__name__}: {first_line(error)}",
                 "run `safediff doctor` and compare the versions with the supported ones",
             ) from error
         model.metadata_props.update(metadata or {})

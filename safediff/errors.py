@@ -46,3 +46,8 @@ class Inconclusive(SafediffError):
     """A measurement could not be made, so nothing may be claimed."""
 
     exit_code = 3
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, for a message of one line: its first line, at most 200 characters."""
+    return (str(error).strip() or repr(error)).splitlines()[0][:200]

@@ -88,7 +88,7 @@ _INDEXED = {Tensor.__getitem__, Tensor.__setitem__, Tensor.copy_, torch.index_pu
 _PLAIN = {Tensor.tolist, Tensor.item}
 _IN_FLOAT32 = {torch.conv2d, nn.functional.linear}
 """What adds up in float32 on a GPU where values are halves, and takes CPUs without such an
-instruction a hundred times as long if they are."""
+instruction fifty times as long if they are."""
 
 
 def _tensors(tree: Any) -> Iterator[Tensor]:

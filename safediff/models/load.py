@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from safediff.errors import Inconclusive, UsageError
+from safediff.errors import Inconclusive, UsageError, first_line
 from safediff.export.quiet import quiet
 from safediff.models.backbone import Backbone
 from safediff.models.flux import Flux
@@ -133,7 +133,7 @@ def merge_lora(pipeline: Any, path: str, scale: float) -> None:
             pipeline.unload_lora_weights()
     except Exception as error:
         raise Inconclusive(
-            f"model.lora {path!r}: cannot be merged: {_first_line(error)}",
+            f"model.lora {path!r}: cannot be merged: {type(error).__name__}: {first_line(error)}",
             "check that it is a LoRA of this base model",
         ) from error
     if not found:
@@ -163,7 +163,8 @@ def load_pipeline(plan: ModelPlan) -> Any:
         raise
     except Exception as error:
         raise Inconclusive(
-            f"model.base {plan.base!r}: cannot be loaded: {_first_line(error)}",
+            f"model.base {plan.base!r}: cannot be loaded: {type(error).__name__}: "
+            f"{first_line(error)}",
             SINGLE_FILE_NEEDS
             if path.is_file() and plan.config is None
             else "check the folder's files, or the network and the hub id",
@@ -196,11 +197,6 @@ def _variant(path: Path) -> str | None:
 def _is_whole(part: Path) -> bool:
     """Whether its weights are there in full precision, too: files without a variant's name."""
     return any("." not in file.stem for file in part.glob("*.safetensors"))
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [repr(error)]
-    return f"{type(error).__name__}: {lines[0][:200]}"
 
 
 def _from_single_file(path: Path, plan: ModelPlan, options: dict[str, Any]) -> Any:

@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
-from safediff.errors import Inconclusive, UsageError
+from safediff.errors import Inconclusive, UsageError, first_line
 
 MEETING = timedelta(minutes=10)
 """For all processes to be there."""
@@ -145,7 +145,7 @@ def open_shards() -> Shards:
         gpu_group = dist.new_group(backend="nccl") if _nccl() else None
     except (RuntimeError, ValueError) as error:
         raise Inconclusive(
-            f"process {rank} of {count} could not meet the others: {_first_line(error)}",
+            f"process {rank} of {count} could not meet the others: {first_line(error)}",
             "check MASTER_ADDR, MASTER_PORT and that every process was started",
         ) from error
     return Shards(rank, count, group, gpu_group)
@@ -210,11 +210,7 @@ def _company() -> Iterator[None]:
     except RuntimeError as error:  # gloo: connection closed, reset, timed out
         raise Inconclusive(
             "another process has ended before the work was done, or is no longer heard of "
-            f"({_first_line(error)})",
+            f"({first_line(error)})",
             "see its own message; the same command with the same --out goes on from here "
             "(safediff erase: with --resume)",
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [repr(error)])[0][:200]

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from safediff.errors import Inconclusive, SafediffError, UsageError
+from safediff.errors import Inconclusive, SafediffError, UsageError, first_line
 from safediff.export.engine_files import CONFIG_NAME
 from safediff.export.exported_denoiser import ExportedDenoiser, open_denoiser
 from safediff.export.exported_parts import ExportedDecoder, ExportedTextEncoder
@@ -323,8 +323,9 @@ def _without_torch(path: Path, unet: ExportedDenoiser, options: ExecutionOptions
         with quiet():
             pipeline = new(str(path), **absent)
     except Exception as error:
-        first = (str(error).strip() or repr(error)).splitlines()[0]
-        raise Inconclusive(f"{path}: cannot be loaded: {first[:200]}", "export it again") from error
+        raise Inconclusive(
+            f"{path}: cannot be loaded: {first_line(error)}", "export it again"
+        ) from error
     pipeline.unet = unet
     for encoder in encoders:
         setattr(pipeline, encoder.name, ExportedTextEncoder(encoder, **options))
