@@ -2,7 +2,6 @@
 
 import os
 import re
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -145,21 +144,35 @@ def test_version_ignores_the_environment() -> None:
     assert run(*MODULE, "schema", SAFEDIFF_VERSION="1").stdout.startswith("{")
 
 
+# What start in most of a second, or need it: a help text, a schema and a completion need none.
+HEAVY = {
+    "PIL",
+    "accelerate",
+    "diffusers",
+    "huggingface_hub",
+    "jinja2",
+    "matplotlib",
+    "numpy",
+    "onnx",
+    "onnxruntime",
+    "safetensors",
+    "scipy",
+    "torch",
+    "torchmetrics",
+    "transformers",
+}
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["validate", "--help"], ["schema"]])
-def test_help_is_quick_and_imports_no_torch(arguments: list[str]) -> None:
+def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
+    """Seconds stand in benchmarks/startup.json: a test of time would measure the machine."""
     code = (
         "import sys; from safediff.cli.app import main; sys.argv[0] = 'safediff'; code = main()\n"
-        "heavy = {'torch', 'diffusers', 'transformers', 'onnx', 'scipy'} & set(sys.modules)\n"
+        f"heavy = {HEAVY!r} & set(sys.modules)\n"
         "sys.exit(str(sorted(heavy)) if heavy else code)"
     )
-    times_s = []
-    for _ in range(3):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        done = run(sys.executable, "-P", "-c", code, *arguments)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        times_s.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-        assert done.returncode == 0, done.stderr
-    assert min(times_s) < 0.5
+    done = run(sys.executable, "-P", "-c", code, *arguments)
+    assert done.returncode == 0, done.stderr
 
 
 def test_help_loses_no_words() -> None:

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -33,15 +32,10 @@ def test_these_policies_are_shipped(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES_OF_POLICIES)
-def test_shipped_policies_load_in_time(folder: Path, name: str) -> None:
-    times_s = []
-    for _ in range(3):
-        start = time.process_time()
-        plan = shipped(folder, name)
-        times_s.append(time.process_time() - start)
+def test_shipped_policies_load(folder: Path, name: str) -> None:
+    plan = shipped(folder, name)
     assert plan.name == name
     assert plan.num_images <= plan.verify.max_images
-    assert min(times_s) < 0.3
 
 
 def test_loading_a_policy_imports_no_torch(folder: Path) -> None:
