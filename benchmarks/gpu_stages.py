@@ -81,6 +81,9 @@ def stages(tiny: bool, seconds: float, ceiling: Callable[[], float | None]) -> d
         "sdxl erase: fast, lean": train("sdxl", fast, **LEAN),
         "sd1 erase: paper, lean": train("sd1", paper, **LEAN),
         "sdxl erase: paper, lean": train("sdxl", paper, **LEAN),
+        "sdxl erase: paper, lean, offload_average": train(
+            *("sdxl", paper), **LEAN, offload_average=True
+        ),
         "sd1 erase: fast": train("sd1", fast),
         "sdxl erase: fast": train("sdxl", fast),
         "sd1 reference loop, float32": reference("sd1", half=False),

@@ -35,8 +35,17 @@ FAST, SAFEDIFF, PAPER = (PRESETS["sdd"][name] for name in ("fast", "safediff", "
 ROWS: dict[str, tuple[DistilParams, str]] = {
     "paper, float32": (PAPER, "float32"),
     "paper, bfloat16": (PAPER, "bfloat16"),
+    "paper, lean, bfloat16": (replace(PAPER, **LEAN), "bfloat16"),
+    "paper, lean, bfloat16, offload_average": (
+        replace(PAPER, **LEAN, offload_average=True),
+        "bfloat16",
+    ),
     "safediff, float32": (SAFEDIFF, "float32"),
     "safediff, lean, bfloat16": (replace(SAFEDIFF, **LEAN), "bfloat16"),
+    "safediff, lean, bfloat16, offload_average": (
+        replace(SAFEDIFF, **LEAN, offload_average=True),
+        "bfloat16",
+    ),
     "fast, float32": (FAST, "float32"),
     "fast, bfloat16": (FAST, "bfloat16"),
     "fast, bfloat16, checkpointing": (replace(FAST, gradient_checkpointing=True), "bfloat16"),

@@ -18,7 +18,7 @@ class CommonSize:
 
 
 COMMON_SIZES = (
-    CommonSize("SD 1.x, 512 px", 8.033e11, {"paper": 2_739_577_508, "fast": 2_369_713_448}),
-    CommonSize("SD 2.x, 768 px", 2.1491e12, {"paper": 3_060_615_332, "fast": 2_714_868_520}),
-    CommonSize("SDXL, 1024 px", 6.7612e12, {"paper": 17_143_648_364, "fast": 13_532_888_816}),
+    CommonSize("SD 1.x, 512 px", 8.033e11, {"paper": 2_563_727_268, "fast": 2_293_036_328}),
+    CommonSize("SD 2.x, 768 px", 2.1491e12, {"paper": 2_859_206_052, "fast": 2_612_632_360}),
+    CommonSize("SDXL, 1024 px", 6.7612e12, {"paper": 14_960_966_764, "fast": 12_169_740_016}),
 )

@@ -11,7 +11,7 @@ Row = tuple[str, str]
 CARDS_GB = (8, 16, 24, 40, 80)
 COMMON_GIB = 24
 """A peak beyond this gets advice where there is no GPU to hold it against."""
-LEAN: dict[str, Any] = {"gradient_checkpointing": True, "micro_batch": 1}
+LEAN: dict[str, Any] = {"gradient_checkpointing": True, "micro_batch": 1, "offload_average": True}
 """The knobs that save memory and change nothing else."""
 LEAST: dict[str, Any] = {**LEAN, "trunk_dtype": "bfloat16", "offload": True}
 """With the precision of the frozen UNet."""
@@ -51,7 +51,7 @@ def _erasing_rows(found: "Architecture", params: "DistilParams", dtype: str) -> 
     if fits(peak):
         return rows
     least = replace(params, **LEAST)
-    advice = "gradient_checkpointing, micro_batch 1, trunk_dtype bfloat16, offload"
+    advice = "gradient_checkpointing, micro_batch 1, offload_average, trunk_dtype bfloat16, offload"
     if least == params:
         advice = f"{advice} are set: take a larger card, or train less (trainable: kv, lora_rank)"
     else:
@@ -83,8 +83,8 @@ def lean_rows() -> list[Row]:
 
     card = card_here()
     settings = (
-        "with dtype bfloat16, gradient_checkpointing, micro_batch 1; start from preset paper: fast "
-        f"was tuned on the embedded model; hours {estimated_for(card)}"
+        "with dtype bfloat16, gradient_checkpointing, micro_batch 1, offload_average; start from "
+        f"preset paper: fast was tuned on the embedded model; hours {estimated_for(card)}"
     )
     rows = [("memory, time to erase", settings)]
     for size in COMMON_SIZES:

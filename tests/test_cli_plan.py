@@ -29,9 +29,12 @@ from safediff.policy.plan import ModelPlan
 __all__ = ["here"]
 FOLDER = ("{base: embedded}", "{base: ./model, dtype: bfloat16}")
 FILE = ("{base: embedded}", "{base: ./model.safetensors}")
-LEAST = ("num_steps: 8,", "num_steps: 8, gradient_checkpointing: true, micro_batch: 1,")
+LEAST = (
+    "num_steps: 8,",
+    "num_steps: 8, gradient_checkpointing: true, micro_batch: 1, offload_average: true,",
+)
 TRUNK = ("micro_batch: 1,", "micro_batch: 1, trunk_dtype: bfloat16,")
-ADVICE = "gradient_checkpointing, micro_batch 1, trunk_dtype bfloat16, offload"
+ADVICE = "gradient_checkpointing, micro_batch 1, offload_average, trunk_dtype bfloat16, offload"
 
 
 def config_folder(folder: Path, architecture: Architecture = SD1) -> None:

@@ -22,7 +22,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 PAIRS = [(name, preset) for name, method in METHODS.items() for preset in method.presets]
 WITHOUT_EFFECT = {
     *("log_every", "save_every_s"),
-    *("gradient_checkpointing", "micro_batch", "offload", "channels_last", "compile"),
+    *("gradient_checkpointing", "micro_batch", "offload", "offload_average"),
+    *("channels_last", "compile"),
 }
 """When something is written down, or with how much memory it is computed: in no preset."""
 

@@ -36,6 +36,7 @@ WITHOUT_EFFECT = {"log_every", "save_every_s"} | {
     "gradient_checkpointing",
     "micro_batch",
     "offload",
+    "offload_average",
     "channels_last",
     "compile",
 }

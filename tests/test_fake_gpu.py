@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from erase_examples import CONCEPTS, KEEP, SMALL, small_trainer
+from erase_examples import CONCEPTS, KEEP, SMALL, frozen_backbone, small_trainer
 from fake_gpu import GPU, FakeGpu, OnGpu, Waits, loading_on_gpu, on_gpu
 from small_policy import FEWER, small_plan
 from tiny import tiny_pipeline, tiny_v_pipeline, tiny_xl_pipeline
@@ -19,6 +19,7 @@ from safediff.attack.params import ATTACKS
 from safediff.erase.closed_form.solve import solve
 from safediff.erase.methods import resolve
 from safediff.erase.rollout import rollout
+from safediff.erase.trainer import StepInfo
 from safediff.gate.verdict import CheckResult, Verdict
 from safediff.guard.load import make_guard
 from safediff.models.backbone import Condition
@@ -150,6 +151,42 @@ def test_no_step_waits_for_the_one_before(tmp_path: Path, family: str) -> None:
         return state.z
 
     assert waits(6) == waits(3)
+
+
+def stop_at_2(info: StepInfo) -> None:
+    if info.step == 2:
+        raise KeyboardInterrupt
+
+
+AVERAGED: Mapping[str, dict[str, Any]] = {
+    "plain": {},
+    "null space": {"trainable": "kv", "null_space": 0.1},
+    "adapter": {"lora_rank": 2},
+}
+
+
+@pytest.mark.parametrize("kind", AVERAGED)
+def test_the_average_waits_in_main_memory(tmp_path: Path, kind: str) -> None:
+    """It is the same average, also when the run was stopped on the way."""
+    backbone = on_gpu(frozen_backbone(tmp_path))
+    params = replace(SMALL, ema_decay=0.5, **AVERAGED[kind])
+    away = replace(params, offload_average=True)
+    checkpoint = tmp_path / "checkpoint"
+    with FakeGpu():
+        expected = small_trainer(backbone, params).run(lambda info: None)
+        stopped = small_trainer(backbone, away)
+        assert {value.device for value in stopped.student.values} == {GPU}
+        assert {mean.device for mean in stopped.teacher} == {torch.device("cpu")}
+        with pytest.raises(KeyboardInterrupt):
+            stopped.run(stop_at_2, checkpoint)
+        resumed = small_trainer(backbone, away)
+        resumed.restore(checkpoint)
+        found = resumed.run(lambda info: None)
+        assert {mean.device for mean in resumed.teacher} == {torch.device("cpu")}
+        for name, tensor in expected.teacher.tensors.items():
+            assert found.teacher.tensors[name].device == GPU
+            assert torch.equal(found.teacher.tensors[name], tensor)
+    assert (found.adapter is None) == (kind != "adapter")
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,8 @@ POLICY = "policy"
 OTHER_SEED = "policy-seed"
 """The same with another training seed."""
 MEMORY = (
-    *("trunk_dtype", "gradient_checkpointing", "micro_batch", "offload", "channels_last"),
-    "compile",
+    *("trunk_dtype", "gradient_checkpointing", "micro_batch", "offload", "offload_average"),
+    *("channels_last", "compile"),
 )
 """Knobs of memory and speed, of which the policy's hold for every row that distils."""
 

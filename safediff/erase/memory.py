@@ -99,7 +99,7 @@ def erasing_memory(
         with trunk(backbone, params) as seen:
             live.reset_peak()
             with torch.no_grad():
-                weights = student.weights(dtype=trunk_dtype)
+                weights = student.weights(_who_rolls_out(student, params), trunk_dtype)
             _rollout_call(seen.with_denoiser(seen.denoiser.replaced(weights)), text, params)
             rollout = live.peak - held
             del weights
@@ -175,11 +175,18 @@ def _training_state(
     width = unet.config.cross_attention_dim
     projector = torch.zeros(width, width) if params.null_space else None
     student = Student(unet, names, projector, rank=params.lora_rank)
-    held = ("mean", "m", "v") if params.ema_decay else ("m", "v")
+    averaged = params.ema_decay and not params.offload_average
+    held = ("mean", "m", "v") if averaged else ("m", "v")
     rest = [torch.zeros_like(value) for value in student.values for _ in held]
     if unet.dtype != model_dtype:  # what the trained tensors start from is kept in its precision
         rest += [torch.zeros(w.shape, dtype=model_dtype) for w in student.base.values()]
     return student, rest
+
+
+def _who_rolls_out(student: Student, params: DistilParams) -> Iterator[Tensor]:
+    """The values, which are copies where they come from main memory."""
+    comes = params.offload_average and params.ema_decay and params.rollout_model == "teacher"
+    return (value.clone() if comes else value for value in student.values)
 
 
 @torch.no_grad()

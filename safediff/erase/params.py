@@ -106,6 +106,8 @@ class DistilParams:
     """Most rows in one UNet call; gradients of a batch are then summed part by part. 0: all."""
     offload: bool = True
     """Text encoders and VAE wait in main memory while a UNet on a GPU is trained."""
+    offload_average: bool = False
+    """The moving average waits there too, and visits the GPU tensor by tensor to be updated."""
     channels_last: bool = False
     """Memory layout of the convolutions."""
     compile: bool = False

@@ -118,9 +118,7 @@ class DistilTrainer:
             fused=True if self.student.values[0].is_cuda else None,  # no temporaries
         )
         self.optimizer = self.accelerator.prepare(optimizer)
-        self.average = (
-            [value.detach().clone() for value in self.student.values] if params.ema_decay else None
-        )
+        self.average = self._average_at_start() if params.ema_decay else None
         self.progress = Progress(0, 0, 0)
         self.left = torch.ones(len(self.texts.units))
         """What is left of every erase text, on the CPU."""
@@ -130,6 +128,14 @@ class DistilTrainer:
     def teacher(self) -> list[Tensor]:
         """The moving average of the student's values; without one, these themselves."""
         return self.average or [value.detach() for value in self.student.values]
+
+    def _average_at_start(self) -> list[Tensor]:
+        """Copies of the student's values; those in main memory are page-locked for a GPU."""
+        values = [value.detach() for value in self.student.values]
+        if not self.params.offload_average:
+            return [value.clone() for value in values]
+        away = [value.to("cpu", copy=True) for value in values]
+        return [value.pin_memory() for value in away] if values[0].is_cuda else away
 
     def _projector(self) -> Tensor | None:
         if not self.params.null_space:
@@ -307,7 +313,8 @@ class DistilTrainer:
         if self.params.ema_warmup:
             m = min(m, (1 + step) / (10 + step))
         for mean, value in zip(self.average, self.student.values, strict=True):
-            mean.lerp_(value, 1 - m)
+            here = mean.to(value.device)  # itself, where it need not come from main memory
+            mean.copy_(here.lerp_(value, 1 - m))
 
     def _info(self, step: int, losses: Losses, grad_norm: float, state: State) -> StepInfo:
         drift = None

@@ -4,7 +4,7 @@ The frozen rest exists once; student, teacher and original differ in these tenso
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -233,24 +233,30 @@ class Student(nn.Module):
             self.values[2 * index + 1].copy_(u * s)
 
     def weights(
-        self, values: Sequence[Tensor] | None = None, dtype: torch.dtype = torch.float32
+        self, values: Iterable[Tensor] | None = None, dtype: torch.dtype = torch.float32
     ) -> dict[str, Tensor]:
         """The UNet tensors for the student's own values, or for others (the teacher's).
 
-        They are computed in float32 and cast one by one.
+        They are fetched to the student's device, computed in float32 and cast one by one.
         """
-        chosen = list(self.values) if values is None else list(values)
+        chosen = self.values if values is None else values
         if self.rank:
             pairs = self.factors(chosen).items()
             return {n: (self._start_of(n) + b @ a).to(dtype) for n, (a, b) in pairs}
-        named = zip(self.names, chosen, strict=True)
+        named = zip(self.names, self._here(chosen), strict=True)
         if self.projector is None:
             return {name: value.to(dtype) for name, value in named}
         p = self.projector
         return {name: (self._start_of(name) + value @ p).to(dtype) for name, value in named}
 
-    def factors(self, values: Sequence[Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+    def _here(self, values: Iterable[Tensor]) -> Iterator[Tensor]:
+        """On the student's device, one by one."""
+        device = self.values[0].device
+        return (value.to(device) for value in values)
+
+    def factors(self, values: Iterable[Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
         """A (r, in) and B (out, r) of every tensor, the projector multiplied into A."""
-        pairs = zip(self.names, values[::2], values[1::2], strict=True)
+        here = list(self._here(values))
+        pairs = zip(self.names, here[::2], here[1::2], strict=True)
         p = self.projector
         return {name: (a if p is None else a @ p, b) for name, a, b in pairs}
