@@ -104,7 +104,7 @@ class ExportedUNet:
         tensors = {"sample": sample, "encoder_hidden_states": encoder_hidden_states}
         tensors |= self._added(added_cond_kwargs or {})
         self._check_shapes(tensors)
-        tensors["timestep"] = torch.tensor(_single_timestep(timestep))
+        tensors["timestep"] = _single_timestep(timestep)
         wanted = {UNET.output: sample.shape}
         output = run_in_parts(self._session, tensors, wanted, self._at_once)[UNET.output]
         eps = output.to(sample.device, sample.dtype)
@@ -146,16 +146,19 @@ class ExportedUNet:
         return rows_at_once(row_bytes, self._execution)
 
 
-def _single_timestep(timestep: Tensor | float) -> float:
-    if not isinstance(timestep, Tensor) or timestep.ndim == 0:
-        return float(timestep)
-    values = torch.as_tensor(timestep).reshape(-1)
+def _single_timestep(timestep: Tensor | float) -> Tensor:
+    """As a tensor (), which stays where it lies: reading it would wait for a GPU."""
+    if not isinstance(timestep, Tensor):
+        return torch.tensor(float(timestep))
+    if timestep.ndim == 0:
+        return timestep
+    values = timestep.reshape(-1)
     if values.numel() == 0 or bool((values != values[0]).any()):
         raise ValueError(
             "the exported UNet takes one timestep for the whole batch, got "
             f"{[round(float(value), 2) for value in values[:4]]}"
         )
-    return float(values[0])
+    return values[0]
 
 
 def _read_config(path: Path) -> Any:

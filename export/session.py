@@ -70,7 +70,7 @@ class Session:
             shapes: The wanted outputs and their shapes.
         """
         held = {
-            name: tensor.detach().to(self.device, self.dtype(name)).contiguous()
+            name: tensor.detach().to(self.device, self._dtypes[name]).contiguous()
             for name, tensor in feeds.items()
         }
         if self.device.type == "cpu":

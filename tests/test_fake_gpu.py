@@ -10,7 +10,7 @@ import torch
 from erase_examples import CONCEPTS, KEEP, SMALL, frozen_backbone, small_trainer
 from fake_gpu import GPU, FakeGpu, OnGpu, Waits, loading_on_gpu, on_gpu
 from small_policy import FEWER, small_plan
-from tiny import tiny_pipeline, tiny_v_pipeline, tiny_xl_pipeline
+from tiny import NUM_TOKENS, TEXT_DIM, tiny_engine, tiny_pipeline, tiny_v_pipeline, tiny_xl_pipeline
 from torch import nn
 from transformer_examples import FAMILIES, example
 
@@ -20,6 +20,9 @@ from safediff.erase.closed_form.solve import solve
 from safediff.erase.methods import resolve
 from safediff.erase.rollout import rollout
 from safediff.erase.trainer import StepInfo
+from safediff.export.exported_unet import ExportedUNet
+from safediff.export.providers import Execution
+from safediff.export.session import Session
 from safediff.gate.verdict import CheckResult, Verdict
 from safediff.guard.load import make_guard
 from safediff.models.backbone import Condition
@@ -151,6 +154,39 @@ def test_no_step_waits_for_the_one_before(tmp_path: Path, family: str) -> None:
         return state.z
 
     assert waits(6) == waits(3)
+
+
+class EngineThere:
+    """A session on the GPU whose answer are the latents; keeps the last timestep."""
+
+    device, provider, cuda_graph = GPU, "CUDAExecutionProvider", False
+
+    def __init__(self) -> None:
+        self.inputs = Session(tiny_engine() / "model.onnx", Execution(num_threads=1)).inputs
+
+    def dtype(self, name: str) -> torch.dtype:
+        return torch.float32
+
+    def run(self, feeds: Mapping[str, torch.Tensor], shapes: Any) -> dict[str, torch.Tensor]:
+        self.timestep = feeds["timestep"]
+        return dict.fromkeys(shapes, feeds["sample"])
+
+
+def test_no_call_of_an_engine_waits_for_its_timestep() -> None:
+    """diffusers' schedulers hold them on the GPU."""
+    session = EngineThere()
+    unet = ExportedUNet(tiny_engine(), session=session)  # type: ignore[arg-type]
+    with Waits() as waits:
+        z = torch.zeros(2, 4, 8, 8, device="cuda")
+        c = torch.zeros(2, NUM_TOKENS, TEXT_DIM, device="cuda")
+        timesteps = torch.tensor([501, 21], device="cuda")
+        before = waits.count
+        for t in timesteps:
+            (eps,) = unet(z, t, c, return_dict=False)
+            assert (eps.device, session.timestep.device) == (GPU, GPU)
+        assert waits.count == before
+        assert session.timestep.shape == ()
+        assert session.timestep.tolist() == 21
 
 
 def stop_at_2(info: StepInfo) -> None:
