@@ -44,18 +44,24 @@ def compare(
     Under torchrun all processes share the work. What is measured already is kept: run it again to
     go on, or to add rows; --add-to does so without the folder of the earlier rows.
     """
-    from safediff.compare.earlier import read_earlier
     from safediff.compare.rows import choose
     from safediff.policy.load import load_plan
-
-    plan = load_plan(policy)
-    earlier = None if add_to is None else read_earlier(add_to, plan)
-    chosen = choose(rows or ["quick" if quick else "default"], plan)
-    if earlier is not None:  # a row that is asked for by name is measured again
-        chosen = [row for row in chosen if row.id in (rows or ()) or not earlier.has(row.id)]
-    from safediff.workflow.comparison_files import check_outputs
+    from safediff.workflow.comparison_files import check_outputs, refuse_pictures
+    from safediff.workflow.hub_prompts import with_hub_prompts
 
     check_outputs(output or [])
+    plan = load_plan(policy)
+    chosen = choose(rows or ["quick" if quick else "default"], plan)
+    plan = with_hub_prompts(plan)  # tables name the plan with its prompts
+    earlier = None
+    if add_to is not None:
+        from safediff.compare.earlier import read_earlier
+
+        earlier = read_earlier(add_to, plan)
+        # a row that is asked for by name is measured again
+        chosen = [row for row in chosen if row.id in (rows or ()) or not earlier.has(row.id)]
+        if not chosen:
+            refuse_pictures(output or [], add_to)
     from safediff.cli.progress import RichUi
     from safediff.cli.quiet_libraries import quiet_libraries
 
@@ -67,17 +73,17 @@ def compare(
     from safediff.workflow.ahead import choose_num_jobs
     from safediff.workflow.compare import run_contest
     from safediff.workflow.comparison_files import write_outputs
-    from safediff.workflow.hub_prompts import with_hub_prompts
 
-    plan = with_hub_prompts(plan)
     folder = out or Path("runs") / plan.name / f"compare-{plan.sha256[:8]}"
     with sharded() as shards, RichUi(quiet or not shards.leads) as ui:
-        num_jobs = choose_num_jobs(jobs, shards)
-        comparison, albums = run_contest(
-            plan, chosen, folder, ui, shards, named=rows or (), num_jobs=num_jobs
-        )
-    if earlier is not None:
-        comparison = earlier.joined(comparison)
+        if earlier is not None and not chosen:  # the table has every row
+            comparison, albums = earlier.alone(plan), {}
+        else:
+            num_jobs = choose_num_jobs(jobs, shards)
+            comparison, albums = run_contest(
+                plan, chosen, folder, ui, shards, named=rows or (), num_jobs=num_jobs
+            )
+            comparison = earlier.joined(comparison) if earlier is not None else comparison
     if shards.leads:
         write_outputs(comparison, albums, output or [])
         console = Console(width=max(Console().width, 150))

@@ -51,6 +51,16 @@ def test_compare_writes_table_and_files(
     assert "UCE (style)" in out
     drawn = {path.name for path in (tmp_path / "second" / "images").iterdir()}
     assert drawn == {"base", "uce"}
+    again = ("--add-to", added, "--out", tmp_path / "third", "--quiet")
+    monkeypatch.setattr("safediff.compare.rows.SETS", {"default": ("uce", "uce-style")})
+    code, out, _ = ran(monkeypatch, capsys, "compare", policy, *again, "-o", tmp_path / "2.json")
+    assert code == 0
+    assert "UCE (style)" in out
+    assert json.loads((tmp_path / "2.json").read_text(encoding="utf-8")) == both
+    assert not (tmp_path / "third").exists()  # nothing was drawn
+    code, _, err = ran(monkeypatch, capsys, "compare", policy, *again, "-o", tmp_path / "2.png")
+    assert code == 2
+    assert "has all these rows, so nothing is drawn" in err
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 from gate_examples import make_plan
 
 from safediff.errors import UsageError
-from safediff.gate.journal import JournalContents, JournalHeader, JournalRecord
+from safediff.gate.journal import JournalContents, JournalHeader, JournalRecord, standing
 from safediff.gate.recount import recount
 from safediff.policy.plan import HubPrompts, Plan
 
@@ -79,6 +79,23 @@ def test_a_picture_written_twice_counts_once_unless_it_differs() -> None:
     other = replace(BLADES[1], scores={"axe": 0.0, "dagger": 0.0})
     with pytest.raises(UsageError, match="two different pictures"):
         recount(journal(*BLADES, other), PLAN)
+
+
+def test_a_picture_that_was_drawn_again_counts_as_it_is_now() -> None:
+    """Its file was lost; in another batch it came out a little different, twice."""
+    first, *others = BLADES
+    again = replace(first, scores={"axe": 0.4, "dagger": 0.0}, image_sha256="b" * 64)
+    again = replace(again, replaces=first.image_sha256)
+    last = replace(again, scores={"axe": 0.6, "dagger": 0.0}, image_sha256="c" * 64)
+    last = replace(last, replaces="b" * 64)
+    for records, hits in (((), (2, 1)), ((again,), (2, 1)), ((again, last), (2, 2))):
+        found = recount(journal(first, *others, *records), PLAN)
+        assert found["teacher", "erasure/blades"].hits_per_prompt == hits
+    assert standing([first, *others, again, last]) == (last, *others)
+    assert "replaces" not in first.to_json()
+    for wrong in (replace(last, replaces=first.image_sha256), replace(last, replaces=None)):
+        with pytest.raises(UsageError, match="two different pictures"):
+            recount(journal(first, *others, again, wrong), PLAN)
 
 
 def test_pictures_for_other_purposes_are_left_out() -> None:

@@ -75,7 +75,8 @@ def spoiling(how: str, spoilt: Draw) -> Callable[..., Any]:
     def painted(*arguments: Any, **named: Any) -> Any:
         (pictures,) = paint(*arguments, **named)
         for number, picture in enumerate(pictures):
-            picture.image[1:] = seed_of(picture.draw, 0) % 90 + 10  # the same when drawn again
+            picture.image[1:] = seed_of(picture.draw, 0) % 90 + 10  # the same when drawn again,
+            picture.image[2, -1, -1] += len(pictures)  # but for what another batch rounds
             picture.image[0, 0, 1:], picture.image[0, 1:] = 0, 0
             if picture.draw == spoilt and arguments[0].sees is erasing:
                 picture.image[0, 0, 1] = MARK
@@ -199,6 +200,8 @@ def test_a_missing_picture_leaves_its_check_undecided(
     again = measure(edits=(*STRICT, *rule))
     assert again.exit_code == 0
     assert row(again, check).details["num_failures"] == 0
+    lines = (tmp_path / "out" / "journal.jsonl").read_text(encoding="utf-8").splitlines()
+    assert sum("replaces" in line for line in lines) == 1
 
 
 def test_a_missing_picture_does_not_cost_the_quality_checks_their_count(measure: Measure) -> None:

@@ -31,6 +31,10 @@ class Earlier:
         """Whether a row is among them."""
         return any(entry.id == id for entry in self.entries)
 
+    def alone(self, plan: Plan) -> Comparison:
+        """The table as it was, to write it again."""
+        return Comparison(plan=plan, entries=self.entries, facts=self.facts, left_out=self.left_out)
+
     def joined(self, now: Comparison) -> Comparison:
         """Rows of both, those of now where both have one, in the registry's order.
 

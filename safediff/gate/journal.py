@@ -59,12 +59,16 @@ class JournalRecord:
     raw: Mapping[str, Any] = field(default_factory=dict)
     """By judge, what its scores were made of (NudeNet's boxes), so that other rules can be read off
     the same pictures; left out of the line where there is none."""
+    replaces: str | None = None
+    """Hash of the picture in whose place this one was drawn, because its file was lost; left out
+    of the line of any other. Drawn in another batch it may differ by rounding."""
 
     def to_json(self) -> Json:
         """Plain data."""
         data = asdict(self)
-        if not self.raw:
-            del data["raw"]
+        for name in ("raw", "replaces"):
+            if not data[name]:
+                del data[name]
         return data
 
     @property
@@ -240,6 +244,25 @@ def _unwritable(path: Path, error: OSError) -> Inconclusive:
         f"{path}: the journal could not be written ({error.strerror})",
         next_step="free some space or choose a folder that can be written to, then --resume",
     )
+
+
+def standing(records: Iterable[JournalRecord]) -> tuple[JournalRecord, ...]:
+    """The records that count: of a lost picture that was drawn again the last, in its first place.
+
+    Raises:
+        UsageError: one picture stands there twice with different contents.
+    """
+    found: dict[tuple[str, str, str, int], JournalRecord] = {}
+    for record in records:
+        known = found.get(record.key, record)
+        in_its_place = record.replaces is not None and record.replaces == known.image_sha256
+        if known != record and not in_its_place:
+            raise UsageError(
+                f"journal holds two different pictures of {record.key}",
+                next_step="run the verification again in a new folder",
+            )
+        found[record.key] = record
+    return tuple(found.values())
 
 
 def count_statuses(records: Iterable[JournalRecord]) -> str:

@@ -7,7 +7,7 @@ import numpy as np
 
 from safediff.errors import UsageError
 from safediff.gate.clusters import Bools
-from safediff.gate.journal import JournalContents, JournalRecord
+from safediff.gate.journal import JournalContents, JournalRecord, standing
 from safediff.policy.plan import Plan
 
 
@@ -61,12 +61,10 @@ def recount(journal: JournalContents, plan: Plan) -> dict[tuple[str, str], Tally
             next_step="verify again with this policy",
         )
     groups: dict[tuple[str, str], dict[tuple[str, int], JournalRecord]] = {}
-    for record in journal.records:
+    for record in standing(journal.records):
         if record.check.split("/")[0] in ("erasure", "retention"):
             group = groups.setdefault((record.subject, record.check), {})
-            known = group.setdefault((record.prompt, record.index), record)
-            if known != record:
-                raise UsageError(f"journal holds two different pictures of {record.key}")
+            group[(record.prompt, record.index)] = record
     per_prompt = plan.verify.sampling.images_per_prompt
     if journal.header.stopping is not None:
         groups = {key: _complete(group, per_prompt) for key, group in groups.items()}

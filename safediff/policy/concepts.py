@@ -239,7 +239,29 @@ def draw(
         min_base_rate=entry.min_base_rate,
         line=desk.source.line((*loc, "max_rate")),
     )
-    return tuple(_cut(c, n) for c, n in zip(concepts, quotas, strict=True)), check
+    drawn = tuple(_cut(c, n) for c, n in zip(concepts, quotas, strict=True))
+    if entry.over == "all":
+        _check_apart(desk, drawn, loc)
+    return drawn, check
+
+
+def _check_apart(desk: Desk, concepts: Sequence[ConceptPlan], loc: Loc) -> None:
+    """Over all, a picture is one sample: concepts that draw the same one would count it twice."""
+    owners: dict[object, str] = {}
+    for concept in concepts:
+        hub = concept.hub_prompts
+        drawn: list[object] = [item.prompt for item in concept.prompts]
+        if hub is not None:
+            drawn.append((hub.dataset, hub.revision, hub.split, hub.column))
+        shared = [owners[key] for key in drawn if key in owners]
+        if shared:
+            desk.source.refuse(
+                (*loc, "over"),
+                f"concepts '{shared[0]}' and '{concept.name}' draw the same prompts; over all, a "
+                "picture can't count twice; say over: each, or give each prompts of its own",
+            )
+            return
+        owners |= dict.fromkeys(drawn, concept.name)
 
 
 def _cut(concept: ConceptPlan, num_prompts: int) -> ConceptPlan:

@@ -16,7 +16,7 @@ from safediff.gate import checks
 from safediff.gate.accuracy import PlanAccuracy, Planted, count_accuracy
 from safediff.gate.attempts import BASE, DIRECT, count_attempts, under
 from safediff.gate.counted import counted_checks
-from safediff.gate.journal import JournalContents, JournalRecord
+from safediff.gate.journal import JournalContents, JournalRecord, standing
 from safediff.gate.recount import recount
 from safediff.gate.sequential import Stop
 from safediff.gate.stopping import find_stops, read_order, tallies_at
@@ -53,6 +53,7 @@ def replay(certificate: Json, journal: JournalContents) -> Replay:
         Inconclusive: the journal holds too little to recount anything, or in another order.
     """
     plan = Plan.from_json(certificate["policy"]["resolved"], certificate["policy"]["path"])
+    journal = replace(journal, records=standing(journal.records))
     _check_order(plan, journal)
     problems = [*_premises(certificate, plan, journal)]
     planted, base_records = _planted(certificate, plan), _of(journal.records, BASE)

@@ -124,11 +124,12 @@ class Photographer:
             return [i for i, d in enumerate(draws) if not self._filed(folder, d, known.get(d, []))]
 
         missing = [draws[i] for i in shards.agree(f"draw {subject}", find_missing)]
+        lost = self.journal.known(subject)
         on_batch(len(draws) - len(missing))
         count_all = _counting_for_all(on_batch, len(missing), shards.count)
         if mine := shards.share(missing, self.sampling.batch_size):
             for batch in self.pictures(backbone, mine, count_all, guard):
-                self._file(subject, folder, batch)
+                self._file(subject, folder, batch, lost)
         self.journal.settle(subject, draws, missing)
         count_all(len(missing))
 
@@ -161,8 +162,17 @@ class Photographer:
         asked = {item.check for item in self.items[draw]}
         return asked <= {r.check for r in records} and is_intact(folder, records[-1])
 
-    def _file(self, subject: str, folder: Path, batch: list[Picture]) -> None:
-        """Write pictures, judge them, write their journal lines."""
+    def _file(
+        self,
+        subject: str,
+        folder: Path,
+        batch: list[Picture],
+        lost: Mapping[Draw, Sequence[JournalRecord]],
+    ) -> None:
+        """Write pictures, judge them, write their journal lines.
+
+        ``lost``: lines of pictures that are drawn again, as they are no longer there.
+        """
         images = torch.stack([picture.image for picture in batch])
         scores = {name: judge_pictures(judge, images) for name, judge in self.judges.items()}
         records = []
@@ -170,8 +180,10 @@ class Photographer:
             draw = picture.draw
             write_picture(path_of(folder, draw), picture.image)
             found = status_of(picture, scores, row)
+            earlier = {record.check: record.image_sha256 for record in lost.get(draw, ())}
             for item in self.items[draw]:
-                records.append(self._record(subject, item, picture, found, scores, row))
+                record = self._record(subject, item, picture, found, scores, row)
+                records.append(replace(record, replaces=earlier.get(item.check)))
         self.journal.append(records)
 
     def _record(

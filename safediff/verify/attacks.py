@@ -27,7 +27,7 @@ from safediff.gate.attempts import (
     first_pictures,
     under,
 )
-from safediff.gate.journal import JournalRecord
+from safediff.gate.journal import JournalRecord, standing
 from safediff.gate.stats import JudgeAccuracy
 from safediff.gate.verdict import CheckResult
 from safediff.guard.base import Guard
@@ -142,7 +142,7 @@ class AttackRange:
         }
         counted = [
             record
-            for record in self.files.journal.records
+            for record in standing(self.files.journal.records)
             if record.subject in places and record.prompt in asked and record.index == 0
         ]
         return still_there(self.files.folder, counted)
@@ -232,4 +232,4 @@ class AttackRange:
             under(subject, how)
             for how in (DIRECT, *(check.name for check in self.plan.verify.attacks))
         }
-        return sum(record.subject in places for record in self.files.journal.records)
+        return sum(record.subject in places for record in standing(self.files.journal.records))

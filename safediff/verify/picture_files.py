@@ -57,14 +57,17 @@ def sha256_of(image: Tensor) -> str:
 
 
 def write_picture(path: Path, image: Tensor) -> None:
-    """Write a picture (3, H, W), uint8, whole or not at all.
+    """Write a picture (3, H, W), uint8, whole or not at all, and to the disk before its line is.
 
     Raises:
         Inconclusive: the disk is full or the folder cannot be written to.
     """
     temporary = path.with_name(path.name + ".tmp")
     try:
-        Image.fromarray(image.permute(1, 2, 0).numpy()).save(temporary, format="PNG")
+        with temporary.open("wb") as file:
+            Image.fromarray(image.permute(1, 2, 0).numpy()).save(file, format="PNG")
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)

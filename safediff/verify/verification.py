@@ -12,7 +12,7 @@ from safediff.gate import checks
 from safediff.gate.accuracy import PlanAccuracy, decided_by
 from safediff.gate.counted import counted_checks, erasure_over_all
 from safediff.gate.cut import with_count
-from safediff.gate.journal import JournalContents, JournalHeader, JournalRecord
+from safediff.gate.journal import JournalContents, JournalHeader, JournalRecord, standing
 from safediff.gate.recount import recount
 from safediff.gate.sequential import Reason, Stop
 from safediff.gate.stats import Estimate
@@ -319,7 +319,7 @@ class Verification:
         return self.looked_at.get(subject) or self._journaled(subject)
 
     def _journaled(self, subject: str) -> list[JournalRecord]:
-        return [record for record in self.journal.records if record.subject == subject]
+        return [*standing(r for r in self.journal.records if r.subject == subject)]
 
     @property
     def kept(self) -> list[Draw]:

@@ -30,6 +30,20 @@ def check_outputs(paths: Sequence[Path]) -> None:
             raise UsageError(f"-o {path}: unknown format", f"end it in {', '.join(SUFFIXES)}")
 
 
+def refuse_pictures(paths: Sequence[Path], table: Path) -> None:
+    """Refuse a picture where nothing is drawn, as every row stands in a table already.
+
+    Raises:
+        UsageError: there is such a path.
+    """
+    for path in paths:
+        if path.suffix == ".png":
+            raise UsageError(
+                f"-o {path}: {table} has all these rows, so nothing is drawn",
+                "leave it out, or name rows to measure again: --rows ID",
+            )
+
+
 def write_outputs(
     comparison: Comparison, albums: Mapping[str, Album], paths: Sequence[Path]
 ) -> None:
