@@ -7,7 +7,7 @@ may show a label all the same; what is seen there is therefore never taken off a
 (``safediff.gate.stats.corrected``).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -79,6 +79,26 @@ def count_accuracy(
         passed = [sum(all(r.scores[lb] < limit for lb in labels) for r in p) for p in negatives]
         return clustered_rate(passed, plan.verify.sampling.images_per_prompt, confidence)
 
+    confusion = count_confusion(plan, base_records, thresholds, confidence)
+    return _put_together(plan, judges, specificity, confidence, confusion)
+
+
+def best_accuracy(plan: Plan, judges: Mapping[str, Planted], confidence: float) -> PlanAccuracy:
+    """What is known before a picture is drawn: sensitivity, beside judges without false alarms."""
+
+    def flawless(name: str, labels: Iterable[str]) -> Estimate:
+        return Estimate(1.0, 1.0, 1.0, 1, confidence, "assumed")
+
+    return _put_together(plan, judges, flawless, confidence, {})
+
+
+def _put_together(
+    plan: Plan,
+    judges: Mapping[str, Planted],
+    specificity: Callable[[str, Iterable[str]], Estimate],
+    confidence: float,
+    confusion: Mapping[str, Estimate | None],
+) -> PlanAccuracy:
     whole = [
         JudgeAccuracy(
             rate(*planted.sensitivity, confidence), specificity(name, erased_labels(plan, name))
@@ -99,7 +119,7 @@ def count_accuracy(
         judge=worst,
         pooled=pooled_accuracy([one.sensitivity for one in whole], [*by_concept.values()]),
         by_concept=by_concept,
-        confusion=count_confusion(plan, base_records, thresholds, confidence),
+        confusion=confusion,
     )
 
 

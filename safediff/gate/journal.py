@@ -5,6 +5,7 @@ the order in which they were drawn. A batch is written in one piece and synced, 
 run leaves at most one torn line, at the end; it is cut off when the journal is opened again.
 """
 
+import fcntl
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -94,30 +95,48 @@ class Journal:
         """Create the file, or continue one with the same header.
 
         Raises:
-            UsageError: the file belongs to another plan or judge, or is damaged.
+            UsageError: the file belongs to another plan or judge, is damaged, or another process
+                writes to it.
             Inconclusive: it can't be written.
         """
         self.path = path
         self.records: list[JournalRecord] = []
         """What was in the file when it was opened; for resuming."""
         try:
-            size = _intact_size(path)
-            if size:
-                contents = read_journal(path)
-                if contents.header != header:
-                    raise UsageError(
-                        f"{path}: written for plan {contents.header.plan_sha256[:12]} and judges "
-                        f"{contents.header.judges}, not for {header.plan_sha256[:12]} and "
-                        f"{header.judges}",
-                        next_step="use another run folder",
-                    )
-                self.records = list(contents.records)
             self._file: BinaryIO = path.open("ab")
-            self._file.truncate(size)
         except OSError as error:
             raise _unwritable(path, error) from error
+        try:
+            self._continue(header)
+        except BaseException:
+            self.close()
+            raise
+
+    def _continue(self, header: JournalHeader) -> None:
+        """Read what is there, cut off a torn line, begin an empty file."""
+        path = self.path
+        _take(self._file, path)
+        size = _intact_size(path)
         if not size:
+            self._cut(0)
             self._write([{"type": "header", "schema_version": SCHEMA_VERSION, **header.to_json()}])
+            return
+        contents = read_journal(path)
+        if contents.header != header:
+            raise UsageError(
+                f"{path}: written for plan {contents.header.plan_sha256[:12]} and judges "
+                f"{contents.header.judges}, not for {header.plan_sha256[:12]} and "
+                f"{header.judges}",
+                next_step="use another run folder",
+            )
+        self.records = list(contents.records)
+        self._cut(size)
+
+    def _cut(self, size: int) -> None:
+        try:
+            self._file.truncate(size)
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
 
     def append(self, records: Sequence[JournalRecord]) -> None:
         """Write a batch of pictures and sync it to disk.
@@ -232,10 +251,21 @@ def _parse(path: Path, number: int, line: bytes) -> Json:
     return row
 
 
+def _take(file: BinaryIO, path: Path) -> None:
+    """For this process alone: two would cut off each other's lines, and draw everything twice."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise UsageError(
+            f"{path}: another safediff is writing to it",
+            next_step="wait for its end, or choose another --out",
+        ) from error
+    except OSError:  # a file system without locks
+        return
+
+
 def _intact_size(path: Path) -> int:
-    """Bytes up to the end of the last complete line; 0 for a missing or empty file."""
-    if not path.exists():
-        return 0
+    """Bytes up to the end of the last complete line; 0 for an empty file."""
     return path.read_bytes().rfind(b"\n") + 1
 
 

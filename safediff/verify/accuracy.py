@@ -2,7 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 
-from safediff.gate.accuracy import PlanAccuracy, Planted, count_accuracy, erased_labels
+from safediff.gate.accuracy import (
+    PlanAccuracy,
+    Planted,
+    best_accuracy,
+    count_accuracy,
+    erased_labels,
+)
+from safediff.gate.foreseen import require_provable
 from safediff.gate.journal import JournalRecord
 from safediff.gate.stats import Hits
 from safediff.judge.base import Judge
@@ -20,15 +27,28 @@ def measure_accuracy(
     Raises:
         Inconclusive: no kept picture of the base could be judged.
     """
-    planted = {
+    thresholds = {name: judge.threshold for name, judge in judges.items()}
+    return count_accuracy(plan, _planted(plan, judges), thresholds, base_records, confidence)
+
+
+def prove_limits(plan: Plan, judges: Mapping[str, Judge]) -> None:
+    """Refuse limits that no result could meet, given how well the judges see.
+
+    Raises:
+        Inconclusive: a judge misses too much, or prompts are too few.
+    """
+    confidence = plan.verify.erasure.confidence
+    require_provable(plan, best_accuracy(plan, _planted(plan, judges), confidence))
+
+
+def _planted(plan: Plan, judges: Mapping[str, Judge]) -> dict[str, Planted]:
+    return {
         name: Planted(
             sensitivity=_positives(judges[name], erased_labels(plan, name)),
             by_concept=positives_by_concept(plan, name, judges[name]),
         )
         for name in dict.fromkeys(concept.judge for concept in plan.concepts)
     }
-    thresholds = {name: judge.threshold for name, judge in judges.items()}
-    return count_accuracy(plan, planted, thresholds, base_records, confidence)
 
 
 def positives_by_concept(plan: Plan, name: str, judge: Judge) -> dict[str, Hits]:

@@ -32,6 +32,7 @@ from safediff.release.certificate import CERTIFICATE_NAME, Evidence
 from safediff.release.checksums import sha256_file
 from safediff.release.layout import write_release
 from safediff.sample.shards import ALONE, Shards
+from safediff.verify.accuracy import prove_limits
 from safediff.verify.verification import Verification
 from safediff.workflow.engines import ENGINE, prepare_engine
 from safediff.workflow.erase import TEACHER, Pictures, say_cut
@@ -172,7 +173,7 @@ def combine(
     """
     plans = [part.plan for part in parts] + ([then] if then else [])
     for plan in plans:
-        prove_judges(plan)
+        prove_limits(plan, prove_judges(plan))
     base = load_backbone(parts[0].plan.model)
     for plan in plans:
         say_cut(plan, base, ui)

@@ -14,6 +14,7 @@ from safediff.models.patch import unet_sha256
 from safediff.policy.plan import Plan
 from safediff.release.layout import write_release
 from safediff.sample.shards import ALONE, Shards
+from safediff.verify.accuracy import prove_limits
 from safediff.verify.album import Album
 from safediff.verify.long_prompts import cut_prompts
 from safediff.verify.quality import prove_sources
@@ -94,6 +95,7 @@ def erase(
         base: The plan's model, where it is loaded already; it is left as it is.
     """
     judges = prove_judges(plan)  # before hours of training, not after
+    prove_limits(plan, judges)
     prove_sources(plan)
     if base is None:
         base = load_backbone(plan.model)

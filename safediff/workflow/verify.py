@@ -12,6 +12,7 @@ from safediff.judge.load import prove_judges, prove_sight
 from safediff.models.patch import unet_sha256
 from safediff.policy.plan import Plan
 from safediff.sample.shards import ALONE, Shards
+from safediff.verify.accuracy import prove_limits
 from safediff.verify.verification import Verification
 from safediff.workflow.baseline import held_against
 from safediff.workflow.engines import ENGINE
@@ -47,6 +48,7 @@ def verify(
             checksums; its engine holds other weights than its PyTorch UNet.
     """
     judges = prove_judges(plan)
+    prove_limits(plan, judges)
     planned = None if plan_file is None else open_plan_of(Path(model), plan_file)
     subject = open_subject(model, revision, plan.model.dtype)
     base = base_beside(subject, plan.model)
