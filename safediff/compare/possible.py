@@ -7,11 +7,10 @@ from safediff.compare.rows import POLICY, Row
 from safediff.erase.methods import resolve
 from safediff.erase.possible import require_erasable
 from safediff.errors import UsageError
-from safediff.guard.base import Guard, start_guidance
-from safediff.guard.load import make_guard
+from safediff.guard.load import make_guard, planned_guard
 from safediff.models.backbone import Backbone
 from safediff.policy.plan import Plan
-from safediff.verify.assignments import rows_of
+from safediff.verify.scales import require_scales
 
 
 class Possible(NamedTuple):
@@ -51,18 +50,10 @@ def _require(row: Row, plan: Plan, base: Backbone) -> None:
     """
     if row.guard is not None:
         texts = [text for concept in plan.concepts for text in concept.erase]
-        _require_guard(make_guard(row.guard, texts), plan, base)
+        require_scales(plan, base, make_guard(row.guard, texts))
     if row.own and plan.guard is not None:
-        _require_guard(make_guard(plan.guard.name, plan.guard.texts), plan, base)
+        require_scales(plan, base, planned_guard(plan))
     erase = row.erase_plan(plan)
     if erase is not None:
         params = resolve(erase.method, erase.preset, erase.options)
         require_erasable(base, plan.concepts, params)
-
-
-def _require_guard(guard: Guard, plan: Plan, base: Backbone) -> None:
-    """Begin to draw with the guard, at the lowest guidance of all prompts."""
-    given = [row.guidance_scale for row in rows_of(plan).values()]
-    scales = [plan.verify.sampling.guidance_scale, *(s for s in given if s is not None)]
-    null = base.null()
-    start_guidance(guard, base, null, null, min(scales))

@@ -8,6 +8,12 @@ from safediff.guard.negative import Negative
 from safediff.guard.params import NegParams, SldParams, find_preset
 from safediff.guard.sega import Sega
 from safediff.guard.sld import Sld
+from safediff.policy.plan import Plan
+
+
+def planned_guard(plan: Plan) -> Guard | None:
+    """The policy's own, if it names one."""
+    return make_guard(plan.guard.name, plan.guard.texts) if plan.guard else None
 
 
 def make_guard(name: str, texts: Sequence[str]) -> Guard:

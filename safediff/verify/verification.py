@@ -27,7 +27,7 @@ from safediff.gate.stopping import (
 from safediff.gate.verdict import CheckResult, GateReport
 from safediff.gate.waiving import apply_waivers
 from safediff.guard.base import Guard
-from safediff.guard.load import make_guard
+from safediff.guard.load import planned_guard
 from safediff.judge.base import Judge
 from safediff.judge.load import judge_requests, load_judges
 from safediff.models.backbone import Backbone
@@ -94,7 +94,7 @@ class Verification:
             batch_size=s.batch_size,
             rows=rows_of(plan),
         )
-        self.guard = make_guard(plan.guard.name, plan.guard.texts) if plan.guard else None
+        self.guard = planned_guard(plan)
         self.guards: dict[str, Guard | None] = {BASE: None}
         folder.mkdir(parents=True, exist_ok=True)
         self.order: Order | None = None

@@ -22,7 +22,7 @@ from safediff.erase.params import DistilParams
 from safediff.gate.stopping import BASE
 from safediff.gate.verdict import GateReport
 from safediff.guard.base import Guard
-from safediff.guard.load import make_guard
+from safediff.guard.load import make_guard, planned_guard
 from safediff.models.backbone import Backbone
 from safediff.models.load import load_backbone
 from safediff.models.patch import unet_sha256
@@ -62,7 +62,7 @@ class Contest:
     ) -> None:
         self.base, self.shards = base, shards
         self.plan, self.folder, self.ui = one_protocol(plan), folder, ui
-        self.own_guard = make_guard(plan.guard.name, plan.guard.texts) if plan.guard else None
+        self.own_guard = planned_guard(plan)
         self.base_sha256 = unet_sha256(self.base.denoiser)
         pictures = Pictures(ui, self.plan)
         folder.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 from safediff.export.providers import drawing_provider
 from safediff.gate.verdict import GateReport, Verdict, combined
-from safediff.guard.load import make_guard
+from safediff.guard.load import planned_guard
 from safediff.judge.load import prove_judges, prove_sight
 from safediff.models.backbone import Backbone
 from safediff.models.load import load_backbone
@@ -18,6 +18,7 @@ from safediff.verify.accuracy import prove_limits
 from safediff.verify.album import Album
 from safediff.verify.long_prompts import cut_prompts
 from safediff.verify.quality import prove_sources
+from safediff.verify.scales import require_scales
 from safediff.verify.verification import Verification
 from safediff.workflow.engines import ENGINE, prepare_engine, require_exportable
 from safediff.workflow.evidence import (
@@ -137,16 +138,15 @@ def _require_possible(plan: Plan, base: Backbone, ui: Ui) -> None:
     """Refuse before hours of training what would be refused after them.
 
     Raises:
-        UsageError: the model cannot be exported, or not be sampled with the policy's guard; a
-            prompt of the policy is longer than a text encoder reads.
+        UsageError: the model cannot be exported, or not be sampled at the policy's scales or with
+            its guard; a prompt of the policy is longer than a text encoder reads.
         Inconclusive: the engine's pictures can't be drawn here.
     """
     say_cut(plan, base, ui)
     if "onnx" in plan.export.targets:
         require_exportable(base)
         drawing_provider()
-    if plan.guard:
-        make_guard(plan.guard.name, plan.guard.texts).check(base)
+    require_scales(plan, base, planned_guard(plan))
 
 
 def say_cut(plan: Plan, base: Backbone, ui: Ui) -> None:

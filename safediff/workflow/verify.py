@@ -8,11 +8,13 @@ import torch
 from safediff.export.identity import initializers_sha256, verify_identity
 from safediff.gate.baseline import Baseline
 from safediff.gate.verdict import CheckResult, GateReport
+from safediff.guard.load import planned_guard
 from safediff.judge.load import prove_judges, prove_sight
 from safediff.models.patch import unet_sha256
 from safediff.policy.plan import Plan
 from safediff.sample.shards import ALONE, Shards
 from safediff.verify.accuracy import prove_limits
+from safediff.verify.scales import require_scales
 from safediff.verify.verification import Verification
 from safediff.workflow.baseline import held_against
 from safediff.workflow.engines import ENGINE
@@ -53,6 +55,7 @@ def verify(
     subject = open_subject(model, revision, plan.model.dtype)
     base = base_beside(subject, plan.model)
     say_cut(plan, base, ui)
+    require_scales(plan, base, planned_guard(plan))
     prove_sight(judges, base.picture_size)
     *_, torch_model = subject.models.values()
     if subject.engine is not None:

@@ -1,0 +1,23 @@
+"""Whether a base can be asked at every guidance scale of a plan, found out before it is drawn."""
+
+from safediff.guard.base import Guard, start_guidance
+from safediff.models.backbone import Backbone
+from safediff.policy.plan import Plan
+from safediff.verify.assignments import rows_of
+
+
+def require_scales(plan: Plan, base: Backbone, guard: Guard | None = None) -> None:
+    """Begin to draw at every scale of the sampling and of the prompts' tables.
+
+    With a guard at the lowest of them: what it steers is guidance.
+
+    Raises:
+        UsageError: the network has no such scale, or the guard nothing to steer.
+    """
+    given = (row.guidance_scale for row in rows_of(plan).values())
+    scales = {plan.verify.sampling.guidance_scale, *(scale for scale in given if scale is not None)}
+    null = base.null()
+    for scale in sorted(scales):
+        start_guidance(None, base, null, null, scale)
+    if guard is not None:
+        start_guidance(guard, base, null, null, min(scales))
