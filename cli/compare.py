@@ -1,9 +1,12 @@
 """``safediff compare``: every system on one policy, in one table."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from safediff.verify.album import Album
 
 
 def compare(
@@ -75,9 +78,10 @@ def compare(
     from safediff.workflow.comparison_files import write_outputs
 
     folder = out or Path("runs") / plan.name / f"compare-{plan.sha256[:8]}"
+    albums: dict[str, Album] = {}
     with sharded() as shards, RichUi(quiet or not shards.leads) as ui:
         if earlier is not None and not chosen:  # the table has every row
-            comparison, albums = earlier.alone(plan), {}
+            comparison = earlier.alone(plan)
         else:
             num_jobs = choose_num_jobs(jobs, shards)
             comparison, albums = run_contest(
