@@ -77,16 +77,19 @@ def _quantize(
     names = {UNET_PREFIX + key for key in kept}
     _transpose_weights(model, names)
     ir.save(model, work / MODEL_NAME, external_data=DATA_NAME)
+    # its data takes the same name, which ONNX wants to be free in the current folder as well
+    written = work / f"{work.name}.onnx"
     quantize_dynamic(
         work / MODEL_NAME,
-        work / "int8.onnx",
+        written,
         op_types_to_quantize=["MatMul"],
         per_channel=True,
         weight_type=QuantType.QInt8,
         nodes_to_exclude=_nodes_with(model, names),
+        use_external_data_format=True,  # one file holds 2 GiB at most, and SD 1.x has more
         extra_options={"WeightSymmetric": True},
     )
-    quantized = ir.from_proto(onnx.load(work / "int8.onnx"))
+    quantized = ir.from_proto(onnx.load(written))
     for value in list(quantized.graph.initializers.values()):
         assert value.name is not None
         value.name = value.name.replace(_OWN_SUFFIX, "")

@@ -28,6 +28,7 @@ from safediff.export.fake_int8 import in_int8, linear_layers, rounded_activation
 from safediff.export.identity import verify_identity
 from safediff.export.int8 import quantize_engine, read_weight
 from safediff.models.backbone import Backbone
+from safediff.workflow import calibrate
 from safediff.workflow.calibrate import (
     CALIBRATION,
     NUM_TEXTS,
@@ -217,6 +218,18 @@ def test_where_nothing_may_be_lost_there_is_no_engine(source: ExportSource, tmp_
         write_calibrated(source, tiny_engine(), tmp_path / "engine", {}, max_error=1e-9)
     assert "--max-error" in caught.value.next_step
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_engine_that_cannot_be_written_costs_no_calibration(
+    source: ExportSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise Inconclusive("the disk is full", "free some space")
+
+    monkeypatch.setattr(calibrate, "quantize_engine", full)
+    monkeypatch.setattr(calibrate, "read_layers", lambda _: pytest.fail("layers were read"))
+    with pytest.raises(Inconclusive, match="the disk is full"):
+        write_calibrated(source, tiny_engine(), tmp_path / "engine", {})
 
 
 def test_what_is_missing_is_said(source: ExportSource, tmp_path: Path) -> None:

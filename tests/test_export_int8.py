@@ -2,15 +2,19 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
+import onnxruntime.quantization
 import pytest
 import torch
+from onnxruntime.quantization import quantize_dynamic
 from tiny import tiny_backbone, tiny_engine, tiny_unet
 
 from safediff.errors import Inconclusive, UsageError
-from safediff.export.engine_files import CONFIG_NAME, MODEL_NAME, read_metadata
+from safediff.export.engine_files import CONFIG_NAME, DATA_NAME, MODEL_NAME, read_metadata
 from safediff.export.identity import read_precision, verify_identity
 from safediff.export.int8 import add_initializer, int8_weights, quantize_engine
 from safediff.export.parity import measure_parity
@@ -34,6 +38,27 @@ def test_linear_layers_become_int8_under_their_names(engine: Path) -> None:
     assert {f"unet.{k}" for k in state.keys() - matrices} <= set(found)
     assert read_precision(engine / MODEL_NAME) == "int8"
     assert read_metadata(engine / MODEL_NAME) == {"policy": "small"}
+
+
+def test_weights_never_lie_in_one_file_with_the_graph(
+    engine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such a file holds 2 GiB at most; convolutions alone can be more."""
+    inline = []
+
+    def quantize(source: Path, target: Path, **options: Any) -> None:
+        quantize_dynamic(source, target, **options)
+        graph = onnx.load(target, load_external_data=False).graph
+        inline.append(max(len(tensor.raw_data) for tensor in graph.initializer))
+
+    monkeypatch.setattr(onnxruntime.quantization, "quantize_dynamic", quantize)
+    quantize_engine(tiny_engine(), tmp_path / "engine", {"policy": "small"})
+    assert inline[0] <= 1024
+    files = [CONFIG_NAME, MODEL_NAME, DATA_NAME]
+    assert sorted(path.name for path in (tmp_path / "engine").iterdir()) == files
+    for name in files:
+        assert (tmp_path / "engine" / name).read_bytes() == (engine / name).read_bytes()
+    assert [path.name for path in tmp_path.iterdir()] == ["engine"]
 
 
 def test_it_is_proved_to_be_this_model(engine: Path) -> None:

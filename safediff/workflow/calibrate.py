@@ -131,7 +131,6 @@ def write_calibrated(
     ruler = Ruler(collect(safe, texts, GUIDANCE_SCALE, SEED), safe, base)
     layers = linear_layers(safe.denoiser)
     sizes = {name: prod(layer.weight.shape) for name, layer in layers.items()}
-    readings = read_layers(ruler)
     with tempfile.TemporaryDirectory() as work:
 
         def measure(kept: list[str]) -> Reading:
@@ -140,7 +139,8 @@ def write_calibrated(
             unet = ExportedUNet(engine, num_threads=torch.get_num_threads())
             return ruler.read(safe.with_denoiser(unet).denoise)
 
-        before = measure([])
+        before = measure([])  # first: what can't be written fails before hours of reading layers
+        readings = read_layers(ruler)
         kept, after = settle(readings, sizes, max_error, measure)
     if len(kept) == len(layers):
         raise Inconclusive(
