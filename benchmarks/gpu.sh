@@ -5,8 +5,9 @@
 #
 # FOLDER receives gpu_erase.json; default: $OUT, else benchmarks/. The clock (LIMIT_S, 530 seconds)
 # starts here: installing, measuring and starting again all lie within it. PYTHON names the
-# interpreter; what it lacks is installed beside it into $SITE, from the wheels in $WHEELS (.whl)
-# where there are some, else from the package index. An installed torch is never replaced.
+# interpreter; what it lacks is installed into an environment in $SITE that sees its packages, from
+# the wheels in $WHEELS (.whl) where there are some, else, with what that needs, from the package
+# index. An installed torch is never replaced.
 #
 #     benchmarks/gpu.sh /tmp/tiny --tiny      # small networks, minutes on a processor
 set -eu
@@ -21,7 +22,7 @@ if [ -z "${PYTHON:-}" ]; then
   PYTHON=python3
   if [ -x .venv/bin/python ]; then PYTHON=.venv/bin/python; fi
 fi
-export PYTHONPATH="$site:$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
+export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1
 mkdir -p "$out"
 
 left() { echo $((began + limit - $(date +%s))); }
@@ -34,17 +35,27 @@ run_for() {
   timeout --foreground -k 5 "$seconds" "$@"
 }
 
+# install WHAT...: by the interpreter's own pip. An environment sees the packages of the Python that
+# it was made from; those of an environment that PYTHON is of are named to it.
+install() {
+  run_for 60 "$PYTHON" -m venv --system-site-packages --without-pip "$site" || return
+  purelib=$("$site/bin/python" -c "import sysconfig; print(sysconfig.get_path('purelib'))")
+  "$PYTHON" -c "import sys; print(*(p for p in sys.path if p.endswith('-packages')), sep='\n')" \
+    > "$purelib/beside.pth" || return
+  PYTHON=$site/bin/python
+  run_for 180 "$PYTHON" -m pip install --quiet "$@"
+}
+
 names="torch diffusers transformers accelerate safetensors onnx onnx_ir onnxruntime onnxscript
   pydantic yaml rich typer tokenizers scipy torchmetrics PIL"
 missing=$(run_for 60 "$PYTHON" -c "import sys; from importlib.util import find_spec
 print(*(name for name in sys.argv[1:] if find_spec(name) is None))" $names)
 if [ -d "$wheels" ]; then
-  run_for 180 "$PYTHON" -m pip install --quiet --no-index --no-deps --upgrade --target "$site" \
-    "$wheels"/*.whl || echo "gpu.sh: the wheels in $wheels were not installed" >&2
+  install --no-index --no-deps "$wheels"/*.whl ||
+    echo "gpu.sh: the wheels in $wheels were not installed" >&2
 elif [ -n "$missing" ]; then
   missing=$(echo "$missing" | sed 's/onnx_ir/onnx-ir/; s/yaml/pyyaml/; s/PIL/pillow/')
-  run_for 180 "$PYTHON" -m pip install --quiet --no-deps --target "$site" $missing ||
-    echo "gpu.sh: not installed: $missing" >&2
+  install $missing || echo "gpu.sh: not installed: $missing" >&2
 fi
 
 if command -v nvidia-smi > /dev/null; then

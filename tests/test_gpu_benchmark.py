@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from threading import Event
@@ -259,7 +260,7 @@ def test_no_stage_is_begun_without_time_for_it(
 
 
 def fake_python(folder: Path, script: str) -> Path:
-    """Stands for the interpreter: ``-c`` is asked what is missing, ``-m`` is pip."""
+    """Stands for the interpreter: ``-c`` is asked what is missing, ``-m`` is venv or pip."""
     path = folder / "python"
     path.write_text(f'#!/bin/sh\necho "$@" >> {folder}/calls\n{script}\n', encoding="utf-8")
     path.chmod(0o755)
@@ -271,16 +272,67 @@ def calls(folder: Path) -> list[str]:
     return [line for line in lines if line.startswith(("-m", "benchmarks/"))]
 
 
-def test_installing_lies_within_the_limit(tmp_path: Path) -> None:
-    python = fake_python(tmp_path, 'case "$1" in -c) echo torch onnx_ir;; *) exec sleep 60;; esac')
+ENVIRONMENT = """\
+case "$*" in
+  -c*sysconfig*) dirname "$0";;
+  -c*) echo torch onnx_ir;;
+  *venv*) mkdir -p {site}/bin && cp "$0" {site}/bin/python;;
+  *) exec sleep 60;;
+esac"""
+"""Makes an environment whose Python does what it does itself."""
+
+
+def test_what_is_missing_is_installed_with_what_it_needs_within_the_limit(tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    python = fake_python(tmp_path, ENVIRONMENT.format(site=site))
     began = time.monotonic()
-    done = gpu_sh(PYTHON=str(python), OUT=str(tmp_path / "out"), LIMIT_S="2")
+    done = gpu_sh(PYTHON=str(python), OUT=str(tmp_path / "out"), LIMIT_S="2", SITE=str(site))
     assert time.monotonic() - began < 20
     assert done.returncode == 124
-    (asked,) = calls(tmp_path)  # nothing was begun after the limit
-    assert asked.startswith("-m pip install")
-    assert asked.endswith("torch onnx-ir")
+    assert calls(tmp_path) == [  # nothing was begun after the limit
+        f"-m venv --system-site-packages --without-pip {site}",
+        "-m pip install --quiet torch onnx-ir",
+    ]
     assert "not installed: torch onnx-ir" in done.stderr
+
+
+def test_an_environment_that_cannot_be_made_is_said(tmp_path: Path) -> None:
+    python = fake_python(tmp_path, 'case "$1" in -c) echo torch;; -m) exit 1;; esac')
+    done = gpu_sh(PYTHON=str(python), OUT=str(tmp_path / "out"), SITE=str(tmp_path / "site"))
+    assert done.returncode == 0, done.stderr
+    assert "not installed: torch" in done.stderr
+    assert calls(tmp_path)[-1].startswith("benchmarks/gpu_erase.py")
+
+
+def wheel(folder: Path) -> None:
+    """A module that nothing has, as a wheel."""
+    folder.mkdir()
+    name = "lacking_here-1.0"
+    files = {
+        "lacking_here.py": "",
+        f"{name}.dist-info/METADATA": "Metadata-Version: 2.1\nName: lacking-here\nVersion: 1.0\n",
+        f"{name}.dist-info/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{name}.dist-info/RECORD": "",
+    }
+    with zipfile.ZipFile(folder / f"{name}-py3-none-any.whl", "w") as written:
+        for path, text in files.items():
+            written.writestr(path, text)
+
+
+def test_wheels_lie_beside_the_packages_of_the_interpreter(tmp_path: Path) -> None:
+    wheel(tmp_path / "wheels")
+    folders = {"WHEELS": str(tmp_path / "wheels"), "SITE": str(tmp_path / "site")}
+    done = gpu_sh(tmp_path / "out", "--help", PYTHONPATH="", **folders)
+    assert done.returncode == 0, done.stderr
+    assert "not installed" not in done.stderr
+    asked = "import lacking_here, importlib.util as u; print(u.find_spec('torch').origin)"
+    seen = subprocess.run(
+        [tmp_path / "site" / "bin" / "python", "-c", asked],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert seen.stdout.strip() == torch.__file__
 
 
 def test_measuring_is_stopped_at_the_limit(tmp_path: Path) -> None:
