@@ -114,6 +114,26 @@ def test_the_workflow_is_careful(tmp_path: Path) -> None:
     assert all(step["if"].startswith("always()") for step in uploads)
 
 
+def test_the_run_is_kept_whatever_comes_of_it(tmp_path: Path) -> None:
+    verb.init(tmp_path)
+    steps = workflow_in(tmp_path)["jobs"]["gate"]["steps"]
+    (erase,) = [i for i, step in enumerate(steps) if step.get("id") == "erase"]
+    restore, save = steps[erase - 1], steps[erase + 1]
+    assert [s["uses"].partition("@")[0] for s in steps if "cache" in s.get("uses", "")] == [
+        "actions/cache/restore",
+        "actions/cache/save",
+    ]
+    assert "actions/cache/restore@" in restore["uses"]
+    assert "if" not in restore
+    assert save["if"] == "always() && steps.erase.outcome != 'skipped'"
+    assert restore["with"]["path"] == save["with"]["path"] == "run"
+    assert restore["with"]["key"] == save["with"]["key"]
+    prefix = f"safediff-{__version__}-${{{{ hashFiles('policies/**') }}}}-"
+    assert restore["with"]["restore-keys"] == prefix
+    own = "${{ github.run_id }}-${{ github.run_attempt }}"
+    assert restore["with"]["key"] == prefix + own
+
+
 def run_lines(step: dict[str, Any], folder: Path, output: Path) -> subprocess.CompletedProcess[str]:
     """As a runner does: the script in a file, the first failing command ends it."""
     script = folder / ".step.sh"
