@@ -130,6 +130,22 @@ SMALL = (
 )
 
 
+@pytest.mark.parametrize("line", ["[1, 2]", '"a cat"', "7", "null"])
+def test_rows_that_are_no_objects_are_refused(tmp_path: Path, line: str) -> None:
+    for text, number in ((line, 1), (f'{{"prompt": "a cat"}}\n{line}', 2)):
+        (tmp_path / "a.jsonl").write_text(text, "utf-8")
+        with pytest.raises(RowError, match=f"^row {number} of 'x' is no object$"):
+            read_dataset(tmp_path, "train", None, "x")
+
+
+def test_a_format_may_be_written_in_capitals(tmp_path: Path) -> None:
+    (tmp_path / "a.JSONL").write_text('{"prompt": "a cat", "seed": 3}', "utf-8")
+    (tmp_path / "b.TSV").write_text("prompt\tseed\na dog\t4\n", "utf-8")
+    pq.write_table(pa.table({"prompt": ["an owl"], "seed": [5]}), tmp_path / "c.PARQUET")
+    rows = read_dataset(tmp_path, "train", None, "x").rows
+    assert [(row.text, row.seed) for row in rows] == [("a cat", 3), ("a dog", 4), ("an owl", 5)]
+
+
 def source(words: str) -> tuple[str, str]:
     return "erase: [kitchen knife]", f"erase: [kitchen knife]\n    prompts: {words}"
 

@@ -7,7 +7,7 @@ A split's files are those that name it (``train-00000-of-00001.parquet``, ``trai
 import csv
 import importlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from safediff.errors import Inconclusive
@@ -26,7 +26,8 @@ def read_dataset(folder: Path, split: str, column: str | None, name: str) -> Tab
         RowError: there is no such split, or its tables cannot be used.
         Inconclusive: a table is Parquet and pyarrow is missing.
     """
-    records = [record for path in _files(folder, split, name) for record in _records(path)]
+    found = (record for path in _files(folder, split, name) for record in _records(path))
+    records = list(_objects(found, name))
     columns = list(dict.fromkeys(key for record in records[:1] for key in record))
     return read_table(records, text_column(columns, column, name), name)
 
@@ -53,15 +54,24 @@ def _split(path: Path) -> str:
     return ""
 
 
-def _records(path: Path) -> Iterator[Record]:
+def _objects(found: Iterable[object], name: str) -> Iterator[Record]:
+    """Rows with named columns; a line of JSON may be anything."""
+    for number, record in enumerate(found, start=1):
+        if not isinstance(record, dict):
+            raise RowError(f"row {number} of '{name}' is no object")
+        yield record
+
+
+def _records(path: Path) -> Iterator[object]:
+    suffix = path.suffix.lower()
     try:
-        if path.suffix == ".parquet":
+        if suffix == ".parquet":
             yield from _parquet(path)
-        elif path.suffix == ".jsonl":
+        elif suffix == ".jsonl":
             with path.open(encoding="utf-8-sig") as lines:
                 yield from (json.loads(line) for line in lines if line.strip())
         else:
-            delimiter = "\t" if path.suffix == ".tsv" else ","
+            delimiter = "\t" if suffix == ".tsv" else ","
             with path.open(encoding="utf-8-sig", newline="") as file:
                 yield from csv.DictReader(file, delimiter=delimiter, strict=True)
     except (OSError, ValueError, csv.Error) as error:
