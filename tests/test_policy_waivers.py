@@ -57,3 +57,14 @@ def test_what_is_refused(tmp_path: Path, old: str, new: str, expected: str) -> N
     assert old in GOOD
     (head,) = findings(tmp_path, with_waivers(GOOD.replace(old, new)))
     assert expected in head
+
+
+@pytest.mark.parametrize("check", ["parity/edit", "parity/onnx engine"])
+def test_checks_of_the_engine_may_be_waived_where_there_is_one(tmp_path: Path, check: str) -> None:
+    waived = with_waivers(GOOD.replace("retention/*", check))
+    engine = ("keep:", "export: {targets: [onnx]}\nkeep:")
+    (waiver,) = plan_of(tmp_path, waived, engine).waivers
+    assert waiver.check == check
+    none = ("keep:", "export: {targets: []}\nkeep:")
+    (head,) = findings(tmp_path, waived, none)
+    assert f"no check is called '{check}'" in head
