@@ -11,6 +11,11 @@ Messages are one line: what, where, what was expected; ``next_step`` says what t
 
 from collections.abc import Sequence
 
+GO_ON = "the same command with the same --out goes on from here (safediff erase: with --resume)"
+"""Next step after work was cut off."""
+FREE_SPACE = f"free some space or let the folder be written to; {GO_ON}"
+"""Next step where a file of a run can't be written."""
+
 
 class SafediffError(Exception):
     """Base of all errors that safediff raises on purpose."""

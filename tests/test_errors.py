@@ -1,8 +1,12 @@
-"""What an error of another library says in one line."""
+"""What an error of another library says in one line, and what to do after a full disk."""
+
+from pathlib import Path
 
 import pytest
 
-from safediff.errors import first_line
+import safediff
+from safediff.errors import FREE_SPACE, Inconclusive, first_line
+from safediff.workflow.run_folder import writing
 
 
 @pytest.mark.parametrize(
@@ -16,3 +20,17 @@ from safediff.errors import first_line
 )
 def test_the_first_line_of_what_a_library_says(error: Exception, line: str) -> None:
     assert first_line(error) == line
+
+
+def test_after_a_full_disk_no_command_is_told_of_an_option_that_it_lacks() -> None:
+    def full() -> None:
+        with writing(Path("x")):
+            raise OSError(28, "No space left on device")
+
+    with pytest.raises(Inconclusive, match="x: cannot be written") as caught:
+        full()
+    assert caught.value.next_step == FREE_SPACE
+    assert "safediff erase: with --resume" in FREE_SPACE
+    assert safediff.__file__ is not None
+    sources = Path(safediff.__file__).parent.rglob("*.py")
+    assert not [str(path) for path in sources if "then --resume" in path.read_text("utf-8")]

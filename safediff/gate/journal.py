@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO, Literal
 
-from safediff.errors import Inconclusive, UsageError
+from safediff.errors import FREE_SPACE, Inconclusive, UsageError
 
 Json = dict[str, Any]
 Status = Literal["ok", "generation_error", "judge_error", "not_finite", "black", "missing"]
@@ -272,7 +272,7 @@ def _intact_size(path: Path) -> int:
 def _unwritable(path: Path, error: OSError) -> Inconclusive:
     return Inconclusive(
         f"{path}: the journal could not be written ({error.strerror})",
-        next_step="free some space or choose a folder that can be written to, then --resume",
+        next_step=FREE_SPACE,
     )
 
 

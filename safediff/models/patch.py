@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from safediff.errors import Inconclusive, UsageError
+from safediff.errors import FREE_SPACE, Inconclusive, UsageError
 
 FORMAT = "safediff-patch/1"
 
@@ -76,7 +76,7 @@ def save_whole(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, st
     except (OSError, SafetensorError) as error:
         raise Inconclusive(
             f"{path}: cannot be written ({error})",
-            "free some space or choose a folder that can be written to, then --resume",
+            FREE_SPACE,
         ) from error
     finally:
         temporary.unlink(missing_ok=True)

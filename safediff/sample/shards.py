@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
-from safediff.errors import Inconclusive, UsageError, first_line
+from safediff.errors import GO_ON, Inconclusive, UsageError, first_line
 
 MEETING = timedelta(minutes=10)
 """For all processes to be there."""
@@ -211,6 +211,5 @@ def _company() -> Iterator[None]:
         raise Inconclusive(
             "another process has ended before the work was done, or is no longer heard of "
             f"({first_line(error)})",
-            "see its own message; the same command with the same --out goes on from here "
-            "(safediff erase: with --resume)",
+            f"see its own message; {GO_ON}",
         ) from error

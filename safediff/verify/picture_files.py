@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from safediff.errors import Inconclusive, UsageError
+from safediff.errors import FREE_SPACE, Inconclusive, UsageError
 from safediff.gate.journal import JournalRecord
 from safediff.sample.sampler import Draw
 
@@ -73,7 +73,7 @@ def write_picture(path: Path, image: Tensor) -> None:
         temporary.unlink(missing_ok=True)
         raise Inconclusive(
             f"{path}: the picture could not be written ({error.strerror or error})",
-            "free some space or choose a folder that can be written to, then --resume",
+            FREE_SPACE,
         ) from error
 
 

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from safediff.errors import Inconclusive, UsageError
+from safediff.errors import FREE_SPACE, Inconclusive, UsageError
 
 SESSIONS_NAME = "sessions.jsonl"
 UNKNOWN: Mapping[str, str] = {}
@@ -56,7 +56,7 @@ def begin_session(folder: Path, environment: Mapping[str, str]) -> None:
     except OSError as error:
         raise Inconclusive(
             f"{path}: cannot be written ({error.strerror})",
-            "free some space or choose a folder that can be written to, then --resume",
+            FREE_SPACE,
         ) from error
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from safediff.environment import environment
-from safediff.errors import Inconclusive, UsageError
+from safediff.errors import FREE_SPACE, Inconclusive, UsageError
 from safediff.policy.plan import Plan
 
 
@@ -151,7 +151,7 @@ def writing(path: Path) -> Iterator[None]:
     except OSError as error:
         raise Inconclusive(
             f"{path}: cannot be written ({error.strerror or error})",
-            "free some space or choose a folder that can be written to, then --resume",
+            FREE_SPACE,
         ) from error
 
 
