@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from rich.console import Console
-
+from safediff.cli.plain_console import plain_console
 from safediff.gate.baseline import BASELINE_ID, Baseline, compare_with
 from safediff.gate.verdict import GateReport, Verdict, combined
 from safediff.policy.plan import Plan
@@ -47,7 +46,7 @@ def update(
     ]
     now = measured_baseline(plan, plain, folder)
     if known is not None and not quiet:
-        Console(stderr=True, highlight=False).print(render_baseline(compare_with(known, now)))
+        plain_console(stderr=True, highlight=False).print(render_baseline(compare_with(known, now)))
     if write and combined(reports) is not Verdict.INCONCLUSIVE:
         write_text(path, dump_baseline(now))
         if not quiet:

@@ -63,14 +63,13 @@ def _conclude(found: "Combination") -> None:
         PolicyViolated: a policy is not met.
         Inconclusive: one could not be decided.
     """
-    from rich.console import Console
-
+    from safediff.cli.plain_console import plain_console
     from safediff.errors import Inconclusive, PolicyViolated
     from safediff.gate.verdict import Verdict
     from safediff.report.interference import render_interference
 
     for gate in found.gates:
-        Console().print(render_interference(gate.part.plan.name, gate.verdict, gate.pairs()))
+        plain_console().print(render_interference(gate.part.plan.name, gate.verdict, gate.pairs()))
         print(f"report   {found.folder / 'gates' / gate.part.plan.name / 'report.html'}")
     if found.released:
         print(f"release  {found.folder / 'release'}")

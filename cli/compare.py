@@ -69,8 +69,7 @@ def compare(
     from safediff.cli.quiet_libraries import quiet_libraries
 
     quiet_libraries()
-    from rich.console import Console
-
+    from safediff.cli.plain_console import plain_console
     from safediff.compare.table import render, render_concepts
     from safediff.sample.shards import sharded
     from safediff.workflow.ahead import choose_num_jobs
@@ -90,7 +89,7 @@ def compare(
             comparison = earlier.joined(comparison) if earlier is not None else comparison
     if shards.leads:
         write_outputs(comparison, albums, output or [])
-        console = Console(width=max(Console().width, 150))
+        console = plain_console(width=max(plain_console().width, 150))
         console.print(render(comparison))
         by_concept = render_concepts(comparison)
         if by_concept is not None and console.measure(by_concept).minimum <= console.width:

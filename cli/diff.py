@@ -14,12 +14,11 @@ def diff(
 
     Always ends with 0, unless A or B cannot be read (2).
     """
-    from rich.console import Console
-
+    from safediff.cli.plain_console import plain_console
     from safediff.report.load import load_reports
 
     old, new = load_reports(before), load_reports(after)
     from safediff.gate.comparing import compare
     from safediff.report.comparison import render_comparison
 
-    Console(highlight=False).print(render_comparison(compare(old, new)))
+    plain_console(highlight=False).print(render_comparison(compare(old, new)))

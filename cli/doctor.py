@@ -20,10 +20,10 @@ def doctor() -> None:
     from importlib.util import find_spec
 
     import onnxruntime as ort
-    from rich.console import Console
     from rich.table import Table
 
     from safediff.cli.memory import device_memory, lean_rows
+    from safediff.cli.plain_console import plain_console
     from safediff.cli.quiet_libraries import quiet_libraries
     from safediff.errors import Inconclusive
 
@@ -73,6 +73,6 @@ def doctor() -> None:
             table.add_row(f"{registry.kind} {name}", f"of {package}")
         for sentence in registry.ignored():
             table.add_row("ignored", sentence)
-    Console().print(table)
+    plain_console().print(table)
     if problems:
         raise Inconclusive("; ".join(problems), "reinstall safediff")

@@ -62,9 +62,8 @@ def _conclude(attempts: "list[Attempt]") -> None:
     Raises:
         SafediffError: a policy is not met, undecided, or could not be run.
     """
-    from rich.console import Console
-
     from safediff.cli.outcome import conclude, show_run
+    from safediff.cli.plain_console import plain_console
     from safediff.report.several import Line, render_several
     from safediff.workflow.many import end_of
 
@@ -83,5 +82,5 @@ def _conclude(attempts: "list[Attempt]") -> None:
         note = f"{a.error}" if a.error else where
         lines.append(Line(a.plan.name, a.verdict, a.outcome.reports if a.outcome else (), note))
     print()
-    Console().print(render_several(lines))
+    plain_console().print(render_several(lines))
     end_of(attempts)

@@ -12,12 +12,11 @@ def explain(
     ] = None,
 ) -> None:
     """Explain a check; without CHECK, list them all."""
-    from rich.console import Console
-
+    from safediff.cli.plain_console import plain_console
     from safediff.gate.explanations import EXPLANATIONS, explanation_of
     from safediff.report.explanation import render_explanation, render_list
 
-    console = Console(highlight=False)
+    console = plain_console(highlight=False)
     if check is None:
         console.print(render_list(EXPLANATIONS))
     else:

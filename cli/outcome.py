@@ -5,8 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
+from safediff.cli.plain_console import plain_console
 from safediff.errors import Inconclusive, PolicyViolated
 from safediff.gate.verdict import GateReport, Verdict
 from safediff.report.formats import HTML, RENDERERS, Format
@@ -42,7 +41,7 @@ def show_run(reports: Sequence[GateReport], folder: Path, released: bool | None)
 
 def show_table(reports: Sequence[GateReport], folder: Path) -> None:
     """The table, then where the report lies, if there is one."""
-    Console().print(render_table(reports))
+    plain_console().print(render_table(reports))
     if (folder / "report.html").exists():
         print(f"report   {folder / 'report.html'}")
 

@@ -24,10 +24,10 @@ def plan(
     """Show the resolved policy: concepts, eraser, checks, pictures, UNet passes, memory."""
     import json
 
-    from rich.console import Console
     from rich.table import Table
 
     from safediff.cli.memory import memory_rows
+    from safediff.cli.plain_console import plain_console
     from safediff.models.architecture import guidance_is_distilled
     from safediff.policy.base_model import EMBEDDED
     from safediff.policy.cost import estimate_cost, student_passes
@@ -38,7 +38,7 @@ def plan(
         print(json.dumps(resolved.to_json(), indent=1, sort_keys=True))
         return
     if compare:
-        Console().print(_comparison(resolved))
+        plain_console().print(_comparison(resolved))
         return
     table = Table(title=f"{resolved.name} · plan {resolved.sha256[:12]}", title_justify="left")
     table.add_column("what", no_wrap=True)
@@ -72,7 +72,7 @@ def plan(
             table.add_row("engine pictures", _engine_pictures())
         for row in memory_rows(resolved):
             table.add_row(*row)
-    Console().print(table)
+    plain_console().print(table)
 
 
 NOT_ESTIMATED = "not estimated: what a pass computes is known only once the model is loaded"

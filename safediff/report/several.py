@@ -36,7 +36,7 @@ def render_several(lines: Sequence[Line]) -> RenderableType:
             Text(verdict_text(line.verdict), STYLES[line.verdict]),
             _nearest([r for r in results if r.kind == "erasure" and r.gating]),
             _nearest([r for r in results if r.kind == "retention" and r.gating]),
-            line.note,
+            Text(line.note),
         )
     return table
 
