@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from safediff.cli.plain_console import plain_console
+from safediff.errors import UsageError
 from safediff.gate.baseline import BASELINE_ID, Baseline, compare_with
 from safediff.gate.verdict import GateReport, Verdict, combined
 from safediff.policy.plan import Plan
@@ -18,8 +19,13 @@ def known_baseline(path: Path | None, updating: bool) -> Baseline | None:
     """The baseline, read before anything is measured; None where there is none yet to update.
 
     Raises:
-        UsageError: it is no baseline, or is missing and not to be made.
+        UsageError: it is no baseline, is missing and not to be made, or has no folder to lie in.
     """
+    if path is not None and updating and not path.parent.is_dir():
+        raise UsageError(
+            f"--baseline {path}: there is no folder {path.parent}",
+            "name a file in a folder that exists",
+        )
     if path is None or (updating and not path.exists()):
         return None
     return load_baseline(path)

@@ -2,7 +2,8 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from safediff.cli.plain_console import plain_console
@@ -12,7 +13,7 @@ from safediff.report.formats import HTML, RENDERERS, Format
 from safediff.report.github import append_summary
 from safediff.report.markdown import render_markdown
 from safediff.report.table import render_table
-from safediff.workflow.run_folder import write_text
+from safediff.workflow.run_folder import write_text, writing
 
 
 def conclude(
@@ -80,7 +81,8 @@ def publish(
             else RENDERERS[name](reports, policy),
         )
     if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
-        append_summary(Path(summary), f"{render_markdown(reports)}\n{_artifact(folder)}\n")
+        with writing(Path(summary)):
+            append_summary(Path(summary), f"{render_markdown(reports)}\n{_artifact(folder)}\n")
     if not quiet:
         told = [*files] if format is Format.RICH else [folder / "report.html", *files]
         for path in told:
@@ -93,6 +95,30 @@ def _artifact(folder: Path) -> str:
     artifacts = "{}/{}/actions/runs/{}#artifacts".format(*run)
     where = f"[artifacts of this run]({artifacts})" if all(run) else "artifacts of this run"
     return f"Pictures and intervals: `{folder / 'report.html'}`, if uploaded among the {where}."
+
+
+@contextmanager
+def violation_first(told: Callable[[], None]) -> Iterator[None]:
+    """A policy that is not met stays the outcome where files of it can't be written: that is said.
+
+    Args:
+        told: raises the outcome, if it is not 0.
+
+    Raises:
+        PolicyViolated: the outcome.
+        Inconclusive: what can't be written, where the policy was met or could not be decided.
+    """
+    try:
+        yield
+    except Inconclusive as error:
+        try:
+            told()
+        except PolicyViolated:
+            print(f"error: {error}\n  next: {error.next_step}", file=sys.stderr)
+            raise
+        except Inconclusive:
+            pass
+        raise
 
 
 def end(

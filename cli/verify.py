@@ -1,6 +1,7 @@
 """``safediff verify``: the gate, for people and for CI."""
 
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -143,7 +144,7 @@ def verify(
     plan = load_plan(policy)
     known = known_baseline(baseline, update_baseline)
     quiet_libraries()
-    from safediff.cli.outcome import end, publish
+    from safediff.cli.outcome import end, publish, violation_first
     from safediff.gate.verdict import combined
     from safediff.sample.shards import sharded
     from safediff.workflow.hub_prompts import with_hub_prompts
@@ -161,13 +162,17 @@ def verify(
             reports = run_verify(plan, model, revision, folder, ui, old, shards, engine)
     if not shards.leads:
         return  # process 0 speaks for all
-    publish(reports, policy_uri(policy), folder=folder, format=format, files=files, quiet=quiet)
-    if baseline is not None:
-        update(baseline, known, plan, reports, folder, write=update_baseline, quiet=quiet)
-    end(
+    told = partial(
+        end,
         reports,
         combined(reports),
         next_step=f"open {folder / 'report.html'}",
         exit_zero=exit_zero,
         fail_on_warn=fail_on_warn,
     )
+    with violation_first(told):
+        uri = policy_uri(policy)
+        publish(reports, uri, folder=folder, format=format, files=files, quiet=quiet)
+        if baseline is not None:
+            update(baseline, known, plan, reports, folder, write=update_baseline, quiet=quiet)
+    told()

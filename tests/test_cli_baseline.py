@@ -123,3 +123,12 @@ def test_update_needs_a_file(tmp_path: Path) -> None:
     done = safediff("verify", "embedded", "small.yaml", "--update-baseline", cwd=tmp_path)
     assert done.returncode == 2
     assert "--update-baseline needs --baseline FILE" in done.stderr
+
+
+def test_a_baseline_without_a_folder_ends_with_2_before_anything_is_loaded(tmp_path: Path) -> None:
+    write_policy(tmp_path)
+    arguments = ("verify", "embedded", "small.yaml", "--out", "run", "--baseline", "no/b.json")
+    done = safediff(*arguments, "--update-baseline", code=WITHOUT_LIBRARIES, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: --baseline no/b.json: there is no folder no\n")
+    assert not (tmp_path / "run").exists()

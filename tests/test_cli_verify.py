@@ -199,6 +199,30 @@ def test_a_file_that_cannot_be_written_ends_with_3(tmp_path: Path) -> None:
     assert done.stderr.startswith("error: /proc/v.json: cannot be written (")
 
 
+@pytest.mark.parametrize("place", ["file", "summary"])
+@pytest.mark.parametrize(
+    ("verdict", "options", "code"),
+    [
+        (Verdict.PASS, (), 3),
+        (Verdict.INCONCLUSIVE, (), 3),
+        (Verdict.FAIL, (), 1),
+        (Verdict.FAIL, ("--exit-zero",), 3),
+        (Verdict.WARN, ("--fail-on-warn",), 1),
+    ],
+)
+def test_a_violation_stays_one_where_its_files_cannot_be_written(
+    tmp_path: Path, place: str, verdict: Verdict, options: tuple[str, ...], code: int
+) -> None:
+    files = ("-o", "/proc/v.json") if place == "file" else ()
+    changes = {"GITHUB_STEP_SUMMARY": "/proc/v.json"} if place == "summary" else {}
+    done = verify(tmp_path, ending_with(verdict), "-q", *files, *options, **changes)
+    assert done.returncode == code
+    heads = [line for line in done.stderr.splitlines() if not line.startswith("  next: ")]
+    assert heads[0].startswith("error: /proc/v.json: cannot be written (")
+    assert len(heads) == (2 if code == 1 else 1)
+    assert code != 1 or heads[1].startswith("error: policy demo-weapons is ")
+
+
 def test_a_real_model_that_fails(tmp_path: Path) -> None:
     out = base_pictures(tmp_path / "out")
     sarif = tmp_path / "v.sarif"
