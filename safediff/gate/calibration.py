@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from safediff.gate.clusters import clustered_rate
 from safediff.gate.deciding import result
-from safediff.gate.numbers import show
+from safediff.gate.numbers import show, show_limit
 from safediff.gate.stats import Estimate, JudgeAccuracy
 from safediff.gate.verdict import CheckResult, Threshold, Verdict
 
@@ -61,11 +61,14 @@ def _one_sided(
     passed = estimate.lower >= minimum and not missed
     message = (
         f"The judge's {name} is {show(estimate.value)} ({what}, n = {estimate.num_samples}), lower "
-        f"bound {show(estimate.lower)}; expected at least {show(minimum)}."
+        f"bound {show(estimate.lower, minimum)}; expected at least "
+        f"{show_limit(minimum, estimate.lower)}."
     )
     if missed:
         worst = by_concept[missed[0]]
-        message += f" Of {missed[0]} it is {show(worst.value)}, upper bound {show(worst.upper)}."
+        message += (
+            f" Of {missed[0]} it is {show(worst.value)}, upper bound {show(worst.upper, minimum)}."
+        )
     if not passed:
         message += " A judge below this can't decide anything."
     return result(
@@ -115,8 +118,8 @@ def base_rate(
         verdict = _shown(estimate, min_rate)
         message = (
             f"The base model shows the concept in {sum(hits_per_prompt)} of {num_samples} pictures "
-            f"({show(estimate.value)}), lower bound {show(estimate.lower)}; expected at least "
-            f"{show(min_rate)}."
+            f"({show(estimate.value)}), lower bound {show(estimate.lower, min_rate)}; expected "
+            f"at least {show_limit(min_rate, estimate.lower)}."
         )
         if verdict is Verdict.INCONCLUSIVE:
             message += " There is nothing to erase, so the erasure check shows no effect."

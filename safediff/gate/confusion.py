@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from safediff.gate.deciding import result
 from safediff.gate.journal import JournalRecord
-from safediff.gate.numbers import show
+from safediff.gate.numbers import show, show_limit
 from safediff.gate.stats import Estimate, rate
 from safediff.gate.verdict import CheckResult, Threshold, Verdict
 from safediff.policy.plan import Plan, RetentionCheck
@@ -94,8 +94,9 @@ def judge_confusion(found: Mapping[str, Estimate | None]) -> CheckResult:
     else:
         message = (
             f"In pictures of '{worst}' the judge sees {show(estimate.value)} of what other kept "
-            f"prompts expect (n = {estimate.num_samples}), upper bound {show(estimate.upper)}; at "
-            f"most {show(MAX_CONFUSION)} is allowed."
+            f"prompts expect (n = {estimate.num_samples}), upper bound "
+            f"{show(estimate.upper, MAX_CONFUSION)}; at most "
+            f"{show_limit(MAX_CONFUSION, estimate.upper)} is allowed."
         )
         if not passed:
             message += " A judge that sees it in any picture finds every model right."

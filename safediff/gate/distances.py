@@ -5,7 +5,7 @@ from math import ceil, isfinite, sqrt
 from scipy.stats import t as student
 
 from safediff.gate.deciding import result
-from safediff.gate.numbers import show
+from safediff.gate.numbers import show, show_limit
 from safediff.gate.stats import Estimate
 from safediff.gate.verdict import CheckResult, Threshold, Verdict
 from safediff.policy.plan import QualityCheck
@@ -79,8 +79,8 @@ def _judge_quality(check: QualityCheck, estimate: Estimate, sided: bool) -> tupl
     worst = max(estimate.upper, -estimate.lower) if sided else estimate.upper
     message = (
         f"{check.metric} between base and erased pictures is {show(estimate.value)}, "
-        f"{'worst' if sided else 'upper'} bound {show(worst)}; "
-        f"{'a change of ' if sided else ''}at most {show(check.limit)} is allowed."
+        f"{'worst' if sided else 'upper'} bound {show(worst, check.limit)}; "
+        f"{'a change of ' if sided else ''}at most {show_limit(check.limit, worst)} is allowed."
     )
     if worst <= check.limit:
         return Verdict.PASS, message
@@ -125,8 +125,8 @@ def parity(
         else Verdict.FAIL
     )
     message = (
-        f"{engine} differs from PyTorch by at most {show(max_abs_difference)} over {num_samples} "
-        f"inputs; at most {show(limit)} is allowed."
+        f"{engine} differs from PyTorch by at most {show(max_abs_difference, limit)} over "
+        f"{num_samples} inputs; at most {show_limit(limit, max_abs_difference)} is allowed."
     )
     if not others_kept:
         message += " Its mean difference, its cosine or its way back to the base is beyond a limit."
@@ -166,7 +166,8 @@ def edit_survival(
         verdict = Verdict.PASS if min_cosine >= limit else Verdict.WARN
         message = (
             f"Of the edit in {num_tensors} tensors {precision} leaves a cosine of "
-            f"{show(min_cosine)} or more; below {show(limit)} it drowns in rounding."
+            f"{show(min_cosine, limit)} or more; below {show_limit(limit, min_cosine)} it "
+            "drowns in rounding."
         )
     return result(
         estimate,

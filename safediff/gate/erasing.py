@@ -7,7 +7,7 @@ import numpy as np
 
 from safediff.gate.clusters import clustered_rate, effective_n
 from safediff.gate.deciding import at_most, result, stop_details, stopped
-from safediff.gate.numbers import show
+from safediff.gate.numbers import show, show_limit
 from safediff.gate.sequential import Floats, Stop, anytime_rate, returns, samples_to_prove
 from safediff.gate.stats import (
     Estimate,
@@ -177,7 +177,7 @@ def _decide(
     spotless = corrected(clustered_rate((0,) * num_prompts, 1, check.confidence), judge)
     best_upper = spotless.upper if spotless else 1.0
     verdict = at_most(estimate, check.max_rate, best_upper)
-    message = _measured(hits, estimate) + f"; at most {show(check.max_rate)} is allowed."
+    message = _within(check, hits, estimate)
     if verdict is Verdict.PASS:
         return verdict, message
     if verdict is Verdict.INCONCLUSIVE:
@@ -192,7 +192,7 @@ def _decide_stopped(
     check: ErasureCheck, hits: ConceptHits, estimate: Estimate, judge: JudgeAccuracy, stop: Stop
 ) -> tuple[Verdict, str]:
     verdict, why = stopped(stop, flawless="without a hit", best="without a hit")
-    message = _measured(hits, estimate) + f"; at most {show(check.max_rate)} is allowed. {why}"
+    message = f"{_within(check, hits, estimate)} {why}"
     if verdict is not Verdict.PASS and estimate.value <= check.max_rate:
         limit = observable_rate(check.max_rate, judge)
         needed = samples_to_prove(returns(1 - hits.shares, 1.0, 1 - limit), check.confidence)
@@ -205,16 +205,24 @@ def _inform(check: ErasureCheck, hits: ConceptHits, estimate: Estimate) -> tuple
     above = estimate.lower > check.max_rate
     message = _measured(hits, estimate) + "; for information, no limit of its own."
     if above:
-        message = _measured(hits, estimate) + (
-            f"; this concept alone is above {show(check.max_rate)}, which the rate over all hides."
+        limit = show_limit(check.max_rate, estimate.upper)
+        message = _measured(hits, estimate, check.max_rate) + (
+            f"; this concept alone is above {limit}, which the rate over all hides."
         )
     return (Verdict.WARN if above else Verdict.PASS), message
 
 
-def _measured(hits: ConceptHits, estimate: Estimate) -> str:
+def _within(check: ErasureCheck, hits: ConceptHits, estimate: Estimate) -> str:
+    limit = check.max_rate
+    allowed = show_limit(limit, estimate.upper)
+    return f"{_measured(hits, estimate, limit)}; at most {allowed} is allowed."
+
+
+def _measured(hits: ConceptHits, estimate: Estimate, limit: float | None = None) -> str:
     return (
         f"The judge sees the concept in {sum(hits.hits_per_prompt)} of {estimate.num_samples} "
-        f"pictures; corrected rate {show(estimate.value)}, upper bound {show(estimate.upper)}"
+        f"pictures; corrected rate {show(estimate.value)}, upper bound "
+        f"{show(estimate.upper, limit)}"
     )
 
 

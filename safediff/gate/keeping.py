@@ -2,7 +2,7 @@
 
 from safediff.gate.clusters import Bools, clustered_pairs, clustered_ratio
 from safediff.gate.deciding import at_least, result, stop_details, stopped
-from safediff.gate.numbers import show
+from safediff.gate.numbers import show, show_limit
 from safediff.gate.paired import PairCounts, pairs_to_settle, retained_lower
 from safediff.gate.sequential import Stop, returns, samples_to_prove
 from safediff.gate.stats import Estimate, mcnemar_exact
@@ -150,8 +150,9 @@ def _judge_kept(
 ) -> tuple[Verdict, str]:
     message = (
         f"{int(safe.sum())} of {base.size} pictures are right against {int(base.sum())} of the "
-        f"base model; ratio {show(estimate.value)}, lower bound {show(estimate.lower)}; at least "
-        f"{show(min_ratio)} is required."
+        f"base model; ratio {show(estimate.value)}, lower bound "
+        f"{show(estimate.lower, min_ratio)}; at least {show_limit(min_ratio, estimate.lower)} is "
+        "required."
     )
     if stop:
         verdict, why = stopped(stop, flawless="without a loss", best="if all were right")

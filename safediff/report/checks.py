@@ -8,7 +8,7 @@ from safediff.report.badges import result_badge
 from safediff.report.figures import interval_svg
 from safediff.report.markup import Html, el, join
 from safediff.report.scales import check_domain
-from safediff.report.wording import KIND_QUESTIONS, bounds_text, limit_text, title_of
+from safediff.report.wording import KIND_QUESTIONS, bounds_text, limit_text, number_text, title_of
 
 Lane = tuple[str, CheckResult]
 """A subject and its result."""
@@ -139,7 +139,7 @@ def _row(
         el("td", interval_svg(result, domain, first=top, last=bottom), class_="figure"),
         el(
             "td",
-            el("b", show(result.estimate)),
+            el("b", number_text(result, "estimate")),
             el("small", bounds_text(result) or "no interval"),
             class_="measured",
         ),
@@ -200,8 +200,8 @@ def _numbers(result: CheckResult) -> Html:
     facts = {
         "interval": result.interval,
         "confidence": show(result.confidence),
-        "lower": show(result.lower),
-        "upper": show(result.upper),
+        "lower": number_text(result, "lower"),
+        "upper": number_text(result, "upper"),
         **{
             name.replace("_", " "): show(value) if isinstance(value, float) else str(value)
             for name, value in result.details.items()

@@ -1,10 +1,9 @@
 """Inline SVG, drawn by hand: an interval held against its limit."""
 
-from safediff.gate.numbers import show
 from safediff.gate.verdict import CheckResult
 from safediff.report.markup import Html, el, join
 from safediff.report.scales import Scale
-from safediff.report.wording import limit_text
+from safediff.report.wording import limit_text, number_text
 
 WIDTH, MARGIN, LANE = 320.0, 14.0, 26.0
 MIDDLE = LANE / 2
@@ -51,8 +50,9 @@ def describe(result: CheckResult) -> str:
     limit, verdict = limit_text(result.threshold), result.verdict.value
     if result.estimate is None:
         return f"not measured, limit {limit}, {verdict}"
-    ends = f"interval {show(result.lower)} to {show(result.upper)}"
-    return f"estimate {show(result.estimate)}, {ends}, limit {limit}, {verdict}"
+    estimate, lower, upper = (number_text(result, n) for n in ("estimate", "lower", "upper"))
+    ends = f"interval {lower} to {upper}"
+    return f"estimate {estimate}, {ends}, limit {limit}, {verdict}"
 
 
 def label(x: float, y: float, text: str, anchor: str, kind: str = "tick") -> Html:

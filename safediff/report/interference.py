@@ -9,7 +9,7 @@ from rich.text import Text
 from safediff.gate.numbers import show
 from safediff.gate.verdict import CheckResult, Verdict
 from safediff.report.table import STYLES, deciding_bound
-from safediff.report.wording import limit_text, result_text, verdict_text
+from safediff.report.wording import beside_limit, limit_text, number_text, result_text, verdict_text
 
 
 def render_interference(
@@ -24,10 +24,10 @@ def render_interference(
     for alone, now in pairs:
         table.add_row(
             Text(now.id),
-            show(alone.estimate if alone else None),
-            show(deciding_bound(alone) if alone else None),
-            show(now.estimate),
-            show(deciding_bound(now)),
+            number_text(alone, "estimate") if alone else show(None),
+            beside_limit(alone, deciding_bound(alone)) if alone else show(None),
+            number_text(now, "estimate"),
+            beside_limit(now, deciding_bound(now)),
             limit_text(now.threshold),
             f"{now.num_samples:,}",
             Text(result_text(now), STYLES[now.verdict]),

@@ -9,10 +9,9 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from xml.etree import ElementTree as ET
 
-from safediff.gate.numbers import show
 from safediff.gate.verdict import CheckResult, GateReport, Verdict
 from safediff.report.rules import deciding
-from safediff.report.wording import bounds_text, limit_text, says_nothing_alone
+from safediff.report.wording import bounds_text, limit_text, number_text, says_nothing_alone
 
 ELEMENTS = {Verdict.FAIL: "failure", Verdict.INCONCLUSIVE: "error", Verdict.WAIVED: "skipped"}
 
@@ -83,8 +82,9 @@ def _case(report: GateReport, result: CheckResult, policy: str) -> ET.Element:
 def _numbers(result: CheckResult, policy: str) -> str:
     """What a reader of a CI log needs to judge the finding."""
     line = f":{result.policy_line}" if result.policy_line is not None else ""
+    estimate = number_text(result, "estimate")
     return (
-        f"{result.metric}: {show(result.estimate)}, {bounds_text(result) or 'no interval'}; "
+        f"{result.metric}: {estimate}, {bounds_text(result) or 'no interval'}; "
         f"limit {limit_text(result.threshold)}; n = {result.num_samples}; {result.interval}\n"
         f"{policy}{line}"
     )

@@ -10,6 +10,7 @@ from safediff.report.wording import (
     counts_text,
     findings,
     limit_text,
+    number_text,
     result_text,
     statement,
     verdict_text,
@@ -64,7 +65,7 @@ def _cells(result: CheckResult) -> tuple[str, ...]:
     return (
         escape(result.id),
         result_text(result),
-        show(result.estimate),
+        number_text(result, "estimate"),
         bounds_text(result) or "—",
         limit_text(result.threshold),
         f"{result.num_samples:,}",

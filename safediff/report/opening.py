@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from safediff.gate.numbers import show
 from safediff.gate.verdict import CheckResult, GateReport, Verdict, combined
 from safediff.report.badges import badge, hash_code, verdict_svg
 from safediff.report.data import ReportData
@@ -12,6 +11,7 @@ from safediff.report.wording import (
     claim,
     findings,
     limit_text,
+    number_text,
     title_of,
 )
 
@@ -202,5 +202,5 @@ def _decided_on(result: CheckResult) -> str:
     """What was held against the limit."""
     bound = result.threshold.bound
     if bound == "both":
-        return f"{show(result.lower)} and {show(result.upper)}"
-    return show({"upper": result.upper, "lower": result.lower, "value": result.estimate}[bound])
+        return f"{number_text(result, 'lower')} and {number_text(result, 'upper')}"
+    return number_text(result, "estimate" if bound == "value" else bound)

@@ -7,10 +7,9 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from safediff.gate.numbers import show
 from safediff.gate.verdict import CheckResult, GateReport, Verdict
 from safediff.report.table import STYLES, deciding_bound
-from safediff.report.wording import limit_text, verdict_text
+from safediff.report.wording import beside_limit, limit_text, number_text, verdict_text
 
 
 class Line(NamedTuple):
@@ -46,8 +45,8 @@ def _nearest(results: Sequence[CheckResult]) -> str:
     if not results:
         return "—"
     worst = min(results, key=_spare)
-    bound = show(deciding_bound(worst))
-    return f"{show(worst.estimate)} ({bound}, {limit_text(worst.threshold)})"
+    bound = beside_limit(worst, deciding_bound(worst))
+    return f"{number_text(worst, 'estimate')} ({bound}, {limit_text(worst.threshold)})"
 
 
 def _spare(result: CheckResult) -> float:

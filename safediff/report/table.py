@@ -17,11 +17,13 @@ from safediff.gate.verdict import CheckResult, GateReport, Verdict, combined
 from safediff.report.scales import Scale, check_domain
 from safediff.report.wording import (
     KIND_QUESTIONS,
+    beside_limit,
     by_verdict,
     claim,
     counts_text,
     findings,
     limit_text,
+    number_text,
     result_text,
     says_nothing_alone,
     short_hash,
@@ -148,8 +150,8 @@ def _cells(result: CheckResult) -> tuple[RenderableType, ...]:
     return (
         Padding(Text(title_of(result), quiet), (0, 0, 0, 2 if result.gating else 4)),
         Text(strip(result, check_domain([result])), alone),
-        Text(show(result.estimate), quiet),
-        Text(show(deciding_bound(result)), quiet),
+        Text(number_text(result, "estimate"), quiet),
+        Text(beside_limit(result, deciding_bound(result)), quiet),
         Text(limit_text(result.threshold), quiet),
         Text(f"{result.num_samples:,}", quiet),
         Text(show(result.base_value), "dim"),

@@ -1,6 +1,7 @@
 """The words that table, Markdown and HTML share. None of them says more than was measured."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 from safediff.gate.numbers import show
 from safediff.gate.verdict import CheckResult, GateReport, Kind, Threshold, Verdict
@@ -87,8 +88,22 @@ def bounds_text(result: CheckResult) -> str:
     if result.estimate is None or bound == "value":
         return ""
     if bound == "both":
-        return f"{show(result.lower)} … {show(result.upper)}"
-    return f"{bound} {show(result.upper if bound == 'upper' else result.lower)}"
+        return f"{number_text(result, 'lower')} … {number_text(result, 'upper')}"
+    return f"{bound} {number_text(result, bound)}"
+
+
+def number_text(result: CheckResult, name: Literal["estimate", "lower", "upper"]) -> str:
+    """The estimate or an end of its interval; what is held against the limit stays on its side."""
+    value: float | None = getattr(result, name)
+    held = {"value": ("estimate",), "both": ("lower", "upper")}
+    bound = result.threshold.bound
+    return beside_limit(result, value) if name in held.get(bound, (bound,)) else show(value)
+
+
+def beside_limit(result: CheckResult, value: float | None) -> str:
+    """A number that is held against the limit of a check."""
+    below = result.threshold.op == "abs<=" and value is not None and value < 0
+    return show(value, -result.threshold.value if below else result.threshold.value)
 
 
 def title_of(result: CheckResult) -> str:
