@@ -44,7 +44,8 @@ def verify(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Folder for journal, pictures and report; runs/<policy>/verify-N if not given.",
+            help="Folder for journal, pictures and report, new or of the same verification, which "
+            "goes on; runs/<policy>/verify-N if not given.",
         ),
     ] = None,
     revision: Annotated[str | None, typer.Option(help="Commit of a hub id.")] = None,
@@ -140,15 +141,17 @@ def verify(
     from safediff.cli.progress import RichUi
     from safediff.cli.quiet_libraries import quiet_libraries
     from safediff.policy.load import load_plan
+    from safediff.workflow.run_folder import free_folder, require_verification
 
     plan = load_plan(policy)
     known = known_baseline(baseline, update_baseline)
+    if out is not None:
+        require_verification(out)
     quiet_libraries()
     from safediff.cli.outcome import end, publish, violation_first
     from safediff.gate.verdict import combined
     from safediff.sample.shards import sharded
     from safediff.workflow.hub_prompts import with_hub_prompts
-    from safediff.workflow.run_folder import free_folder
     from safediff.workflow.verify import verify as run_verify
 
     plan = with_hub_prompts(plan)

@@ -31,7 +31,7 @@ from pathlib import Path
 from safediff.report.load import load_reports
 
 def verify(plan, model, revision, folder, ui, baseline, shards, plan_file):
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "report.html").write_text({PAGE!r}, encoding="utf-8")
     return load_reports(Path(model))
 
@@ -221,6 +221,37 @@ def test_a_violation_stays_one_where_its_files_cannot_be_written(
     assert heads[0].startswith("error: /proc/v.json: cannot be written (")
     assert len(heads) == (2 if code == 1 else 1)
     assert code != 1 or heads[1].startswith("error: policy demo-weapons is ")
+
+
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        (("report.html",), "exists and is not a verification"),
+        (("plan.json", "journal.jsonl", "report.html"), "holds a run of safediff erase, not a"),
+    ],
+)
+def test_reports_of_others_are_left_alone(
+    tmp_path: Path, names: tuple[str, ...], says: str
+) -> None:
+    (tmp_path / "run").mkdir()
+    for name in names:
+        (tmp_path / "run" / name).write_text("mine", encoding="utf-8")
+    done = verify(tmp_path, passing(), "-q")
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: run: {says}")
+    assert done.stderr.endswith("\n  next: choose another --out\n")
+    assert {p.read_text("utf-8") for p in (tmp_path / "run").iterdir()} == {"mine"}
+
+
+@pytest.mark.parametrize("name", ["", "journal.jsonl", "sessions.jsonl"])
+def test_an_empty_folder_and_a_verification_are_gone_on_with(tmp_path: Path, name: str) -> None:
+    (tmp_path / "run").mkdir()
+    if name:
+        (tmp_path / "run" / name).write_text("", encoding="utf-8")
+    assert verify(tmp_path, passing(), "-q").returncode == 0
+    (tmp_path / "file").write_text("mine", encoding="utf-8")
+    done = verify(tmp_path, passing(), "-q", "--out", "file")
+    assert (done.returncode, done.stderr[:38]) == (2, "error: file: is a file, not a folder\n ")
 
 
 def test_a_real_model_that_fails(tmp_path: Path) -> None:

@@ -112,6 +112,24 @@ def open_run(plan: Plan, out: Path | None, resume: bool) -> RunFolder:
     return folder
 
 
+def require_verification(path: Path) -> None:
+    """A verification's folder is new, empty, or that of one that was begun, and of nothing else.
+
+    Raises:
+        UsageError: it holds a run, whose report would be replaced, or files of somebody else.
+    """
+    if path.is_file():
+        raise UsageError(f"{path}: is a file, not a folder", "choose another --out")
+    if not path.exists() or not any(path.iterdir()):
+        return
+    if (path / "plan.json").exists():
+        raise UsageError(
+            f"{path}: holds a run of safediff erase, not a verification", "choose another --out"
+        )
+    if not any((path / name).exists() for name in ("journal.jsonl", "sessions.jsonl")):
+        raise UsageError(f"{path}: exists and is not a verification", "choose another --out")
+
+
 def _default(plan: Plan, resume: bool) -> Path:
     """``runs/<policy>/<first 8 of the plan's hash>[-2, -3, ...]``; runs are never overwritten."""
     stem = Path("runs") / plan.name / plan.sha256[:8]
