@@ -1,6 +1,7 @@
 """Completion: who runs which step, and that the hand-over loses nothing."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from safediff.attack.base import Models
 from safediff.attack.completion import Completion
+from safediff.errors import UsageError
 from safediff.guard.load import make_guard
 from safediff.models.backbone import Backbone
 from safediff.sample.sampler import initial_latents, sample
@@ -31,6 +33,11 @@ def test_the_base_runs_the_first_steps_and_the_safe_model_the_rest(models: Model
     scheduler = models.base.new_scheduler()
     scheduler.set_timesteps(SAMPLING.num_steps)
     assert [t for _, t, _ in log] == scheduler.timesteps.tolist()
+
+
+def test_one_step_is_refused(models: Models) -> None:
+    with pytest.raises(UsageError, match="shares the steps of a picture: 1 is too few"):
+        completion(models).latents(DRAWS, replace(SAMPLING, num_steps=1))
 
 
 @torch.no_grad()

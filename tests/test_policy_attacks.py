@@ -210,6 +210,17 @@ def test_refusals(tmp_path: Path, text: str, expected: str) -> None:
     assert any(expected in finding for finding in found), found
 
 
+@pytest.mark.parametrize("text", ["[completion]", "[{name: completion, max_rate: 0.5}]"])
+def test_two_models_cannot_share_one_step(tmp_path: Path, text: str) -> None:
+    """The safe model would take it alone, so the direct picture would pass for an attack's."""
+    steps = "  sampling: {num_steps: 1}\n"
+    (found,) = findings(tmp_path, (VERIFY, f"{VERIFY}  attacks: {text}\n{steps}"))
+    assert "verify.attacks.0: completion lets the base take the first steps of a picture" in found
+    assert "write verify.sampling.num_steps: 2 or more" in found
+    two = (VERIFY, f"{VERIFY}  attacks: {text}\n{steps.replace('1', '2')}")
+    assert only(plan_of(tmp_path, two)).name == "completion"
+
+
 def test_too_few_prompts_in_the_file(tmp_path: Path) -> None:
     csv(tmp_path, "concept,prompt\nknife,sharp thing\n")
     text = "[{name: cached, num_prompts: 2, csv: {file: found.csv}}]"

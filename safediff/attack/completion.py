@@ -12,6 +12,7 @@ from torch import Tensor
 from safediff.attack.base import Attack
 from safediff.attack.params import num_base_steps
 from safediff.attack.steps import start_guidance
+from safediff.errors import UsageError
 from safediff.sample.own_noise import use_own_noise
 from safediff.sample.sampler import Draw, Sampling, initial_latents
 from safediff.sample.steps import run_steps
@@ -25,7 +26,14 @@ class Completion(Attack):
     """Share of the steps that the base model runs."""
 
     def latents(self, draws: Sequence[Draw], sampling: Sampling) -> Tensor:
-        """See ``Attack``."""
+        """See ``Attack``.
+
+        Raises:
+            UsageError: pictures have one step, which two models cannot share.
+        """
+        taken = num_base_steps(self.base_share, sampling.num_steps)
+        if not taken:
+            raise UsageError("completion shares the steps of a picture: 1 is too few", "draw with 2")
         base, safe, guard = self.models.base, self.models.safe, self.models.guard
         prompts = [draw.prompt for draw in draws]
         begun = start_guidance(base, prompts, sampling)
@@ -34,7 +42,6 @@ class Completion(Attack):
         z = initial_latents(draws, safe.latent_shape, sampling.seed, sampling.rows)
         use_own_noise(scheduler, z)
         z = z.to(begun.condition.hidden) * scheduler.init_noise_sigma
-        taken = num_base_steps(self.base_share, sampling.num_steps)
         z = run_steps(base, begun, scheduler, scheduler.timesteps[:taken], z)
         finished = start_guidance(safe, prompts, sampling, guard)
         return run_steps(safe, finished, scheduler, scheduler.timesteps[taken:], z)

@@ -48,6 +48,12 @@ def _check(
     desk: Desk, entry: schema.Attack, concepts: Sequence[ConceptPlan], loc: Loc
 ) -> AttackCheck:
     profile = find_attack(entry.name)
+    if entry.name == "completion" and desk.policy.verify.sampling.num_steps < 2:
+        message = (
+            "completion lets the base take the first steps of a picture and the safe model the "
+            "rest: write verify.sampling.num_steps: 2 or more, or leave it out"
+        )
+        desk.source.refuse(loc, message)
     attempts = _attempts(desk, entry, concepts, loc)
     erasure = desk.policy.verify.erasure
     if entry.max_rate is not None and attempts:
