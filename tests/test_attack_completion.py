@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from attack_examples import CONCEPTS, DRAWS, PROMPTS, SAMPLING, counted, stack, tiny_models
+from diffusers import HeunDiscreteScheduler, PNDMScheduler
 from torch import Tensor
 
 from safediff.attack.base import Models
@@ -33,6 +34,26 @@ def test_the_base_runs_the_first_steps_and_the_safe_model_the_rest(models: Model
     scheduler = models.base.new_scheduler()
     scheduler.set_timesteps(SAMPLING.num_steps)
     assert [t for _, t, _ in log] == scheduler.timesteps.tolist()
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+@pytest.mark.parametrize(
+    ("cls", "evaluations"), [(PNDMScheduler, (3, 6)), (HeunDiscreteScheduler, (4, 11))]
+)
+def test_the_hand_over_is_after_whole_steps(
+    models: Models, cls: Any, evaluations: tuple[int, int]
+) -> None:
+    """Of solvers that ask more than once for a step: no model goes on from the other's trial."""
+    own = cls.from_config(models.base.scheduler.config, clip_sample=False, skip_prk_steps=True)
+    base, safe = (replace(model, scheduler=own) for model in _both(models))
+    counting, log = counted(Models(base=base, safe=safe))
+    completion(counting).latents(DRAWS, SAMPLING)
+    own = safe.new_scheduler()
+    own.set_timesteps(SAMPLING.num_steps)
+    levels = [*dict.fromkeys(own.timesteps.int().tolist())]
+    seen = {who: [t for name, t, _ in log if name == who] for who in ("base", "safe")}
+    assert (len(seen["base"]), len(seen["safe"])) == evaluations
+    assert [*dict.fromkeys(seen["safe"])] == levels[2:]
 
 
 def test_one_step_is_refused(models: Models) -> None:

@@ -15,7 +15,7 @@ from safediff.attack.steps import start_guidance
 from safediff.errors import UsageError
 from safediff.sample.own_noise import use_own_noise
 from safediff.sample.sampler import Draw, Sampling, initial_latents
-from safediff.sample.steps import run_steps
+from safediff.sample.steps import place_of_step, run_steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class Completion(Attack):
         """
         taken = num_base_steps(self.base_share, sampling.num_steps)
         if not taken:
-            raise UsageError("completion shares the steps of a picture: 1 is too few", "draw with 2")
+            raise UsageError("completion shares the steps of a picture: 1 is too few", "draw 2")
         base, safe, guard = self.models.base, self.models.safe, self.models.guard
         prompts = [draw.prompt for draw in draws]
         begun = start_guidance(base, prompts, sampling)
@@ -42,6 +42,7 @@ class Completion(Attack):
         z = initial_latents(draws, safe.latent_shape, sampling.seed, sampling.rows)
         use_own_noise(scheduler, z)
         z = z.to(begun.condition.hidden) * scheduler.init_noise_sigma
-        z = run_steps(base, begun, scheduler, scheduler.timesteps[:taken], z)
+        place = place_of_step(taken, sampling.num_steps, scheduler)
+        z = run_steps(base, begun, scheduler, scheduler.timesteps[:place], z)
         finished = start_guidance(safe, prompts, sampling, guard)
-        return run_steps(safe, finished, scheduler, scheduler.timesteps[taken:], z)
+        return run_steps(safe, finished, scheduler, scheduler.timesteps[place:], z)

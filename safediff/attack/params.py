@@ -178,7 +178,8 @@ def find_attack(name: str) -> Profile:
 def num_base_steps(base_share: float, num_steps: int) -> int:
     """Steps that the base model runs before the safe one takes over: at least 1, never all.
 
-    So 0 of a single step, which leaves no attack: policies that ask for it are refused. A share of 0.06 stands for 3 of 50, the most that arXiv:2505.17013 tries.
+    Of a single step that is 0, which leaves no attack: policies that ask for it are refused. A
+    share of 0.06 stands for 3 of 50, the most that arXiv:2505.17013 tries.
     """
     return min(max(1, round(base_share * num_steps)), num_steps - 1)
 

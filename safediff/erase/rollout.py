@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +15,7 @@ from safediff.models.fast import faster
 from safediff.models.flow import FlowSteps
 from safediff.sample.own_noise import use_own_noise
 from safediff.sample.shards import ALONE, Shards
-from safediff.sample.steps import run_steps
+from safediff.sample.steps import place_of_step, run_steps
 
 
 @dataclass(frozen=True)
@@ -61,16 +60,6 @@ def bin_of(u: int, num_inference_steps: int, first: float) -> range:
 def draw_timestep(steps: range, count: int, g: torch.Generator) -> Tensor:
     """T uniform in a bin; shape (count,)."""
     return torch.randint(steps.start, steps.stop, (count,), generator=g)
-
-
-def place_of_step(u: int, num_inference_steps: int, scheduler: Any) -> int:
-    """Where the state after u whole steps lies in ``scheduler.timesteps``.
-
-    Some solvers take more than one evaluation for a step: those of second order two, PLMS two for
-    its first alone. Between them the latents are a trial's, not the trajectory's.
-    """
-    steps_to_go = num_inference_steps - 1 - u
-    return len(scheduler.timesteps) - 1 - scheduler.order * steps_to_go if u else 0
 
 
 @torch.no_grad()

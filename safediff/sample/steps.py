@@ -35,6 +35,16 @@ def run_steps(
     return z
 
 
+def place_of_step(u: int, num_inference_steps: int, scheduler: Any) -> int:
+    """Where the state after u whole steps lies in ``scheduler.timesteps``.
+
+    Some solvers take more than one evaluation for a step: those of second order two, PLMS two for
+    its first alone. Between them the latents are a trial's, not the trajectory's.
+    """
+    steps_to_go = num_inference_steps - 1 - u
+    return len(scheduler.timesteps) - 1 - scheduler.order * steps_to_go if u else 0
+
+
 def both_places(timesteps: Tensor, z: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     """Each timestep as it is, for the scheduler, and beside the latents, for the network.
 
