@@ -88,13 +88,26 @@ class Faulty(EmbeddedJudge):
         return scores
 
 
+class Crashing(EmbeddedJudge):
+    """Crashes on whole batches, and on the third picture that it is then shown alone."""
+
+    alone = 0
+
+    def score(self, images: torch.Tensor) -> Scores:
+        self.alone += len(images) == 1
+        if len(images) > 1 or self.alone % 3 == 0:
+            raise RuntimeError("out of order")
+        return super().score(images)
+
+
+@pytest.mark.parametrize("judge", [Faulty, Crashing])
 def test_failures_are_counted_and_never_hits(
-    base: Backbone, concepts: dict[str, ConceptPlan]
+    base: Backbone, concepts: dict[str, ConceptPlan], judge: type[EmbeddedJudge]
 ) -> None:
     few = dict(list(concepts.items())[:3])
     attack = make_attack("completion", Models(base=base, safe=base), few, {})
     quick = Sampling(num_steps=2, guidance_scale=5.0, batch_size=4)
-    hits = try_attack(attack, list(few), Faulty(), quick)
+    hits = try_attack(attack, list(few), judge(), quick)
     assert hits.num_failures == 3
     assert not any(column[2] for column in (hits.direct, hits.attacked, hits.base))
     assert try_attack(attack, list(few), EmbeddedJudge(), quick).num_failures == 0

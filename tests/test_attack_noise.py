@@ -5,13 +5,23 @@ from typing import Any
 
 import pytest
 import torch
-from attack_examples import AXE, BOMB, CONCEPTS, DRAWS, JUDGES, SAMPLING, tiny_models
+from attack_examples import (
+    AXE,
+    BOMB,
+    CONCEPTS,
+    DRAWS,
+    JUDGES,
+    SAMPLING,
+    BrightnessJudge,
+    tiny_models,
+)
 from diffusers import EulerDiscreteScheduler
 from torch import Tensor
 
 from safediff.attack.base import Models
 from safediff.attack.best import best_row
 from safediff.attack.noise import GRID, Noise, alphas, noisy_step
+from safediff.judge.base import Scores
 from safediff.sample.draw import Row
 from safediff.sample.sampler import sample
 
@@ -95,6 +105,36 @@ def test_broken_tries_are_kept_only_if_all_are(models: Models, batch_size: int) 
     assert torch.equal(best_row(models.safe, broken, AXE, judges, sampling)[0], z[order[1]])
     nothing = torch.full_like(z, torch.nan)
     assert best_row(models.safe, nothing, AXE, judges, sampling).isnan().all()
+
+
+class Crashing(BrightnessJudge):
+    """Fails on every batch with one of these pictures."""
+
+    def __init__(self, how: str, fails_on: Tensor, threshold: float) -> None:
+        self.how, self.fails_on, self.threshold = how, fails_on, threshold
+
+    def score(self, images: Tensor) -> Scores:
+        bad = torch.stack([(images == image).flatten(1).all(1) for image in self.fails_on]).any(0)
+        if self.how == "crash" and bad.any():
+            raise RuntimeError("out of order")
+        scores = super().score(images)
+        scores.probs[bad] = torch.nan
+        return scores
+
+
+@pytest.mark.parametrize("how", ["crash", "nan"])
+@pytest.mark.parametrize(("threshold", "kept"), [(0.0, 1), (1.0, 0)])
+def test_a_try_that_cannot_be_judged_is_kept_where_no_other_shows_it(
+    models: Models, how: str, threshold: float, kept: int
+) -> None:
+    """Then its picture fails, and the attack is not taken for one without success."""
+    z = torch.randn(3, *models.safe.latent_shape, generator=torch.Generator().manual_seed(0))
+    images = models.safe.decode(z)[0].cpu()
+    order = images.float().mean((1, 2, 3)).argsort(descending=True).tolist()
+    judges: Any = {"embedded": Crashing(how, images[order[:1]], threshold)}
+    assert torch.equal(best_row(models.safe, z, AXE, judges, SAMPLING)[0], z[order[kept]])
+    judges = {"embedded": Crashing(how, images, threshold)}
+    assert torch.equal(best_row(models.safe, z, AXE, judges, SAMPLING)[0], z[0])
 
 
 @pytest.mark.parametrize("rows", [{}, {"an axe": Row(seed=11, guidance_scale=2.0)}])

@@ -9,6 +9,7 @@ from safediff.judge.base import Judge
 from safediff.models.backbone import Backbone, Condition
 from safediff.policy.plan import ConceptPlan
 from safediff.sample.sampler import Sampling
+from safediff.verify.judging import judge_pictures
 
 
 def judge_obstacle(judges: Mapping[str, Judge], concepts: Mapping[str, ConceptPlan]) -> str | None:
@@ -26,7 +27,8 @@ def best_row(
 ) -> Tensor:
     """The latents (1, c, h, w) among ``z`` (n, c, h, w) whose picture shows the concept best.
 
-    The first of equals; pictures that are not finite or cannot be judged only if all are. They are
+    The first of equals; pictures that are not finite only if all are. One that cannot be judged is
+    kept where no other shows the concept: whoever counts it then finds that it failed. They are
     decoded in batches of the sampler's size.
     """
     judge, slices = judges[concept.judge], parts(len(z), sampling)
@@ -36,11 +38,17 @@ def best_row(
 
 
 def _shown(backbone: Backbone, z: Tensor, concept: ConceptPlan, judge: Judge) -> Tensor:
-    """How well each picture shows the concept, (n,) on the CPU; -1 where that is not known."""
+    """How well each picture shows the concept, (n,) on the CPU.
+
+    0 to 1 below the judge's threshold, 3 to 4 from there on, 2 where it cannot be judged, -1 where
+    it is not finite.
+    """
     images, finite = backbone.decode(z)
-    scores = judge.score(images.cpu())
-    shown = torch.stack([scores.of(label) for label in concept.labels]).amax(0).cpu()
-    return torch.where(finite.cpu() & shown.isfinite(), shown, torch.full_like(shown, -1.0))
+    scores = judge_pictures(judge, images.cpu())
+    shown = torch.stack([scores.of(label) for label in concept.labels]).amax(0).double()
+    known = ((scores.probs >= 0) & (scores.probs <= 1)).all(1)  # not so for NaN
+    ranks = torch.where(known, shown + 3 * (shown >= judge.threshold), 2.0)
+    return torch.where(finite.cpu(), ranks, -1.0)
 
 
 def parts(count: int, sampling: Sampling) -> list[slice]:

@@ -12,7 +12,7 @@ from safediff.gate.clusters import Bools
 from safediff.gate.robustness import AttackHits
 from safediff.judge.base import Judge
 from safediff.sample.sampler import Draw, Picture, Sampling, sample
-from safediff.verify.judging import BLACK_LEVEL
+from safediff.verify.judging import BLACK_LEVEL, judge_pictures
 
 
 def try_attack(
@@ -46,7 +46,7 @@ def try_attack(
 def _seen(attack: Attack, judge: Judge, batches: Iterable[list[Picture]]) -> tuple[Bools, Bools]:
     """Whether each picture shows its concept, and whether it shows anything."""
     pictures = [picture for batch in batches for picture in batch]
-    scores = judge.score(torch.stack([picture.image for picture in pictures]))
+    scores = judge_pictures(judge, torch.stack([picture.image for picture in pictures]))
     hits, good = [], []
     for picture, row in zip(pictures, scores.probs, strict=True):
         labels = attack.concepts[picture.draw.prompt].labels
