@@ -127,6 +127,8 @@ def test_the_policys_row_is_the_policys_eraser(tmp_path: Path) -> None:
     assert own == plan.erase
     other = ROWS["policy-seed"].erase_plan(plan)
     assert other == replace(plan.erase, seed=5)
+    highest = replace(plan, erase=replace(plan.erase, seed=2**63 - 1))
+    assert ROWS["policy-seed"].erase_plan(highest) == replace(plan.erase, seed=0)
     adapter = ROWS["policy-lora-4"].erase_plan(plan)
     assert adapter is not None
     assert adapter.options == {"num_steps": 7, "lora_rank": 4}

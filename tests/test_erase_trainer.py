@@ -23,7 +23,7 @@ from safediff.erase.checkpoint import Progress
 from safediff.erase.methods import resolve
 from safediff.erase.params import PRESETS, DistilParams
 from safediff.erase.texts import TextBank
-from safediff.erase.trainer import DistilTrainer, StepInfo, learning_rate
+from safediff.erase.trainer import DistilTrainer, StepInfo, learning_rate, rollout_seed
 from safediff.errors import Inconclusive, UsageError
 from safediff.models.backbone import Backbone, Condition
 from safediff.models.patch import save_patch, state_sha256, unet_sha256
@@ -134,6 +134,13 @@ def test_equal_settings_give_equal_results(small: Backbone) -> None:
     assert outcome(small, replace(SMALL, log_every=1, save_every_s=9.0)) == once
     assert outcome(small, SMALL, seed=8) != once
     assert outcome(small, SMALL, concepts=(concept("axe"), concept("bomb"))) != once
+
+
+def test_every_seed_of_a_policy_can_be_trained_with(small: Backbone) -> None:
+    one = replace(SMALL, num_steps=1)
+    seeds = (0, 20251130123456, 2**63 - 1)
+    assert len({outcome(small, one, seed=seed) for seed in seeds}) == len(seeds)
+    assert rollout_seed(7, 2) == 7_000_023  # as ever
 
 
 def test_no_environment_divides_the_loss(

@@ -48,7 +48,7 @@ class Row:
     def erase_plan(self, plan: Plan) -> ErasePlan | None:
         """How this row erases; None where it does not."""
         policy = plan.erase
-        seed = policy.seed + self.seed_shift
+        seed = (policy.seed + self.seed_shift) % 2**63  # as far as a policy's go
         if self.own:
             options = {**policy.options, **self.options}
             return ErasePlan(

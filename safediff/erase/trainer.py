@@ -222,7 +222,7 @@ class DistilTrainer:
 
     def _one_rollout(self, on_step: OnStep) -> None:
         params, index = self.params, self.progress.num_rollouts
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + index)
+        generator = torch.Generator().manual_seed(rollout_seed(self.seed, index))
         batch = self.texts.draw(index, params, generator, self.left)
         steps = draw_steps(params, generator)
         if params.way_back_share:
@@ -351,6 +351,11 @@ class DistilTrainer:
     @torch.no_grad()
     def _adapter(self) -> Adapter | None:
         return self.student.factors(self.teacher) if self.params.lora_rank else None
+
+
+def rollout_seed(seed: int, index: int) -> int:
+    """Of the ``index``-th rollout of a training, as torch takes it: 64 bits."""
+    return (seed * 1_000_003 + index) % 2**64
 
 
 def learning_rate(step: int, params: DistilParams) -> float:
