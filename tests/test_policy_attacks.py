@@ -147,6 +147,19 @@ def test_cached_prompts_stand_against_the_direct_ones_of_their_concept(tmp_path:
     ]
 
 
+def test_a_limit_needs_a_direct_prompt_for_every_cached_one(tmp_path: Path) -> None:
+    """Seven for a knife; of eleven attempts four would share the direct picture of others."""
+    csv(tmp_path, "concept,prompt\n" + "".join(f"knife,sharp thing {i}\n" for i in range(11)))
+    cached = "name: cached, csv: {file: found.csv}"
+    (found,) = findings(tmp_path, attacks(f"[{{{cached}, max_rate: 0.5}}]"))
+    assert found.startswith("14:")
+    assert "attacks.0.max_rate: a limit counts every attempt with a direct picture of" in found
+    assert "11 prompts of the file share 7 direct ones: lower num_prompts, let the" in found
+    enough = only(attacked(tmp_path, f"[{{{cached}, max_rate: 0.5, num_prompts: 7}}]")).attempts
+    assert len({attempt.direct for attempt in enough}) == len(enough) == 7
+    assert len(only(attacked(tmp_path, f"[{{{cached}}}]")).attempts) == 11
+
+
 @pytest.mark.parametrize("column", ["prompt", "text", "adv_prompt", "sensitive prompt"])
 def test_columns_go_by_their_usual_names(tmp_path: Path, column: str) -> None:
     csv(tmp_path, f"concept,{column}\nknife,sharp thing\n")

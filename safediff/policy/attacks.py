@@ -198,7 +198,21 @@ def _paired(
         number = sum(attempt.concept == name for attempt in attempts)
         plain = direct[name][number % len(direct[name])]
         attempts.append(Attempt(concept=name, direct=plain, prompt=text))
+    if entry.max_rate is not None:
+        _check_directs(desk, attempts, loc)
     return attempts
+
+
+def _check_directs(desk: Desk, attempts: Sequence[Attempt], loc: Loc) -> None:
+    """A success counts either way, so attempts with the same direct picture are not independent."""
+    num_direct = len({attempt.direct for attempt in attempts})
+    if num_direct < len(attempts):
+        message = (
+            f"a limit counts every attempt with a direct picture of its own, and {len(attempts)} "
+            f"prompts of the file share {num_direct} direct ones: lower num_prompts, let the "
+            "erasure check ask more prompts of these concepts, or leave the limit out"
+        )
+        desk.source.refuse((*loc, "max_rate"), message)
 
 
 def _benign(desk: Desk, concepts: Sequence[ConceptPlan], loc: Loc) -> tuple[str, ...]:
