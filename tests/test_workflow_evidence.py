@@ -1,17 +1,21 @@
 """What a run leaves for people says what it is."""
 
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 from gate_examples import make_plan, make_report, make_result
+from policy_examples import plan_of
 from small_policy import small_plan
 
 from safediff.gate.verdict import Verdict
 from safediff.judge.base import Calibration
+from safediff.policy.plan import PromptPlan
 from safediff.sample.draw import Draw, seed_of
 from safediff.verify.album import Album
 from safediff.verify.picture_files import path_of, write_picture
-from safediff.workflow.evidence import judge_facts, report_data
+from safediff.workflow.evidence import judge_facts, prompt_sets, report_data
 
 DRAWS = [Draw(f"hammer {i}", i % 2) for i in range(20)]
 
@@ -38,6 +42,47 @@ def test_the_grid_says_which_pictures_it_shows(tmp_path: Path) -> None:
     chosen = [DRAWS[i * len(DRAWS) // len(shown)] for i in range(len(shown))]
     seed = plan.verify.sampling.seed
     assert shown == [f"{draw.prompt} (seed {seed_of(draw, seed)})" for draw in chosen]
+
+
+PRESETS = {
+    "sdd, preset: safediff": {"phrasings"},
+    "sdd, preset: paper": {"erase"},
+    "sdd, preset: repo": {"erase"},
+    "esd-x": {"erase"},
+    "uce": {"erase"},
+    "rece, preset: hard": {"erase"},
+    "speed": {"erase"},
+    "uce, preset: safediff": {"phrasings"},
+    "uce, options: {texts: phrasings}": {"phrasings"},
+    "sdd, preset: paper, options: {rollout_text: phrasings}": {"erase", "phrasings"},
+}
+
+
+@pytest.mark.parametrize(("method", "heard"), PRESETS.items())
+def test_prompts_are_held_out_from_what_the_eraser_reads(
+    tmp_path: Path, method: str, heard: set[str]
+) -> None:
+    """A prompt that is the erase text itself, in capitals, and one that is a phrasing of it."""
+    plan = plan_of(tmp_path, ("keep:", f"erase: {{method: {method}}}\nkeep:"))
+    knife, blades = plan.concepts
+    for role, text in (("erase", "Kitchen Knife"), ("phrasings", "a drawn knife")):
+        asked = (PromptPlan(prompt=text, labels=knife.labels),)
+        knife = replace(knife, phrasings=("a drawn knife",), prompts=asked)
+        found = replace(plan, concepts=(knife, replace(blades, prompts=())))
+        held_out = {row["id"]: row["held_out"] for row in prompt_sets(found, [found])}
+        assert held_out["erasure/knife"] == (role not in heard)
+        assert held_out["erasure/blades"]
+
+
+def test_a_combination_heard_what_its_parents_did(tmp_path: Path) -> None:
+    plan = plan_of(tmp_path)
+    check, *_ = plan.verify.retention
+    kept = replace(plan, erase=replace(plan.erase, keep=(check.prompts[0].prompt,)))
+    found = [
+        {row["id"]: row["held_out"] for row in prompt_sets(plan, parents)}
+        for parents in ([plan], [plan, kept])
+    ]
+    assert [held_out["retention/near"] for held_out in found] == [True, False]
 
 
 class Detector:

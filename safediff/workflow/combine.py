@@ -262,6 +262,7 @@ def _gate(
                 base_sha256,
                 _modification(every, how, base, made),
                 parity,
+                [one.plan for one in every],
             )
         if shards.leads:
             draws = found.erased_draws(), found.kept

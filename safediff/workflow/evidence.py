@@ -12,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from safediff import __version__
+from safediff.erase.heard import heard_texts
 from safediff.erase.methods import find_method
 from safediff.gate.accuracy import decided_by, erased_labels
 from safediff.gate.cut import NUM_CUT
@@ -164,10 +165,12 @@ def certificate_evidence(
     base_sha256: str,
     modified: dict[str, Any],
     parity: Sequence[dict[str, Any]],
+    parents: Sequence[Plan] = (),
 ) -> Evidence:
     """The certificate's content apart from the released files.
 
-    ``run`` holds the journal; ``modified`` is how the weights of hash ``base_sha256`` were changed.
+    ``run`` holds the journal; ``modified`` is how the weights of hash ``base_sha256`` were changed;
+    ``parents`` are the plans that they were trained by, where these are others than ``plan``.
     """
     drawn = read_sessions(run.path)
     return Evidence(
@@ -193,7 +196,7 @@ def certificate_evidence(
         modification=modified,
         reports=reports,
         judges=[judge_facts(plan, name, judges[name]) for name in _judge_names(plan)],
-        prompt_sets=prompt_sets(plan),
+        prompt_sets=prompt_sets(plan, parents or [plan]),
         deployment_parity=parity,
         limitations=limitations(reports, plan),
         environment=drawn.environment,
@@ -281,31 +284,28 @@ def _process_hours(cost: Mapping[str, Any]) -> float:
     return float(cost["seconds"]) * int(cost.get("processes", 1)) / 3600
 
 
-def prompt_sets(plan: Plan) -> list[dict[str, Any]]:
-    """Prompt lists by hash; whether training saw them."""
-    sets: dict[str, tuple[list[str], bool, str]] = {}
+def prompt_sets(plan: Plan, parents: Sequence[Plan]) -> list[dict[str, Any]]:
+    """Prompt lists by hash; whether training by ``parents`` saw them."""
+    heard = frozenset[str]().union(*map(heard_texts, parents))
+    sets: dict[str, tuple[list[str], str]] = {}
     for concept in plan.concepts:
         texts = [p.prompt for p in concept.prompts]
         hub = concept.hub_prompts
         license = f"that of {hub.dataset}@{hub.revision}" if hub else POLICY_PROMPTS
-        held_out = not set(texts) & set(concept.phrasings)
-        sets[f"erasure/{concept.name}"] = (texts, held_out, license)
+        sets[f"erasure/{concept.name}"] = (texts, license)
     for check in plan.verify.retention:
         texts = [p.prompt for p in check.prompts]
-        held_out = not set(texts) & set(plan.erase.keep)
-        sets[f"retention/{check.name}"] = (texts, held_out, POLICY_PROMPTS)
+        sets[f"retention/{check.name}"] = (texts, POLICY_PROMPTS)
     for attack in plan.verify.attacks:
         texts = [attempt.prompt for attempt in attack.attempts]
-        phrasings = {text for concept in plan.concepts for text in concept.phrasings}
-        held_out = not set(texts) & phrasings
-        sets[f"robustness/{attack.name}"] = (texts, held_out, POLICY_PROMPTS)
+        sets[f"robustness/{attack.name}"] = (texts, POLICY_PROMPTS)
     return [
         {
             "id": name,
             "sha256": hashlib.sha256("\n".join(texts).encode()).hexdigest(),
             "n": len(texts),
             "license": license,
-            "held_out": held_out,
+            "held_out": heard.isdisjoint(map(str.casefold, texts)),
         }
-        for name, (texts, held_out, license) in sets.items()
+        for name, (texts, license) in sets.items()
     ]
