@@ -84,6 +84,11 @@ def test_sets_have_settings_that_the_policys_eraser_knows(tmp_path: Path) -> Non
     assert uce == {"uce", "policy-student", "policy-seed"} | {
         *("policy-hardened", "policy-lora-4", "policy-lora-16")
     }
+    # the noise on kept tokens and the centres of the empty prompt's have a seed
+    speed = set(ALL) - set(ids(tmp_path, "{method: speed}"))
+    assert speed == (uce - {"uce", "policy-seed"}) | {"speed"}
+    seeded = set(ALL) - set(ids(tmp_path, "{method: speed, options: {seed: 3}}"))
+    assert seeded == uce - {"uce"}
     esd = set(ALL) - set(ids(tmp_path, "{method: esd-u, preset: eta-3}"))
     assert esd == {"esd-u-3", "policy-student", "policy-hardened"} | {
         *("policy-lora-4", "policy-lora-16")

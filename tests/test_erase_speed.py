@@ -20,15 +20,20 @@ from closed_form_examples import (
     worst,
     xl_backbone,
 )
+from policy_examples import plan_of
 from torch import Tensor
 
 from safediff.erase.closed_form.kmeans import kmeans_centres
 from safediff.erase.closed_form.params import SPEED_PRESETS, SpeedParams
 from safediff.erase.closed_form.retained import free_directions, retained_moment
 from safediff.erase.closed_form.speed import null_pins, speed, speed_change, unconstrained_change
-from safediff.errors import UsageError
+from safediff.erase.methods import settings_of
+from safediff.errors import PolicyError, UsageError
 from safediff.models.backbone import Backbone
 from safediff.models.patch import Patch, state_sha256, unet_sha256
+from safediff.workflow.run_folder import open_run
+from safediff.workflow.training import train
+from safediff.workflow.ui import SilentUi
 
 D = 16
 
@@ -201,6 +206,28 @@ def expected(backbone: Backbone, keep: tuple[str, ...], params: SpeedParams) -> 
         name: w + best_change(w, c, c_a, len(ERASED), free, pins, params)
         for name, w in weights.items()
     }
+
+
+def test_the_seed_is_the_policys(tmp_path: Path) -> None:
+    def seed_of(text: str) -> int:
+        params = settings_of(plan_of(tmp_path, ("keep:", f"erase: {{{text}}}\nkeep:")).erase)
+        assert isinstance(params, SpeedParams)
+        return params.seed
+
+    assert seed_of("method: speed") == 0
+    assert seed_of("method: speed, seed: 7") == 7
+    assert seed_of("method: speed, seed: 7, options: {seed: 0}") == 0
+    with pytest.raises(PolicyError, match="seed: must be at least 0 and below"):
+        seed_of("method: speed, options: {seed: -1}")
+
+
+def test_a_run_draws_with_the_policys_seed(backbone: Backbone, tmp_path: Path) -> None:
+    def solved(seed: int) -> str:
+        plan = plan_of(tmp_path, ("keep:", f"erase: {{method: speed, seed: {seed}}}\nkeep:"))
+        run = open_run(plan, tmp_path / str(seed), resume=False)
+        return state_sha256(train(plan, backbone, run, SilentUi()).teacher.tensors)
+
+    assert solved(0) != solved(1)
 
 
 PLAIN = SpeedParams(num_augment=0, influence_filter=False)

@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from safediff.compare.rows import POLICY, Row
-from safediff.erase.methods import resolve
+from safediff.erase.methods import settings_of
 from safediff.erase.possible import require_erasable
 from safediff.errors import UsageError
 from safediff.guard.load import make_guard, planned_guard
@@ -55,5 +55,5 @@ def _require(row: Row, plan: Plan, base: Backbone) -> None:
         require_scales(plan, base, planned_guard(plan))
     erase = row.erase_plan(plan)
     if erase is not None:
-        params = resolve(erase.method, erase.preset, erase.options)
+        params = settings_of(erase)
         require_erasable(base, plan.concepts, params)

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from safediff.erase.methods import METHODS, find_method, resolve
+from safediff.erase.methods import METHODS, find_method, settings_of
 from safediff.erase.params import DistilParams
 from safediff.errors import UsageError
 from safediff.policy.plan import ErasePlan, Plan
@@ -217,7 +217,7 @@ def _model(row: Row, plan: Plan) -> str:
     erase = row.erase_plan(plan)
     if erase is None:
         return repr(("guard", row.guard))
-    params = resolve(erase.method, erase.preset, erase.options)
+    params = settings_of(erase)
     if isinstance(params, DistilParams):
         params = replace(params, **_AS_PRESET)
     guard = plan.guard if row.own else None

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from safediff.erase.closed_form.params import SpeedParams, UceParams
-from safediff.erase.methods import EraserParams, resolve
+from safediff.erase.methods import EraserParams, settings_of
 from safediff.erase.params import DistilParams
 from safediff.policy.plan import Plan
 
@@ -15,7 +15,7 @@ def heard_texts(plan: Plan) -> frozenset[str]:
     them a weight; of another package's eraser all that the plan gives it.
     """
     erase = plan.erase
-    params = resolve(erase.method, erase.preset, erase.options)
+    params = settings_of(erase)
     return frozenset(text.casefold() for text in (*_erased(plan, params), *erase.keep))
 
 

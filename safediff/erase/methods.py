@@ -1,17 +1,19 @@
 """Erasers by the name that a policy gives: their papers and presets. Imports no torch."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, is_dataclass, replace
 from typing import Any, ClassVar, Protocol
 
 from safediff.erase.closed_form.params import (
     RECE_PRESETS,
     SPEED_PRESETS,
     UCE_PRESETS,
+    SpeedParams,
 )
 from safediff.erase.knobs import resolve_knobs
 from safediff.erase.params import PRESETS, DistilParams, check_together
 from safediff.errors import Inconclusive
+from safediff.policy.plan import ErasePlan
 from safediff.registry import Registry
 
 
@@ -85,4 +87,16 @@ def resolve(method: str, preset: str, options: Mapping[str, Any]) -> EraserParam
     params = resolve_knobs(method, find_method(method).presets, preset, options)
     if isinstance(params, DistilParams):
         check_together(params)
+    return params
+
+
+def settings_of(erase: ErasePlan) -> EraserParams:
+    """``resolve`` with the plan's seed, where the settings hold one and the policy sets no other.
+
+    Raises:
+        UsageError: see ``resolve``.
+    """
+    params = resolve(erase.method, erase.preset, erase.options)
+    if isinstance(params, SpeedParams) and "seed" not in erase.options:
+        return replace(params, seed=erase.seed)
     return params

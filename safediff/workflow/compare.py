@@ -17,7 +17,7 @@ from safediff.compare.possible import possible_rows
 from safediff.compare.rows import Row
 from safediff.compare.table import Comparison
 from safediff.environment import environment
-from safediff.erase.methods import resolve
+from safediff.erase.methods import settings_of
 from safediff.erase.params import DistilParams
 from safediff.gate.stopping import BASE
 from safediff.gate.verdict import GateReport
@@ -93,7 +93,7 @@ class Contest:
             erase = row.erase_plan(self.plan)
             if erase is None:
                 continue
-            params = resolve(erase.method, erase.preset, erase.options)
+            params = settings_of(erase)
             run = self._run(erase)
             if isinstance(params, DistilParams) and not run.patch.exists():
                 found.setdefault(run.path, Job(row.id, replace(self.plan, erase=erase), run.path))
@@ -228,7 +228,7 @@ def _erased_by(erase: ErasePlan, row: Row, cost: Json) -> Setup:
     return Setup(
         method=erase.method,
         preset=erase.preset,
-        knobs=asdict(resolve(erase.method, erase.preset, erase.options)),
+        knobs=asdict(settings_of(erase)),
         seed=erase.seed,
         role=row.role,
         resumed=cost["resumed"] == "true",

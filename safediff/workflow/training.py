@@ -14,7 +14,7 @@ import torch
 from safediff.erase.checkpoint import Progress
 from safediff.erase.closed_form.params import SpeedParams, UceParams
 from safediff.erase.closed_form.solve import solve
-from safediff.erase.methods import EraserParams, find_method, resolve
+from safediff.erase.methods import EraserParams, find_method, settings_of
 from safediff.erase.params import DistilParams
 from safediff.erase.trainer import DistilTrainer, Erased, OnStep, StepInfo
 from safediff.errors import Inconclusive
@@ -60,7 +60,7 @@ def train(
         UsageError: a checkpoint belongs to another plan, or there is no such tracker here.
         Inconclusive: training failed, or another process has ended.
     """
-    params = resolve(plan.erase.method, plan.erase.preset, plan.erase.options)
+    params = settings_of(plan.erase)
     if not shards.agree("patch", run.patch.exists):  # written last
         _erase(plan, params, backbone, run, ui, shards, trackers)
         shards.wait()

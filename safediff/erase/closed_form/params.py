@@ -93,8 +93,8 @@ class SpeedParams:
     """Perturbed copies of every retained token."""
     num_directions: AtLeastOne = 1
     """Directions of a copy's noise: those that the matrix passes on the least."""
-    seed: int = 0
-    """Of k-means and of the noise."""
+    seed: Annotated[int, Bounds(at_least=0, below=2**63)] = 0
+    """Of k-means and of the noise; a policy that leaves it out has its ``erase.seed``."""
 
 
 UCE_PRESETS: Mapping[str, UceParams] = {
