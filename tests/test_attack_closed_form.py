@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,9 +11,11 @@ from tiny import tiny_engine
 from torch import Tensor, nn
 
 from safediff.attack.base import Models
-from safediff.attack.closed_form import ClosedForm, engine_weights
+from safediff.attack.closed_form import ClosedForm, engine_weights, int8_names, is_edited
 from safediff.erase.closed_form.kv import kv_weights
+from safediff.export.fake_int8 import rounded_weight
 from safediff.export.int8 import quantize_engine
+from safediff.export.int8_weights import quantize_weights
 from safediff.export.runtime import ExportedUNet
 from safediff.sample.sampler import sample
 
@@ -104,6 +107,27 @@ def test_it_reads_the_weights_of_an_int8_engine(models: Models, tmp_path: Path) 
         assert ((found[name] - weight).abs() <= 0.5001 * step).all()
         assert not torch.equal(found[name], weight)
     assert engine_weights(engine, expected | {"no.such.weight": torch.ones(1)}) is None
+
+
+@pytest.mark.parametrize("quantize", [quantize_engine, quantize_weights])
+def test_rounding_to_int8_is_no_edit(
+    models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quantize: Any
+) -> None:
+    monkeypatch.setattr("safediff.export.int8_weights.MIN_SIZE", 1)
+    engine = ExportedUNet(quantize(tiny_engine(), tmp_path / "int8", {}).parent)
+    assert int8_names(engine) >= kv_weights(models.base.denoiser).keys()
+    safe = models.base.with_denoiser(engine)
+    reason = attack_on(Models(base=models.base, safe=safe)).obstacle()
+    assert reason == "the model has the keys and values of the base, so there is no edit to undo"
+    assert attack_on(Models(base=models.safe, safe=safe)).obstacle() is None
+
+
+@pytest.mark.parametrize(("change", "edited"), [(0.0, False), (3e-4, False), (5e-3, True)])
+def test_an_edit_shows_through_int8(change: float, edited: bool) -> None:
+    """Half precision before it moves some values by a step, which is no edit either."""
+    w, other = torch.randn(2, 320, 768, generator=torch.Generator().manual_seed(0)).double()
+    moved = w + change * other
+    assert is_edited(rounded_weight(moved), rounded_weight(w), w) == edited
 
 
 def test_what_cannot_be_read_is_no_pass(models: Models) -> None:

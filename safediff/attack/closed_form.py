@@ -33,11 +33,8 @@ class ClosedForm(TextAttack):
             return "keys and values of this model do not read the text encoder's states themselves"
         if self._edited is None:
             return "keys and values of this model cannot be read"
-        base = self._original
-        change = [
-            float((self._edited[name] - base[name]).norm() / base[name].norm()) for name in base
-        ]
-        if max(change) < MIN_CHANGE:
+        base, unedited = self._original, self._unedited
+        if not any(is_edited(w, unedited[name], base[name]) for name, w in self._edited.items()):
             return "the model has the keys and values of the base, so there is no edit to undo"
         return None
 
@@ -58,6 +55,41 @@ class ClosedForm(TextAttack):
         if isinstance(unet, nn.Module):
             return kv_weights(unet)
         return engine_weights(unet, self._original)
+
+    @functools.cached_property
+    def _unedited(self) -> dict[str, Tensor]:
+        """The base's matrices as the safe model would hold them."""
+        from safediff.export.fake_int8 import rounded_weight
+
+        rounded = int8_names(self.models.safe.denoiser)
+        return {
+            name: rounded_weight(w) if name in rounded else w for name, w in self._original.items()
+        }
+
+
+def is_edited(weight: Tensor, unedited: Tensor, original: Tensor) -> bool:
+    """Whether a matrix holds more than the original rounded as it is, ``unedited``.
+
+    Values near the middle between two steps may be rounded either way, after half precision.
+    """
+    change, rounding = (weight - unedited).norm(), (unedited - original).norm()
+    return bool(change >= max(MIN_CHANGE * original.norm(), rounding / 2))
+
+
+def int8_names(unet: object) -> set[str]:
+    """Names of the weights that an engine holds in int8; none where ``unet`` is no engine."""
+    import onnx_ir as ir
+
+    from safediff.export.engine_files import MODEL_NAME
+    from safediff.export.int8 import QUANTIZED
+    from safediff.export.runtime import ExportedUNet
+    from safediff.export.signature import UNET_PREFIX
+
+    if not isinstance(unet, ExportedUNet):
+        return set()
+    stored = ir.load(unet.folder / MODEL_NAME).graph.initializers
+    found = (n.removeprefix(UNET_PREFIX) for n in stored if n.endswith(QUANTIZED))
+    return {name.removesuffix(QUANTIZED) for name in found}
 
 
 def engine_weights(unet: object, original: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
