@@ -1,5 +1,6 @@
 """Cards are measured on pictures that the offset was not fitted on."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from policy_examples import write
 from test_judge_nudenet import write_detector
 from torch import Tensor
 
+from safediff.errors import Inconclusive
 from safediff.judge.base import Calibration, Scores
 from safediff.judge.calibrate import best_offset, main, measure
 from safediff.judge.cards import Card
@@ -139,3 +141,43 @@ def test_wrong_input_ends_with_its_code(tmp_path: Path, capsys: pytest.CaptureFi
 
     load_clip.cache_clear()
     assert main([str(policy), "clip", "owl", *common]) == 3
+
+
+def test_a_picture_that_cannot_be_read_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_clip(tmp_path / "clip")
+    policy, folder = clip_policy(tmp_path), save(tmp_path / "pictures", pictures(4, seed=1))
+    (folder / "bad.png").write_bytes((folder / "0.png").read_bytes()[:60])
+    common = ["--positives", str(folder), "--negatives", str(folder), "-o", str(tmp_path / "c")]
+    assert main([str(policy), "clip", "owl", *common]) == 2
+    *_, line = capsys.readouterr().err.splitlines()  # loading weights shows its progress
+    assert line.startswith(f"error: {folder / 'bad.png'}: no readable picture: ")
+    assert not (tmp_path / "c").exists()
+
+
+@pytest.mark.parametrize("place", ["missing/card.json", "."])
+def test_a_card_that_cannot_be_written_is_told_before_anything_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], place: str
+) -> None:
+    output = tmp_path / place
+    common = ["--positives", str(tmp_path), "--negatives", str(tmp_path), "-o", str(output)]
+    assert main([str(tmp_path / "no.yaml"), "clip", "owl", *common]) == 2
+    assert capsys.readouterr().err.startswith(f"error: -o {output}: ")
+
+
+def test_a_card_is_whole_or_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "card.json"
+    card = Card(judge="clip", weights_sha256="0" * 64, settings={}, rows={})
+    card.write(path)
+    before = path.read_bytes()
+
+    def full(self: Path, text: str, *arguments: object, **named: object) -> int:
+        self.write_bytes(text.encode()[:9])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(Inconclusive, match="card could not be written"):
+        replace(card, judge="q16").write(path)
+    assert path.read_bytes() == before
+    assert [*tmp_path.iterdir()] == [path]

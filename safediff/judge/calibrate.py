@@ -9,6 +9,7 @@ run it once for each, with the same ``-o``.
 
 import argparse
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from safediff.errors import SafediffError, UsageError
+from safediff.errors import SafediffError, UsageError, first_line
 from safediff.judge.base import Judge
 from safediff.judge.cards import Card, Row
 from safediff.judge.load import JudgeRequest, load_judges
@@ -31,17 +32,41 @@ def read_pictures(folder: Path) -> list[Tensor]:
     """All pictures of a folder as uint8 (3, H, W), by name.
 
     Raises:
-        UsageError: there are too few.
+        UsageError: there are too few, or one cannot be read.
     """
     paths = sorted(p for p in folder.glob("*") if p.suffix.lower() in SUFFIXES)
     if len(paths) < MIN_PICTURES:
         raise UsageError(f"{folder}: {len(paths)} pictures; at least {MIN_PICTURES} are needed")
-    found = []
-    for path in paths:
+    return [_read(path) for path in paths]
+
+
+def _read(path: Path) -> Tensor:
+    try:
         with Image.open(path) as file:
             pixels = np.asarray(file.convert("RGB")).copy()
-        found.append(torch.from_numpy(pixels).permute(2, 0, 1))
-    return found
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UsageError(
+            f"{path}: no readable picture: {first_line(error)}", "replace it, or take it out"
+        ) from error
+    return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def require_writable(output: Path) -> None:
+    """Refuse a name that no card could be written to, before anything is measured.
+
+    Raises:
+        UsageError: it is a folder, or its folder is missing or cannot be written to.
+    """
+    if output.is_dir():
+        raise UsageError(f"-o {output}: is a folder, not a card", "name a file")
+    try:
+        with tempfile.TemporaryFile(dir=output.parent):
+            pass
+    except OSError as error:
+        raise UsageError(
+            f"-o {output}: no card can be written there ({error.strerror or error})",
+            "choose a folder that is there and can be written to",
+        ) from error
 
 
 def measure(
@@ -93,9 +118,11 @@ def calibrate(
     """Measure one label of a judge as a policy sets it, and put it into the card.
 
     Raises:
-        UsageError: wrong policy or folders.
-        Inconclusive: the judge is missing, or the card in place is of other weights or settings.
+        UsageError: wrong policy, folders, pictures or output.
+        Inconclusive: the judge is missing, the card in place is of other weights or settings, or
+            the new one cannot be written.
     """
+    require_writable(output)
     plan = load_plan(policy)
     settings = {judge.name: judge.settings for judge in plan.judges}.get(name, {})
     plain = {key: value for key, value in settings.items() if key != "calibration"}

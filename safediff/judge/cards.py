@@ -4,6 +4,7 @@
 """
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -36,8 +37,22 @@ class Card:
     rows: dict[str, Row]
 
     def write(self, path: Path) -> None:
-        """Write it whole."""
-        path.write_text(json.dumps(asdict(self), indent=1, sort_keys=True) + "\n", "utf-8")
+        """Write it, whole or not at all.
+
+        Raises:
+            Inconclusive: the file can't be written.
+        """
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        text = json.dumps(asdict(self), indent=1, sort_keys=True) + "\n"
+        try:
+            temporary.write_text(text, encoding="utf-8")
+            os.replace(temporary, path)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise Inconclusive(
+                f"{path}: the card could not be written ({error.strerror or error})",
+                "free some space or choose a folder that can be written to",
+            ) from error
 
     @classmethod
     def read(
