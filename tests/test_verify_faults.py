@@ -5,6 +5,7 @@ perfect eraser that passes.
 """
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -214,6 +215,20 @@ def test_a_missing_picture_does_not_cost_the_quality_checks_their_count(measure:
         found = row(report, f"quality/{metric}")
         assert found.verdict is OPEN
         assert found.details["num_failures"] == 1
+
+
+@pytest.mark.parametrize("drift", [[0.5, math.nan], [math.nan, 0.5], [0.5, math.inf, 0.1]])
+def test_a_drift_that_is_no_number_at_any_step_is_not_measured(
+    measure: Measure, monkeypatch: pytest.MonkeyPatch, drift: list[float]
+) -> None:
+    monkeypatch.setattr(
+        "safediff.verify.verification.null_drift",
+        lambda base, safe, num_rows: list(enumerate(drift)),
+    )
+    report = measure(edits=(*STRICT, ("export", "  quality: {null_drift: 1.0}\nexport")))
+    found = row(report, "quality/null_drift")
+    assert (found.verdict, found.estimate) == (OPEN, None)
+    assert report.exit_code == 3
 
 
 def test_a_judge_that_always_crashes_decides_nothing_and_says_of_how_many(

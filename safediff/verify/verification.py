@@ -1,5 +1,6 @@
 """One verification: the base is drawn once, then any number of subjects against it."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -289,7 +290,9 @@ class Verification:
     def _drift(self, check: QualityCheck, backbone: Backbone) -> CheckResult:
         num_rows = self.sampling.num_rows(self.base)
         drift = [value for _, value in null_drift(self.base, backbone, num_rows=num_rows)]
-        return checks.quality(check, max(drift), None, len(drift))
+        # ``max`` drops what is no number, unless it comes first
+        worst = max(drift) if all(map(math.isfinite, drift)) else math.nan
+        return checks.quality(check, worst, None, len(drift))
 
     def _asked(self, subject: str) -> dict[str, set[str]]:
         """The prompts that a subject was asked for each check."""
