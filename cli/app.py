@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from safediff.errors import PolicyError, SafediffError
 
@@ -81,7 +81,21 @@ def build_app() -> "Typer":
 
 
 def main() -> int:
-    """Run the command line and return the exit code: 0, 1, 2, 3 or 130."""
+    """Run the command line and return the exit code: 0, 1, 2, 3 or 130.
+
+    After an error in one of several processes it doesn't return but ends this one with that code.
+    """
+    code = _told()
+    if _others_are_at_work():  # destructors of NCCL and Python's own end would wait for them
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError):
+                stream.flush()
+        os._exit(code)
+    return code
+
+
+def _told() -> int:
+    """Run the command line and say on stderr what went wrong."""
     try:
         with _closed_pipe_told():
             return _run()
@@ -113,6 +127,12 @@ def _run() -> int:
             _say("interrupted")
         return code if isinstance(code, int) and code in _FROM_TYPER else INCONCLUSIVE
     return 0
+
+
+def _others_are_at_work() -> bool:
+    """Whether this process left its group early: one that did its work has parted from it."""
+    dist: Any = sys.modules.get("torch.distributed")  # imported by now, or there is no group
+    return dist is not None and dist.is_available() and dist.is_initialized()
 
 
 @contextmanager

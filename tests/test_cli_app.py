@@ -94,6 +94,40 @@ def test_a_crash_log_finds_another_place(tmp_path: Path) -> None:
     assert list(tmp_path.glob("crash-*.log"))
 
 
+GROUP = "; ".join(
+    [
+        "import atexit, threading",
+        "atexit.register(threading.Event().wait)",  # as NCCL's destructors, without the others
+        "dist = types.ModuleType('torch.distributed')",
+        "dist.is_available = dist.is_initialized = lambda: True",
+        "sys.modules['torch.distributed'] = dist",
+    ]
+)
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "stderr"),
+    [
+        ("raise UsageError('bad', 'do this')", 2, "error: bad\n  next: do this\n"),
+        ("raise Inconclusive('gone')", 3, "error: gone\n"),
+        ("raise KeyboardInterrupt", 130, "interrupted\n"),
+    ],
+)
+def test_one_of_several_processes_leaves_at_once_after_an_error(
+    tmp_path: Path, body: str, code: int, stderr: str
+) -> None:
+    done = run_verb(f"{GROUP}; print('begun'); {body}", cache=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (code, "begun\n", stderr)
+
+
+def test_it_leaves_a_crash_log_behind(tmp_path: Path) -> None:
+    done = run_verb(f"{GROUP}; {{}}['absent']", cache=tmp_path)
+    assert done.returncode == 3
+    (log,) = tmp_path.rglob("crash-*.log")
+    assert done.stderr == f"internal error: KeyError('absent'); details: {log}\n"
+    assert "Traceback" in log.read_text(encoding="utf-8")
+
+
 def test_a_verb_that_cannot_be_imported_is_no_violation(tmp_path: Path) -> None:
     code = "import sys, safediff.cli.app as a; a.VERBS = ('absent',); sys.exit(a.main())"
     done = run(sys.executable, "-P", "-c", code, cache=tmp_path)

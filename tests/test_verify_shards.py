@@ -19,8 +19,9 @@ from small_policy import command, environment, safediff, write_policy
 from safediff.errors import Inconclusive, UsageError
 from safediff.gate.journal import Journal, JournalHeader, JournalRecord, JournalTail, read_journal
 from safediff.judge.embedded import EmbeddedJudge
+from safediff.sample import shards as shards_module
 from safediff.sample.sampler import Draw, Picture, Sampling
-from safediff.sample.shards import ALONE, Shards, open_shards
+from safediff.sample.shards import ALONE, Shards, open_shards, sharded
 from safediff.verify.album import Photographer
 from safediff.verify.assignments import Assignment
 from safediff.verify.ledger import Ledger
@@ -271,6 +272,20 @@ def test_a_process_that_is_no_longer_heard_of_is_given_up() -> None:
             process.communicate()
     assert processes[0].returncode != 0
     assert "Inconclusive: another process has ended before the work was done, or is no" in said
+
+
+def test_only_processes_that_did_their_work_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With NCCL an early one would wait for the others before it could say why."""
+    parted: list[bool] = []
+    monkeypatch.setattr(shards_module, "open_shards", lambda: Shards(1, 2))
+    monkeypatch.setattr("torch.distributed.destroy_process_group", lambda: parted.append(True))
+    with pytest.raises(Inconclusive, match="no disk"), sharded():
+        raise Inconclusive("no disk")
+    assert parted == []
+    with sharded() as found:
+        assert found.count == 2
+        assert parted == []
+    assert parted == [True]
 
 
 @pytest.mark.parametrize("hours", ["0", "-1", "soon", "nan"])

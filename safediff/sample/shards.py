@@ -193,13 +193,16 @@ def _nccl() -> bool:
 
 @contextmanager
 def sharded() -> Iterator[Shards]:
-    """The processes that were started together, as long as they work together."""
+    """The processes that were started together, as long as they work together.
+
+    After an error the group is left as it is: NCCL parts only where every process of the machine
+    does, and the others are still at work. Whoever ends the program then has to leave at once, as
+    ``safediff.cli.app`` does, since the group's destructors would wait as well.
+    """
     shards = open_shards()
-    try:
-        yield shards
-    finally:
-        if shards.count > 1:
-            dist.destroy_process_group()
+    yield shards
+    if shards.count > 1:
+        dist.destroy_process_group()
 
 
 @contextmanager
