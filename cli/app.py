@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from safediff.errors import PolicyError, SafediffError
+from safediff.errors import PolicyError, SafediffError, lacking_memory
 
 if TYPE_CHECKING:
     from typer import Typer
@@ -100,18 +100,15 @@ def _told() -> int:
         with _closed_pipe_told():
             return _run()
     except SafediffError as error:
-        _say(str(error) if isinstance(error, PolicyError) else f"error: {error}")
-        if error.next_step:
-            _say(f"  next: {error.next_step}")
-        return error.exit_code
+        return _say_outcome(error)
     except KeyboardInterrupt:
         _say("interrupted")
         return INTERRUPTED
-    except MemoryError:
-        _say("error: out of memory\n  next: lower verify.sampling.batch_size in the policy")
     except OSError as error:
         _say(f"error: {error.filename or 'input or output'}: {error.strerror or error}")
     except Exception as error:
+        if told := lacking_memory(error):
+            return _say_outcome(told)
         from safediff.cli.crash import write_crash_log
 
         _say(f"internal error: {error!r}; details: {write_crash_log(error)}")
@@ -145,6 +142,14 @@ def _closed_pipe_told() -> Iterator[None]:
             sys.stdout.flush()
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _say_outcome(error: SafediffError) -> int:
+    """Message and next step; gives the exit code."""
+    _say(str(error) if isinstance(error, PolicyError) else f"error: {error}")
+    if error.next_step:
+        _say(f"  next: {error.next_step}")
+    return error.exit_code
 
 
 def _say(line: str) -> None:

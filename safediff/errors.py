@@ -53,6 +53,23 @@ class Inconclusive(SafediffError):
     exit_code = 3
 
 
+def lacking_memory(error: BaseException) -> Inconclusive | None:
+    """What to say where an error means that memory was too small; None for any other.
+
+    PyTorch's, of a GPU, is known by its name: it is no ``MemoryError``, and importing its class
+    would take seconds.
+    """
+    if type(error).__name__ == "OutOfMemoryError":
+        return Inconclusive(
+            "out of memory on the GPU",
+            "safediff plan POLICY says what fits; lower verify.sampling.batch_size, or set "
+            "model.dtype, gradient_checkpointing and micro_batch (docs/memory.md)",
+        )
+    if isinstance(error, MemoryError):
+        return Inconclusive("out of memory", "lower verify.sampling.batch_size in the policy")
+    return None
+
+
 def first_line(error: BaseException) -> str:
     """What an error says, for a message of one line: its first line, at most 200 characters."""
     return (str(error).strip() or repr(error)).splitlines()[0][:200]

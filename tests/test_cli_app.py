@@ -52,7 +52,11 @@ def run_verb(body: str, *arguments: str, cache: Path) -> subprocess.CompletedPro
         ("raise PolicyError(['p.yaml:1:1: error: x'])", 2, "p.yaml:1:1: error: x\n"),
         ("raise Inconclusive('no judge')", 3, "error: no judge\n"),
         ("raise SafediffError('other')", 3, "error: other\n"),
-        ("raise MemoryError", 3, "error: out of memory"),
+        ("raise MemoryError", 3, "error: out of memory\n  next: lower verify.sampling.batch_size"),
+        (
+            "raise type('OutOfMemoryError', (RuntimeError,), {})('CUDA out of memory')",
+            *(3, "error: out of memory on the GPU\n  next: safediff plan POLICY"),
+        ),
         ("raise OSError(28, 'No space left on device', 'x.bin')", 3, "error: x.bin: No space left"),
         ("open('/proc/nope/x', 'w')", 3, "error: /proc/nope/x: No such file or directory\n"),
         ("raise KeyboardInterrupt", 130, "interrupted\n"),

@@ -3,9 +3,10 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 import safediff
-from safediff.errors import FREE_SPACE, Inconclusive, first_line
+from safediff.errors import FREE_SPACE, Inconclusive, first_line, lacking_memory
 from safediff.workflow.run_folder import writing
 
 
@@ -34,3 +35,13 @@ def test_after_a_full_disk_no_command_is_told_of_an_option_that_it_lacks() -> No
     assert safediff.__file__ is not None
     sources = Path(safediff.__file__).parent.rglob("*.py")
     assert not [str(path) for path in sources if "then --resume" in path.read_text("utf-8")]
+
+
+def test_a_lack_of_memory_is_known_whoever_says_so() -> None:
+    gpu = lacking_memory(torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate"))
+    assert gpu is not None
+    assert (str(gpu), gpu.exit_code) == ("out of memory on the GPU", 3)
+    for knob in ("safediff plan POLICY", "verify.sampling.batch_size", "docs/memory.md"):
+        assert knob in gpu.next_step
+    assert str(lacking_memory(MemoryError())) == "out of memory"
+    assert lacking_memory(RuntimeError("CUDA out of memory")) is None

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import diffusers
@@ -150,6 +151,20 @@ def test_without_configurations_or_hub_it_is_said_what_is_needed(
     with pytest.raises(Inconclusive, match="couldn't connect") as caught:
         load_backbone(ModelPlan(base=str(file)))
     assert "say model.config, a diffusers folder of the same family" in str(caught.value.next_step)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory")])
+def test_too_little_memory_is_no_fault_of_the_files(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def full(*_: Any, **options: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(load, "_from_folder", full)
+    with pytest.raises(type(error)):
+        load_backbone(ModelPlan(base="embedded"))
+    with pytest.raises(type(error)):
+        load.merge_lora(SimpleNamespace(load_lora_weights=full), "style.safetensors", 1.0)
 
 
 @pytest.mark.parametrize(

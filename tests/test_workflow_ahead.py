@@ -190,6 +190,9 @@ def test_errors_travel_with_what_the_command_line_needs() -> None:
     error = pickle.loads(pickle.dumps(_sendable(UsageError("no such text", "name another"))))
     assert isinstance(error, UsageError)
     assert (str(error), error.next_step) == ("no such text", "name another")
+    full = pickle.loads(pickle.dumps(_sendable(torch.OutOfMemoryError("CUDA out of memory"))))
+    assert isinstance(full, Inconclusive)
+    assert "docs/memory.md" in full.next_step
     try:
         raise KeyError("lost")
     except KeyError as unforeseen:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 from small_policy import QUICK, finished, safediff, small_plan, write_policy
 
@@ -119,6 +120,17 @@ def test_one_that_fails_loses_no_others(tmp_path: Path, fake: dict[str, Any]) ->
     assert "internal error: ValueError('a bug')" in str(found[1].error)
     with pytest.raises(Inconclusive, match="of 3 policies: a, b undecided"):
         end_of(found)
+
+
+def test_a_gpu_that_is_too_small_is_told_of_its_policy(
+    tmp_path: Path, fake: dict[str, Any]
+) -> None:
+    full = torch.OutOfMemoryError("CUDA out of memory")
+    fake["broken"] = {"a": full, "b": Inconclusive("no disk")}
+    ui = Spoken()
+    first, _ = erase_all([named(tmp_path, n) for n in "ab"], tmp_path / "out", False, ui)
+    assert first.exit_code == 3
+    assert "error: policy a: out of memory on the GPU" in ui.said
 
 
 def test_alone_an_error_is_told_as_it_is(tmp_path: Path, fake: dict[str, Any]) -> None:

@@ -131,6 +131,8 @@ def merge_lora(pipeline: Any, path: str, scale: float) -> None:
             found = pipeline.get_list_adapters()
             pipeline.fuse_lora(lora_scale=scale)
             pipeline.unload_lora_weights()
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
     except Exception as error:
         raise Inconclusive(
             f"model.lora {path!r}: cannot be merged: {type(error).__name__}: {first_line(error)}",
@@ -159,7 +161,7 @@ def load_pipeline(plan: ModelPlan) -> Any:
                 "write a path that exists, 'embedded', or a hub id with its revision",
             )
         return _from_folder(plan.base, revision=plan.revision, **options)
-    except (UsageError, Inconclusive):
+    except (UsageError, Inconclusive, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
         raise Inconclusive(

@@ -14,7 +14,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Any, NamedTuple
 
-from safediff.errors import SafediffError
+from safediff.errors import SafediffError, lacking_memory
 from safediff.policy.plan import Plan
 
 
@@ -107,6 +107,8 @@ def _sendable(error: Exception) -> Exception:
     """The error as it is where its kind decides the exit code, else with its traceback as text."""
     if isinstance(error, SafediffError | MemoryError | OSError):
         return error
+    if told := lacking_memory(error):
+        return told
     other = RuntimeError(f"while distilling: {error!r}")
     other.add_note(traceback.format_exc())
     return other

@@ -5,7 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from safediff.errors import Inconclusive, PolicyViolated, SafediffError, UsageError
+from safediff.errors import (
+    Inconclusive,
+    PolicyViolated,
+    SafediffError,
+    UsageError,
+    lacking_memory,
+)
 from safediff.gate.verdict import Verdict
 from safediff.models.backbone import Backbone
 from safediff.models.load import load_backbone
@@ -134,7 +140,7 @@ def as_told(error: Exception) -> SafediffError:
     """The error, or what stands for one that nobody foresaw."""
     if isinstance(error, SafediffError):
         return error
-    return Inconclusive(
+    return lacking_memory(error) or Inconclusive(
         f"internal error: {error!r}", "run this policy alone with --resume for the details"
     )
 
