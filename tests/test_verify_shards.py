@@ -288,6 +288,43 @@ def test_only_processes_that_did_their_work_part(monkeypatch: pytest.MonkeyPatch
     assert parted == [True]
 
 
+NCCL = """NCCL error in: ../torch/csrc/distributed/c10d/ProcessGroupNCCL.cpp:1691, unhandled system
+ncclSystemError: System call (e.g. socket, malloc) or external library call failed
+Last error:
+Error while creating shared memory segment /dev/shm/nccl-x
+
+"""
+
+
+@pytest.mark.parametrize(
+    ("error", "said", "next_step"),
+    [
+        (
+            torch.distributed.DistBackendError(NCCL),
+            "NCCL failed: Error while creating shared memory segment /dev/shm/nccl-x",
+            "NCCL_DEBUG=INFO says more",
+        ),
+        (
+            RuntimeError("Connection closed by peer\nmore"),
+            "another process has ended before the work was done, or is no longer heard of "
+            "(Connection closed by peer)",
+            "see its own message; ",
+        ),
+    ],
+)
+def test_what_the_processes_talk_through_is_told(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, said: str, next_step: str
+) -> None:
+    def fail(*_: Any, **options: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("torch.distributed.all_reduce", fail)
+    with pytest.raises(Inconclusive) as caught:
+        Shards(0, 2).sum([torch.zeros(1)])
+    assert str(caught.value) == said
+    assert caught.value.next_step.startswith(next_step)
+
+
 @pytest.mark.parametrize("hours", ["0", "-1", "soon", "nan"])
 def test_patience_is_a_number_of_hours(hours: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")

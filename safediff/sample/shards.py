@@ -207,9 +207,12 @@ def sharded() -> Iterator[Shards]:
 
 @contextmanager
 def _company() -> Iterator[None]:
-    """Say in one line that another process is gone."""
+    """Say in one line that another process is gone, or that NCCL failed."""
     try:
         yield
+    except dist.DistBackendError as error:  # its first lines name a source file of PyTorch's
+        *_, last = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
+        raise Inconclusive(f"NCCL failed: {last}", "NCCL_DEBUG=INFO says more") from error
     except RuntimeError as error:  # gloo: connection closed, reset, timed out
         raise Inconclusive(
             "another process has ended before the work was done, or is no longer heard of "
