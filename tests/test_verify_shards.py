@@ -334,6 +334,33 @@ def test_patience_is_a_number_of_hours(hours: str, monkeypatch: pytest.MonkeyPat
         open_shards()
 
 
+@pytest.mark.parametrize(
+    ("world", "said"),
+    [
+        ({"WORLD_SIZE": "abc"}, "WORLD_SIZE: 'abc' is not a whole number of at least 1"),
+        ({"WORLD_SIZE": "0"}, "WORLD_SIZE: '0' is not a whole number of at least 1"),
+        ({"WORLD_SIZE": "2"}, "WORLD_SIZE is set, but RANK is not"),
+        ({"WORLD_SIZE": "2", "RANK": "-1"}, "RANK: '-1' is not a whole number of at least 0"),
+        ({"WORLD_SIZE": "2", "RANK": "2"}, "RANK: 2 is not below WORLD_SIZE, 2"),
+        (
+            {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "x"},
+            "LOCAL_RANK: 'x' is not a whole number of at least 0",
+        ),
+    ],
+)
+def test_an_environment_that_says_nonsense_is_refused(
+    monkeypatch: pytest.MonkeyPatch, world: dict[str, str], said: str
+) -> None:
+    for name in ("WORLD_SIZE", "RANK", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in world.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError) as caught:
+        open_shards()
+    assert str(caught.value) == said
+    assert "torchrun" in caught.value.next_step
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 100])
 @pytest.mark.parametrize("batch_size", [1, 4, 7])
 def test_shares_are_whole_batches_and_cover_everything(count: int, batch_size: int) -> None:

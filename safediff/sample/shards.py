@@ -27,6 +27,8 @@ PATIENCE_HOURS = 12.0
 """How long one process waits for the slowest, unless ``SAFEDIFF_PATIENCE_HOURS`` says otherwise.
 One that died is noticed at once, as its connection closes; one whose machine is gone, by this."""
 
+STARTED_BY = "start with torchrun or accelerate launch; for one process unset WORLD_SIZE"
+
 T = TypeVar("T")
 
 
@@ -120,14 +122,16 @@ def open_shards() -> Shards:
     Each process takes the GPU of its local rank.
 
     Raises:
-        UsageError: there are more processes on this machine than GPUs, or what the environment
-            says is no number.
+        UsageError: there are more processes on this machine than GPUs, or the environment does not
+            say who is who in whole numbers.
         Inconclusive: the processes cannot find each other.
     """
-    count = int(os.environ.get("WORLD_SIZE", "1"))
+    count = _from_launcher("WORLD_SIZE", least=1, default="1")
     if count == 1:
         return ALONE
-    rank, local = int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", "0"))
+    rank, local = _from_launcher("RANK"), _from_launcher("LOCAL_RANK", default="0")
+    if rank >= count:
+        raise UsageError(f"RANK: {rank} is not below WORLD_SIZE, {count}", STARTED_BY)
     if torch.cuda.is_available():
         if local >= torch.cuda.device_count():
             raise UsageError(
@@ -151,12 +155,26 @@ def open_shards() -> Shards:
     return Shards(rank, count, group, gpu_group)
 
 
+def _from_launcher(name: str, *, least: int = 0, default: str | None = None) -> int:
+    """A number that the environment says."""
+    given = os.environ.get(name, default)
+    if given is None:
+        raise UsageError(f"WORLD_SIZE is set, but {name} is not", STARTED_BY)
+    try:
+        number = int(given)
+    except ValueError:
+        number = least - 1
+    if number < least:
+        raise UsageError(f"{name}: {given!r} is not a whole number of at least {least}", STARTED_BY)
+    return number
+
+
 def _share_cores() -> None:
     """Give this process its part of the cores, where torchrun left it one.
 
     Models on the CPU keep that one: more threads add in another order.
     """
-    count = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    count = _from_launcher("LOCAL_WORLD_SIZE", least=1, default="1")
     if count > 1 and os.environ.get("OMP_NUM_THREADS") == "1":
         torch.set_num_threads(max(1, _num_cores() // count))
 
