@@ -21,7 +21,7 @@ PAGE = (Path(__file__).parents[1] / "docs" / "scaling.md").read_text(encoding="u
 SCRIPTS = re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL)
 (MANIFEST,) = re.findall(r"```yaml\n(apiVersion.*?)```", PAGE, re.DOTALL)
 (SLURM,) = (block for block in SCRIPTS if "#SBATCH" in block)
-SBATCH = {"nodes", "ntasks-per-node", "gpus-per-node", "requeue"}
+SBATCH = {"nodes", "ntasks-per-node", "cpus-per-task", "gpus-per-node", "requeue"}
 """Of the options of sbatch, those that the page uses."""
 LAUNCHED = re.compile(r"(torchrun|accelerate launch) .*")
 
@@ -107,6 +107,15 @@ def test_slurm_starts_one_launcher_a_machine_and_a_process_a_gpu() -> None:
     assert f"--nproc-per-node {gpus} " in SLURM
 
 
+def test_slurm_gives_each_process_cores() -> None:
+    """And srun, which does not take over what sbatch was told."""
+    (cores,) = re.findall(r"#SBATCH.* --cpus-per-task=(\d+)", SLURM)
+    (gpus,) = re.findall(r"--gpus-per-node=(\d+)", SLURM)
+    assert int(cores) >= int(gpus)
+    (line,) = (line for line in SLURM.splitlines() if line.startswith("srun"))
+    assert '--cpus-per-task="$SLURM_CPUS_PER_TASK"' in line
+
+
 def manifest_faults(text: str) -> list[str]:
     """What does not fit together in the manifest."""
     service, job = yaml.safe_load_all(text)
@@ -115,6 +124,12 @@ def manifest_faults(text: str) -> list[str]:
     (container,) = pod["containers"]
     (command,) = container["args"]
     (arguments,) = (arguments for _, arguments in launches(command))
+    paths = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    in_memory = [
+        paths.get(volume["name"])
+        for volume in pod["volumes"]
+        if volume.get("emptyDir", {}).get("medium") == "Memory"
+    ]
     name, gpus = job["metadata"]["name"], container["resources"]["limits"]["nvidia.com/gpu"]
     wanted: dict[str, tuple[Any, Any]] = {
         "kinds": ((service["kind"], job["kind"]), ("Service", "Job")),
@@ -134,6 +149,7 @@ def manifest_faults(text: str) -> list[str]:
             sorted(mount["name"] for mount in container["volumeMounts"]),
             sorted(volume["name"] for volume in pod["volumes"]),
         ),
+        "shared memory": (in_memory, ["/dev/shm"]),
     }
     return faults(command) + [what for what, (a, b) in wanted.items() if a != b]
 
@@ -155,6 +171,8 @@ def test_the_manifest_fits_together() -> None:
         ("{job-name: safediff}", "{job: safediff}", "selector"),
         ("nvidia.com/gpu: 8", "nvidia.com/gpu: 4", "processes"),
         ("{name: runs, mountPath", "{name: run, mountPath", "mounts"),
+        ("mountPath: /dev/shm", "mountPath: /shm", "shared memory"),
+        ("medium: Memory", "medium: ''", "shared memory"),
         ("--master-port 29500", "--main-port 29500", "unrecognized arguments: --main-port"),
         ("--out /runs", "--output /runs", "option --output of erase"),
     ],
