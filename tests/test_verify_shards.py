@@ -20,6 +20,7 @@ from safediff.errors import Inconclusive, UsageError
 from safediff.gate.journal import Journal, JournalHeader, JournalRecord, JournalTail, read_journal
 from safediff.judge.embedded import EmbeddedJudge
 from safediff.sample import shards as shards_module
+from safediff.sample.draw import Row
 from safediff.sample.sampler import Draw, Picture, Sampling
 from safediff.sample.shards import ALONE, Shards, open_shards, sharded
 from safediff.verify.album import Photographer
@@ -366,13 +367,44 @@ def test_an_environment_that_says_nonsense_is_refused(
 def test_shares_are_whole_batches_and_cover_everything(count: int, batch_size: int) -> None:
     items = list(range(50))
     batches = [items[i : i + batch_size] for i in range(0, 50, batch_size)]
-    shares = [Shards(rank, count).share(items, batch_size) for rank in range(count)]
-    assert sorted(item for share in shares for item in share) == items
-    for share in shares:
-        for start in range(0, len(share), batch_size):
-            assert share[start : start + batch_size] in batches
-    sizes = [len(share) for share in shares]
+    shares = [Shards(rank, count).share(iter(batches)) for rank in range(count)]
+    assert sorted(batch for share in shares for batch in share) == batches
+    sizes = [sum(map(len, share)) for share in shares]
     assert max(sizes) - min(sizes) <= batch_size
+
+
+class Agreeing(Shards):
+    """A process whose others say what it says."""
+
+    def agree(self, what: str, find: Callable[[], Any]) -> Any:
+        return find()
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_pictures_of_several_guidance_scales_keep_their_company(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    """Batches end where the scale changes; those of one process must not be cut anew."""
+    scales = [3.0] * 3 + [7.0] * 2 + [3.0] * 5 + [7.0] * 2
+    draws = [Draw(f"text {number}") for number in range(len(scales))]
+    rows = {d.prompt: Row(guidance_scale=s) for d, s in zip(draws, scales, strict=True)}
+    sampling = Sampling(batch_size=4, rows=rows)
+    items = [Assignment("erasure/a", draw, ("axe",), "embedded") for draw in draws]
+    drawn: list[list[Draw]] = []
+
+    def note(_: Any, asked: list[Draw], sampling: Sampling, *rest: Any) -> Iterator[list[Picture]]:
+        drawn.extend(part for part, _ in sampling.batches(asked))
+        return iter([])
+
+    monkeypatch.setattr("safediff.verify.album.sample", note)
+    model: Any = SimpleNamespace(name="model")
+    for rank in range(count):
+        ledger: Any = SimpleNamespace(
+            shards=Agreeing(rank, count), known=lambda subject: {}, settle=lambda *_: None
+        )
+        Photographer(items, sampling, {}, ledger, tmp_path).draw("model", model, {}, draws)
+    expected = [part for part, _ in sampling.batches(draws)]
+    assert sorted(drawn, key=lambda part: draws.index(part[0])) == expected
 
 
 def test_one_process_asks_nobody(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ pictures, journals, checkpoints and patches go over a file system that all of th
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -48,17 +48,16 @@ class Shards:
         """Process 0 decides and writes."""
         return self.rank == 0
 
-    def share(self, items: Sequence[T], batch_size: int) -> list[T]:
-        """What this process does of ``items``: every ``count``-th whole batch.
+    def share(self, batches: Iterable[T]) -> list[T]:
+        """What this process does of the batches of one process: every ``count``-th, as it is.
 
         So each batch holds what it would hold in one process, and gives the same bits.
         """
-        starts = range(self.rank * batch_size, len(items), self.count * batch_size)
-        return [item for start in starts for item in items[start : start + batch_size]]
+        return list(batches)[self.stripe]
 
     @property
     def stripe(self) -> slice:
-        """This process's rows of a batch that all share: every ``count``-th, from its own on."""
+        """This process's part of batches, or of a batch's rows: every ``count``-th from its own."""
         return slice(self.rank, None, self.count)
 
     def sum(self, tensors: Iterable[Tensor]) -> None:

@@ -127,7 +127,7 @@ class Photographer:
         lost = self.journal.known(subject)
         on_batch(len(draws) - len(missing))
         count_all = _counting_for_all(on_batch, len(missing), shards.count)
-        if mine := shards.share(missing, self.sampling.batch_size):
+        for mine in shards.share(part for part, _ in self.sampling.batches(missing)):
             for batch in self.pictures(backbone, mine, count_all, guard):
                 self._file(subject, folder, batch, lost)
         self.journal.settle(subject, draws, missing)

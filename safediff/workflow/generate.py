@@ -64,7 +64,9 @@ def _draw(
     shards: Shards,
 ) -> list[torch.Tensor]:
     """All pictures in order, in every process; each draws its whole batches."""
-    places = shards.share(range(len(draws)), sampling.batch_size)
+    everywhere, size = range(len(draws)), sampling.batch_size
+    batches = shards.share(everywhere[start : start + size] for start in everywhere[::size])
+    places = [place for batch in batches for place in batch]
     mine = [draws[place] for place in places]
     drawn = [p.image for b in sample(backbone, mine, sampling, guard=guard) for p in b]
     if shards.count == 1:
