@@ -79,6 +79,22 @@ def test_a_single_file_is_the_folder(tmp_path: Path, make: Callable[[Path], Any]
     assert torch.equal(picture(found), picture(expected))
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_a_file_that_predicts_velocities_needs_a_scheduler_that_says_so(tmp_path: Path) -> None:
+    pipeline = tiny_xl_pipeline(tmp_path / "words")
+    noise = configs_of(pipeline, tmp_path / "noise")
+    pipeline.scheduler.register_to_config(prediction_type="v_prediction")
+    velocities = configs_of(pipeline, tmp_path / "velocities")
+    state = original_state(load.as_backbone("tiny", pipeline))
+    state |= {"v_pred": torch.zeros(0), "ztsnr": torch.zeros(0)}
+    file = tmp_path / "model.safetensors"
+    save_file({k: v.contiguous().clone() for k, v in state.items()}, file, {"format": "pt"})
+    with pytest.raises(UsageError, match=r"'.*noise' says prediction_type 'epsilon'"):
+        load_backbone(ModelPlan(base=str(file), config=str(noise)))
+    found = load_backbone(ModelPlan(base=str(file), config=str(velocities)))
+    assert found.prediction_type == "v_prediction"
+
+
 def test_a_folder_of_half_precision_files(tmp_path: Path) -> None:
     pipeline = tiny_pipeline(tmp_path / "words")
     pipeline.to(torch.float16).save_pretrained(tmp_path / "model", variant="fp16")
@@ -177,6 +193,9 @@ def test_too_little_memory_is_no_fault_of_the_files(
             *("cond_stage_model.model.ln_final.weight", (8,)),
             r"2\.x, whose files do not say whether .*: model\.config must be given",
         ),
+        ("v_pred", (0,), r"predicts velocities .*: model\.config must be given"),
+        ("edm_mean", (1, 4, 1, 1), r"are those of EDM .*no single file is read"),
+        ("edm_vpred.sigma_max", (), r"are those of EDM .*no single file is read"),
     ],
 )
 def test_files_of_other_models_are_refused(

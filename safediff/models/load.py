@@ -1,5 +1,6 @@
 """Loads a backbone: embedded, local folder, single file or hub repository."""
 
+import json
 from collections.abc import Mapping
 from importlib.resources import files
 from importlib.util import find_spec
@@ -13,7 +14,15 @@ from safediff.errors import Inconclusive, UsageError, first_line
 from safediff.export.quiet import quiet
 from safediff.models.backbone import Backbone
 from safediff.models.flux import Flux
-from safediff.models.original_layout import Kind, channels_of, kind_of, read_shapes
+from safediff.models.original_layout import (
+    EDM,
+    VELOCITIES,
+    Kind,
+    Shapes,
+    channels_of,
+    kind_of,
+    read_shapes,
+)
 from safediff.models.pixart import PixArtAlpha, PixArtSigma
 from safediff.models.prediction import PREDICTIONS
 from safediff.models.sd3 import StableDiffusion3
@@ -217,8 +226,35 @@ def _from_single_file(path: Path, plan: ModelPlan, options: dict[str, Any]) -> A
     where: dict[str, Any] = (
         {} if plan.config is None else {"config": plan.config, "local_files_only": True}
     )
+    _require_told_prediction(path, shapes, plan.config)
     options |= where | _unchecked(family)
     return getattr(diffusers, family).from_single_file(str(path), **options)
+
+
+def _require_told_prediction(path: Path, shapes: Shapes, config: str | None) -> None:
+    """Refuse what diffusers would take for a model that predicts noise, since it reads no mark."""
+    if any(name in shapes for name in EDM):
+        raise UsageError(
+            f"{path}: its levels of noise are those of EDM (Playground v2.5, CosXL), with which no "
+            "single file is read",
+            "point model.base at its diffusers folder, if there is one",
+        )
+    if VELOCITIES not in shapes:
+        return
+    if config is None:
+        raise UsageError(
+            f"{path}: predicts velocities (it holds {VELOCITIES!r}), as its scheduler has to say: "
+            "model.config must be given",
+            "let it be the diffusers folder of the same checkpoint; no weights need be there",
+        )
+    scheduler = Path(config) / "scheduler" / "scheduler_config.json"
+    found = json.loads(scheduler.read_text(encoding="utf-8")).get("prediction_type", "epsilon")
+    if found != "v_prediction":
+        raise UsageError(
+            f"{path}: predicts velocities (it holds {VELOCITIES!r}), but the scheduler of "
+            f"model.config {config!r} says prediction_type {found!r}",
+            "let model.config be the diffusers folder of the same checkpoint",
+        )
 
 
 def _single_file_family(path: Path, kind: Kind, *, has_config: bool) -> str:

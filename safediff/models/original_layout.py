@@ -14,6 +14,10 @@ Kind = Literal["sd", "sd2", "sdxl", "refiner"]
 CONV_IN = "model.diffusion_model.input_blocks.0.0.weight"
 CONV_OUT = "model.diffusion_model.out.2.weight"
 CROSS_KEYS = ".attn2.to_k.weight"
+VELOCITIES = "v_pred"
+"""Of files of SDXL: the name of an empty tensor, where velocities are predicted."""
+EDM = ("edm_mean", "edm_vpred.sigma_max")
+"""Likewise, where noise has the levels of EDM (Karras et al. 2022, arXiv:2206.00364)."""
 ENCODER_2, REFINER = "conditioner.embedders.1.", "conditioner.embedders.0.model."
 OPEN_CLIP = "cond_stage_model.model."
 _ENCODERS: tuple[tuple[str, Kind], ...] = (
