@@ -193,6 +193,20 @@ def test_too_little_memory_is_no_fault_of_the_files(
             *("cond_stage_model.model.ln_final.weight", (8,)),
             r"2\.x, whose files do not say whether .*: model\.config must be given",
         ),
+        (
+            "double_blocks.0.img_attn.proj.weight",
+            (8, 8),
+            r"is of FLUX; single files are read of SD 1",
+        ),
+        (
+            *("model.diffusion_model.double_blocks.0.img_attn.proj.weight", (8, 8)),
+            "is of FLUX; single files are read of SD 1",
+        ),
+        (
+            *("model.diffusion_model.joint_blocks.0.x_block.attn.proj.weight", (8, 8)),
+            "is of Stable Diffusion 3; single files are read of SD 1",
+        ),
+        ("joint_blocks.0.x_block.attn.proj.weight", (8, 8), "is of Stable Diffusion 3; single"),
         ("v_pred", (0,), r"predicts velocities .*: model\.config must be given"),
         ("edm_mean", (1, 4, 1, 1), r"are those of EDM .*no single file is read"),
         ("edm_vpred.sigma_max", (), r"are those of EDM .*no single file is read"),

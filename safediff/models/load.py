@@ -259,6 +259,12 @@ def _require_told_prediction(path: Path, shapes: Shapes, config: str | None) -> 
 
 def _single_file_family(path: Path, kind: Kind, *, has_config: bool) -> str:
     """The pipeline's name."""
+    if kind in ("flux", "sd3"):
+        name = "FLUX" if kind == "flux" else "Stable Diffusion 3"
+        raise UsageError(
+            f"{path}: is of {name}; single files are read of SD 1.x, 2.x and SDXL",
+            "give its diffusers folder",
+        )
     if kind == "refiner":
         raise UsageError(f"{path}: is a refiner of SDXL", "point model.base at the base model")
     if kind == "sd2" and not has_config:

@@ -10,9 +10,10 @@ from safediff.errors import Inconclusive
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Of every tensor, by name."""
-Kind = Literal["sd", "sd2", "sdxl", "refiner"]
-CONV_IN = "model.diffusion_model.input_blocks.0.0.weight"
-CONV_OUT = "model.diffusion_model.out.2.weight"
+Kind = Literal["sd", "sd2", "sdxl", "refiner", "sd3", "flux"]
+DENOISER = "model.diffusion_model."
+CONV_IN = DENOISER + "input_blocks.0.0.weight"
+CONV_OUT = DENOISER + "out.2.weight"
 CROSS_KEYS = ".attn2.to_k.weight"
 VELOCITIES = "v_pred"
 """Of files of SDXL: the name of an empty tensor, where velocities are predicted."""
@@ -26,6 +27,8 @@ _ENCODERS: tuple[tuple[str, Kind], ...] = (
     (OPEN_CLIP, "sd2"),
 )
 """How names of text encoders begin; the first that is there tells."""
+_TRANSFORMERS: Mapping[str, Kind] = {"double_blocks.": "flux", "joint_blocks.": "sd3"}
+"""How names of other denoisers begin, which come with or without text encoders."""
 
 
 def read_shapes(path: Path) -> Shapes:
@@ -45,7 +48,11 @@ def read_shapes(path: Path) -> Shapes:
 
 
 def kind_of(shapes: Shapes) -> Kind:
-    """By its text encoders; ``sd`` where there is none of another family's."""
+    """By its denoiser and text encoders; ``sd`` where there is none of another family's."""
+    bare = [name.removeprefix(DENOISER) for name in shapes]
+    for start, kind in _TRANSFORMERS.items():
+        if any(name.startswith(start) for name in bare):
+            return kind
     found = (kind for start, kind in _ENCODERS if any(name.startswith(start) for name in shapes))
     return next(found, "sd")
 
