@@ -10,6 +10,7 @@ import torch
 from diffusers import (
     DDIMScheduler,
     DPMSolverMultistepScheduler,
+    EDMEulerScheduler,
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
@@ -22,7 +23,9 @@ from tiny import tiny_pipeline, tiny_unet, tiny_v_pipeline, tiny_xl_pipeline
 from torch import Tensor
 
 from safediff.erase.params import DistilParams
+from safediff.erase.possible import require_erasable
 from safediff.erase.rollout import rollout
+from safediff.erase.trainer import DistilTrainer
 from safediff.errors import UsageError
 from safediff.guard.load import make_guard
 from safediff.models.backbone import Backbone
@@ -242,8 +245,23 @@ def test_noise_that_depends_on_the_batch_is_refused(pipeline: Any) -> None:
 def test_models_without_a_noise_schedule_keep_their_own_steps() -> None:
     own = FlowMatchEulerDiscreteScheduler()
     assert scheduler_like("model", own) is own
-    with pytest.raises(UsageError, match="FlowMatchEulerDiscreteScheduler, which 'ddim' cannot"):
+    with pytest.raises(
+        UsageError, match="FlowMatchEulerDiscreteScheduler, which 'ddim' cannot"
+    ) as err:
         scheduler_like("ddim", own)
+    assert "set erase.options.loss_timestep: step" in err.value.next_step
+
+
+def test_timesteps_that_the_model_does_not_count_in_are_refused(pipeline: Any) -> None:
+    """EDM's are logarithms of its levels: a network that gets 0 to 999 never saw such a number."""
+    edm = replace(as_backbone("tiny", pipeline), scheduler=EDMEulerScheduler())
+    bins = replace(PARAMS, rollout_scheduler="model")
+    with pytest.raises(UsageError, match="which EDMEulerScheduler does not count in") as caught:
+        require_erasable(edm, (), bins)
+    assert caught.value.next_step == "set erase.options.loss_timestep: step"
+    with pytest.raises(UsageError, match="which EDMEulerScheduler does not count in"):
+        DistilTrainer(edm, (), (), bins, seed=0)
+    require_erasable(edm, (), replace(bins, loss_timestep="step"))
 
 
 @pytest.mark.parametrize("name", CLASSES)

@@ -7,6 +7,7 @@ from safediff.erase.params import DistilParams
 from safediff.erase.weights import trainable_names
 from safediff.errors import UsageError
 from safediff.models.backbone import Backbone
+from safediff.models.flow import FlowSteps
 from safediff.policy.plan import ConceptPlan
 
 
@@ -23,10 +24,27 @@ def require_erasable(
     elif isinstance(params, DistilParams):
         require_text_path(backbone, params)
         trainable_names(backbone.denoiser, params.trainable)
-        backbone.rollout_scheduler(params.rollout_scheduler)
+        require_rollouts(backbone, params)
         joined = "joined" in (params.loss_text, params.rollout_text)
         texts = [text for concept in concepts for text in concept.erase] if joined else [""]
         backbone.at_scale(backbone.encode([", ".join(texts)]), params.guidance_scale)
+
+
+def require_rollouts(backbone: Backbone, params: DistilParams) -> None:
+    """Refuse rollouts that the model has no steps for, and timesteps that it was not trained at.
+
+    Raises:
+        UsageError: see ``with_scheduler``; or bins of timesteps are asked for, and the model's own
+            timesteps are not numbers of training steps (EDM's are logarithms of its levels).
+    """
+    steps = backbone.rollout_scheduler(params.rollout_scheduler)
+    known = isinstance(steps, FlowSteps) or hasattr(steps, "alphas_cumprod")
+    if params.loss_timestep != "step" and not known:
+        raise UsageError(
+            f"erase.options.loss_timestep: {params.loss_timestep!r} draws timesteps of 0 to 999, "
+            f"which {type(steps).__name__} does not count in",
+            "set erase.options.loss_timestep: step",
+        )
 
 
 def require_text_path(backbone: Backbone, params: DistilParams) -> None:

@@ -19,7 +19,7 @@ from safediff.erase.losses import Losses, null_drift
 from safediff.erase.micro_batch import backward
 from safediff.erase.null_space import second_moment, soft_projector
 from safediff.erase.params import DistilParams, asks_concept
-from safediff.erase.possible import require_text_path
+from safediff.erase.possible import require_rollouts, require_text_path
 from safediff.erase.remaining import update
 from safediff.erase.rollout import State, draw_steps, rollout
 from safediff.erase.texts import Batch, TextBank
@@ -93,6 +93,7 @@ class DistilTrainer:
         self.original, self.params, self.seed, self.keep = backbone, params, seed, keep
         self.method, self.shards = method, shards
         require_text_path(backbone, params)
+        require_rollouts(backbone, params)
         self.trunk = backbone.with_denoiser(PatchedUNet(backbone.denoiser, {}))
         self.base_sha256 = unet_sha256(backbone.denoiser)
         self.texts = TextBank(backbone, concepts, keep, params.guidance_scale)

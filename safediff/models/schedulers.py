@@ -45,7 +45,8 @@ def scheduler_like(name: SchedulerName, own: Any) -> Any:
     if not hasattr(own, "alphas_cumprod"):
         raise UsageError(
             f"the model's steps are those of {type(own).__name__}, which {name!r} cannot stand for",
-            "leave out model.scheduler and erase.options.rollout_scheduler, or say model",
+            "leave out model.scheduler, set erase.options.rollout_scheduler: model; if its steps "
+            "are not those of flow matching, set erase.options.loss_timestep: step, too",
         )
     # latents are not pictures: nothing is clipped to [-1, 1], which some classes do by default
     cls = _CLASSES[name]
