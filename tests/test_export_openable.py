@@ -88,7 +88,7 @@ def test_nothing_is_drawn_on_the_cpu_instead(monkeypatch: pytest.MonkeyPatch) ->
         drawing_provider()
     assert "onnxruntime-gpu" in caught.value.next_step
     assert _engine_pictures().startswith("nowhere: CUDAExecutionProvider")
-    for name in ("say_cut", "require_exportable"):
+    for name in ("say_cut", "require_exportable", "require_scales"):
         monkeypatch.setattr(erase, name, lambda *_: None)
     wanted: Any = SimpleNamespace(export=SimpleNamespace(targets=("onnx",)), guard=None)
     nothing: Any = None

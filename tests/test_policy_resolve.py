@@ -407,8 +407,35 @@ def test_the_embedded_judge_on_a_hub_model_is_noted(tmp_path: Path) -> None:
 
 
 def test_a_template_without_placeholders_is_noted(tmp_path: Path) -> None:
-    plan = plan_of(tmp_path, ('"{text}"]', '"{text}", "a thing"]'))
+    template = '"{text}"]', '"{text}", "a thing"]'
+    each = "{max_rate: 0.25, num_prompts: 18}", "{max_rate: 0.4, over: each, num_prompts: 6}"
+    plan = plan_of(tmp_path, template, each)
     assert "prompts.templates.3: 'a thing' names no {text}: one prompt for all" in plan.notes
+
+
+SHARED = (
+    "concepts 'knife' and 'blades' draw the same prompts; over all, a picture can't count twice"
+)
+
+
+HUB = "hub: {dataset: some/set, column: prompt, revision: main}"
+
+
+@pytest.mark.parametrize("source", ["csv: {file: prompts.csv}", HUB, "templates: [a thing]"])
+def test_over_all_concepts_draw_apart(tmp_path: Path, source: str) -> None:
+    """A picture is one sample, however many concepts it is looked at for."""
+    rows = "\n".join(f"thing {i}" for i in range(20))
+    (tmp_path / "prompts.csv").write_text(f"prompt\n{rows}\n", encoding="utf-8")
+    edits = [
+        (f"erase: {texts}", f"erase: {texts}\n    prompts: {{{source}}}")
+        for texts in ("[kitchen knife]", "[dagger, axe]")
+    ]
+    count = 2 if source.startswith("templates") else 18
+    edits.append(("num_prompts: 18", f"num_prompts: {count}"))
+    edits.append(("max_rate: 0.25", "max_rate: 0.9"))
+    (found,) = findings(tmp_path, *edits)
+    assert SHARED in found
+    plan_of(tmp_path, *edits[:2], ("{max_rate: 0.25", "{max_rate: 0.96, over: each"), ("18", "1"))
 
 
 TOWARD = (
