@@ -11,6 +11,7 @@ import pytest
 from safediff.build.names import ALCOHOL_TOBACCO, GAMBLING, NAMES, NEIGHBOURS, ORDINARY, WEAPONS
 from safediff.erase.methods import resolve
 from safediff.erase.params import PRESETS, DistilParams
+from safediff.policy.bounds import smallest_provable_rate
 from safediff.policy.load import load_plan
 from safediff.policy.plan import Plan
 
@@ -115,6 +116,15 @@ def test_demo_style_keeps_objects_and_other_styles(folder: Path) -> None:
     assert all(p.prompt == f"{p.labels[0]}, fluent style" for p in objects.prompts)
     assert {p.labels[0] for p in styles.prompts} == {"noto style", "twemoji style"}
     assert plan.verify.erasure.max_rate <= 0.10
+
+
+@pytest.mark.parametrize("name", NAMES_OF_POLICIES)
+def test_a_judge_that_is_just_good_enough_can_prove_the_limit(folder: Path, name: str) -> None:
+    verify = (plan := shipped(folder, name)).verify
+    counts = [len(c.prompts) or verify.erasure.num_prompts for c in plan.concepts]
+    count = min(counts) if verify.erasure.over == "each" else sum(counts)
+    best = smallest_provable_rate(count, verify.erasure.confidence, verify.rule)
+    assert best <= verify.erasure.max_rate * verify.judge_min_sensitivity
 
 
 def test_nsfw_follows_the_published_protocol(folder: Path) -> None:
