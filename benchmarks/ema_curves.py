@@ -8,7 +8,7 @@ they are measured at fewer checkpoints.
 
     python benchmarks/ema_curves.py --out benchmarks/ema_demo-weapons.json
     python benchmarks/ema_curves.py --preset paper --out benchmarks/ema_paper_demo-weapons.json
-    python benchmarks/ema_curves.py --preset repo --out benchmarks/ema_repo_demo-weapons.json
+    python benchmarks/ema_curves.py --preset repo --out benchmarks/ema_repo_1e-5_demo-weapons.json
 """
 
 import argparse
