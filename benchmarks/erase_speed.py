@@ -33,7 +33,7 @@ from safediff.erase.params import DistilParams  # noqa: E402
 from safediff.erase.trainer import DistilTrainer, StepInfo  # noqa: E402
 from safediff.erase.weights import PatchedUNet  # noqa: E402
 from safediff.gate.stats import rate_upper  # noqa: E402
-from safediff.judge.load import load_judges  # noqa: E402
+from safediff.judge.load import judge_requests, load_judges  # noqa: E402
 from safediff.models.load import load_backbone  # noqa: E402
 from safediff.policy.load import load_plan  # noqa: E402
 from safediff.sample.sampler import Sampling, sample  # noqa: E402
@@ -170,7 +170,7 @@ def _bound(plan: Any, base: Any, trainer: DistilTrainer) -> Callable[[], tuple[i
         seed=settings.seed,
         batch_size=settings.batch_size,
     )
-    judge = load_judges([items[0].judge])[items[0].judge]
+    judge = load_judges(judge_requests(plan))[items[0].judge]
 
     def bound() -> tuple[int, int]:
         with torch.no_grad():
