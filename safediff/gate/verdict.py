@@ -4,7 +4,6 @@ The verdict of a report is derived once, by ``overall``; text, JSON and exit cod
 """
 
 import json
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field
@@ -12,7 +11,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal
 
-from safediff.errors import Inconclusive, UsageError
+from safediff.errors import UsageError
+from safediff.whole_file import write_whole
 
 Json = dict[str, Any]
 
@@ -205,16 +205,7 @@ def save_report(report: GateReport, path: Path) -> None:
     Raises:
         Inconclusive: the file can't be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(report.dumps(), encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise Inconclusive(
-            f"{path}: the verdict could not be written ({error.strerror})",
-            next_step="free some space or choose a folder that can be written to",
-        ) from error
+    write_whole(path, report.dumps(), "the verdict")
 
 
 def load_report(path: Path) -> GateReport:

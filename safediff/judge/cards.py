@@ -4,7 +4,6 @@
 """
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 from safediff.errors import Inconclusive
 from safediff.judge.base import Calibration, lacks
+from safediff.whole_file import write_whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,17 +42,8 @@ class Card:
         Raises:
             Inconclusive: the file can't be written.
         """
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
         text = json.dumps(asdict(self), indent=1, sort_keys=True) + "\n"
-        try:
-            temporary.write_text(text, encoding="utf-8")
-            os.replace(temporary, path)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise Inconclusive(
-                f"{path}: the card could not be written ({error.strerror or error})",
-                "free some space or choose a folder that can be written to",
-            ) from error
+        write_whole(path, text, "the card")
 
     @classmethod
     def read(

@@ -2,11 +2,9 @@
 
 import base64
 import hashlib
-import os
 from importlib.resources import files
 from pathlib import Path
 
-from safediff.errors import Inconclusive
 from safediff.gate.verdict import combined
 from safediff.report.checks import checks_section
 from safediff.report.data import ReportData
@@ -15,6 +13,7 @@ from safediff.report.markup import Html, el, join
 from safediff.report.opening import opening
 from safediff.report.pictures import pictures_section
 from safediff.report.training import training_section
+from safediff.whole_file import write_whole
 
 
 def render_html(data: ReportData) -> str:
@@ -57,16 +56,7 @@ def write_html(path: Path, data: ReportData) -> None:
     Raises:
         Inconclusive: the file can't be written.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(render_html(data), encoding="utf-8", newline="\n")
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise Inconclusive(
-            f"{path}: the report could not be written ({error.strerror})",
-            next_step="free some space or choose a folder that can be written to",
-        ) from error
+    write_whole(path, render_html(data), "the report")
 
 
 def _asset(name: str) -> str:
