@@ -39,6 +39,7 @@ lint: $(READY)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/mypy benchmarks/*.py scripts/*.py
 
 clean:
 	rm -rf $(VENV) $(VENV_METRICS) $(VENV_OPTIMUM) build dist *.egg-info

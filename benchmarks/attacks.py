@@ -158,8 +158,10 @@ def tried(
         "revived": sum(shows(attack.concepts, pictures, judges)),
         "failures": sum(not picture.finite for picture in pictures),
         "generations_per_prompt": effort(name, settings, num_concepts).generations,
-        "unet_passes_per_prompt": unet_passes(name, settings, sampling.num_steps, 2),
-        "unet_passes_beforehand": early_passes(name, settings, sampling.num_steps, num_concepts),
+        "unet_passes_per_prompt": unet_passes(name, settings, sampling.num_steps, 2, 2),
+        "unet_passes_beforehand": early_passes(
+            name, settings, sampling.num_steps, num_concepts, base_branches=2
+        ),
         "settings": settings,
         "seconds": seconds,
     }

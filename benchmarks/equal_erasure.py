@@ -119,7 +119,8 @@ def first(level: float, curve: Json, roles: Iterable[str], kept: float = 0.0) ->
         ]
         if reached:
             role = min(reached, key=lambda role: point[role][ERASED]["estimate"])
-            return {"step": point["step"], "passes": point["passes"], "role": role} | point[role]
+            at = {"step": point["step"], "passes": point["passes"], "role": role}
+            return {**at, **point[role]}
     return None
 
 

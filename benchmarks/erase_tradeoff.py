@@ -10,7 +10,6 @@ decide a release. A row that stands in ``--out`` is not measured again.
 
 import argparse
 import json
-import sys
 import tempfile
 import time
 from dataclasses import asdict, replace
@@ -24,6 +23,7 @@ quiet_libraries()
 
 from safediff.environment import environment  # noqa: E402
 from safediff.erase.methods import resolve  # noqa: E402
+from safediff.erase.params import DistilParams  # noqa: E402
 from safediff.erase.trainer import DistilTrainer  # noqa: E402
 from safediff.gate.verdict import GateReport  # noqa: E402
 from safediff.models.load import load_backbone  # noqa: E402
@@ -134,6 +134,7 @@ def measure(plan: Plan, options: Json, folder: Path) -> Json:
     changes = {name: value for name, value in options.items() if name not in (FACTOR, PRESET)}
     own = {} if PRESET in options else policy.options
     params = resolve(policy.method, options.get(PRESET, policy.preset), {**own, **changes})
+    assert isinstance(params, DistilParams)
     if FACTOR in options:
         params = replace(params, num_steps=round(params.num_steps * options[FACTOR]))
     base = load_backbone(plan.model)
@@ -188,4 +189,4 @@ def _show(value: float | None) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

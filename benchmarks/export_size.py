@@ -166,7 +166,7 @@ def parity(unet: Any, engine: Path) -> float:
     z, c = torch.randn(2, 4, SIDE, SIDE), torch.randn(2, 77, unet.config.cross_attention_dim)
     with torch.no_grad():
         expected = unet(z, torch.tensor(500.0), c, return_dict=False)[0]
-        found = ExportedUNet(engine)(z, torch.tensor(500.0), c, return_dict=False)[0]  # type: ignore[index]
+        found = ExportedUNet(engine)(z, torch.tensor(500.0), c, return_dict=False)[0]
     return float((found - expected).abs().max())
 
 

@@ -144,7 +144,7 @@ class Crew:
         """All of them draw their shares; returns their CPU seconds."""
         for rank, end in enumerate(self.ends):
             end.send(draws[rank :: len(self.ends)])
-        return sum(end.recv() for end in self.ends)
+        return float(sum(end.recv() for end in self.ends))
 
     def close(self) -> None:
         """Send them home."""

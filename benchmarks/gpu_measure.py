@@ -197,8 +197,9 @@ def drawing_speed(
 
 def engine(architecture: Architecture) -> dict[str, Any]:
     """Seconds to export, and to build a TensorRT plan where TensorRT is installed."""
+    from safediff.export.plan_profile import Profile
     from safediff.export.to_onnx import export_denoiser
-    from safediff.export.to_tensorrt import Profile, build
+    from safediff.export.to_tensorrt import build
 
     unet = random_backbone(architecture).denoiser
     row: dict[str, Any] = {}

@@ -141,7 +141,7 @@ def counted_peak(architecture: Architecture, params: DistilParams, dtype: str) -
         trainer = DistilTrainer(backbone, (CONCEPT,), KEEP, params, seed=0)
         live.reset_peak()
         trainer.run(lambda info: None)
-    return live.peak
+    return int(live.peak)
 
 
 def estimates(architecture: Architecture) -> dict[str, dict[str, float]]:

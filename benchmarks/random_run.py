@@ -39,7 +39,7 @@ verify:
     - {{name: ordinary, min_ratio: 0.1, num_prompts: 20, texts: [crown, key, heart, star]}}
 export: {{targets: [onnx]}}
 """
-TEXT_ENCODERS: Mapping[str, Mapping[str, int]] = {
+TEXT_ENCODERS: Mapping[str, Mapping[str, Any]] = {
     "sd1": {
         "vocab_size": 49408,
         "hidden_size": 768,
@@ -70,7 +70,8 @@ def write_runs(work: Path, size: str, unet: Any) -> None:
         unet: The base's, with random weights of that size.
     """
     base = work / "base"
-    _pipeline(size, unet).save_pretrained(base)
+    pipeline: Any = _pipeline(size, unet)
+    pipeline.save_pretrained(base)
     policy = work / "random.yaml"
     policy.write_text(POLICY.format(base=base), encoding="utf-8")
     plan, sha256 = load_plan(policy), unet_sha256(unet)

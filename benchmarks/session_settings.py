@@ -90,8 +90,8 @@ def variants(subject: Subject, work: Path, threads: int) -> dict[str, Opener]:
 def _without(*operators: Any) -> Callable[..., dict[Any, Any]]:
     """The exporter's own translation of some operators."""
 
-    def of(opset: int, *, of_denoiser: bool) -> dict[Any, Any]:
-        found = translations(opset, of_denoiser=of_denoiser)
+    def of(opset: int, **chosen: bool) -> dict[Any, Any]:
+        found = translations(opset, **chosen)
         return {k: v for k, v in found.items() if k not in operators}
 
     return of

@@ -165,7 +165,7 @@ def ours(folder: Path, threads: int) -> Step:
     engine = ExportedUNet(folder, num_threads=threads)
 
     def step(z: Tensor, t: Tensor, c: Tensor) -> Tensor:
-        out: Tensor = engine(z, t, c, return_dict=False)[0]  # type: ignore[index]
+        out: Tensor = engine(z, t, c, return_dict=False)[0]
         return out
 
     return step
