@@ -30,6 +30,7 @@ WITHOUT_EFFECT = {
 SHRUNK = {"num_steps": 4, "num_inference_steps": 8, "learning_rate": 1e-3, "reuse": 1}
 OTHER: dict[str, Any] = {
     "num_steps": 5,
+    "stop_at": 0.9,
     "learning_rate": 2e-3,
     "weight_decay": 0.5,
     "beta1": 0.5,
@@ -117,10 +118,12 @@ NO_KEPT = "without kept rows there is nothing to weigh"
 NO_AVERAGE = "without an average there is nothing to warm up"
 NO_WAY_BACK = "no way back is looked for"
 NO_NOISE = "nothing is perturbed"
+TOO_SHORT = "in so few steps nothing goes"
 IDLE: Mapping[tuple[str, str], Mapping[str, str]] = {
     **{
         (method, preset): {
             "way_back_reg": NO_WAY_BACK,
+            **({"stop_at": TOO_SHORT} if params.target == "frozen" else {}),
             **({"keep_share": ONE_ROW, "keep_weight": NO_KEPT} if not params.keep_share else {}),
             **({"ema_warmup": NO_AVERAGE} if not params.ema_decay else {}),
         }
@@ -139,8 +142,8 @@ FEW = "an update of low rank, and a way back, are of attention to the text"
 REFUSED: Mapping[tuple[str, str], Mapping[str, str]] = {
     ("sdd", "safediff"): {"trainable": PLAIN, "target": PUSH, "keep_sampling": NO_START},
     ("sdd", "fast"): {"trainable": PLAIN, "target": PUSH},
-    ("sdd", "paper"): {"eta": PUSH, "null_space": PLAIN, **_NO_START},
-    ("sdd", "repo"): {"eta": PUSH, "null_space": PLAIN, **_NO_START},
+    ("sdd", "paper"): {"stop_at": PUSH, "eta": PUSH, "null_space": PLAIN, **_NO_START},
+    ("sdd", "repo"): {"stop_at": PUSH, "eta": PUSH, "null_space": PLAIN, **_NO_START},
     ("esd-x", "eta-3"): {"null_space": PLAIN, "target": PUSH, **_NO_START},
     ("esd-x", "eta-1"): {"null_space": PLAIN, "target": PUSH, **_NO_START},
     ("esd-x", "strict"): {"target": PUSH, "keep_sampling": NO_START},
@@ -158,6 +161,10 @@ REFUSED: Mapping[tuple[str, str], Mapping[str, str]] = {
 ACTS_BESIDE: Mapping[str, Mapping[str, Any]] = {
     "trainable": {"null_space": 0.0, "warm_start": 0.0, "keep_sampling": "uniform"},
     "target": {"eta": 0.0},
+    "stop_at": {
+        **{"target": "frozen", "trainable": "kv", "batch_size": 4},
+        **{"num_steps": 40, "learning_rate": 1e-2},
+    },
     "eta": {"target": "frozen"},
     "null_space": {"trainable": "kv"},
     "warm_start": {"trainable": "kv"},

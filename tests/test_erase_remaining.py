@@ -104,6 +104,26 @@ def test_what_is_left_falls_as_a_concept_goes(backbone: Backbone) -> None:
     torch.testing.assert_close(still.left, torch.ones(3), rtol=0, atol=1e-4)
 
 
+def test_it_ends_when_little_enough_is_left(backbone: Backbone, tmp_path: Path) -> None:
+    params = replace(SMALL, target="frozen", num_steps=40, batch_size=3, learning_rate=1e-2)
+    params = replace(params, stop_at=0.8)
+    steps: list[StepInfo] = []
+    trainer = small_trainer(backbone, params)
+    trainer.run(steps.append, tmp_path / "checkpoint.safetensors")
+    left = [info.most_left for info in steps if info.most_left is not None]
+    assert len(left) == len(steps) == trainer.progress.step < 40
+    assert left[-1] == float(trainer.left.max()) < 0.8 <= min(left[:-1])
+    assert steps[-1].null_drift is not None
+    again = small_trainer(backbone, params)
+    again.restore(tmp_path / "checkpoint.safetensors")
+    more: list[StepInfo] = []
+    again.run(more.append)
+    assert more == []
+    unmeasured: list[StepInfo] = []
+    small_trainer(backbone, SMALL).run(unmeasured.append)
+    assert {info.most_left for info in unmeasured} == {None}
+
+
 def test_an_interrupted_run_goes_on_from_what_is_left(backbone: Backbone, tmp_path: Path) -> None:
     whole = small_trainer(backbone, BY_LEFT)
     expected = state_sha256(whole.run(ignore).teacher.tensors)
@@ -149,3 +169,5 @@ def test_it_needs_the_originals_answers() -> None:
         check_together(replace(BY_LEFT, target="student", eta=0.0))
     with pytest.raises(UsageError, match=r"erase.options.order"):
         resolve("sdd", "paper", {"order": "remaining"})
+    with pytest.raises(UsageError, match=r"erase.options.stop_at: .*original's answers"):
+        resolve("sdd", "paper", {"stop_at": 0.1})

@@ -27,6 +27,9 @@ class DistilParams:
 
     num_steps: Count = 1300
     """Optimiser steps."""
+    stop_at: Share = 0.0
+    """Take no more steps once less than this is left of every erase text, of the 1 that was there
+    (``safediff.erase.remaining``; needs ``target: frozen``); 0: all of ``num_steps``."""
     learning_rate: Number = 1e-5
     rate_schedule: Literal["constant", "cosine"] = "constant"
     """cosine: from the learning rate down to zero over ``num_steps``."""
@@ -124,7 +127,7 @@ def num_kept(params: DistilParams) -> int:
 
 def asks_concept(params: DistilParams) -> bool:
     """Whether a step asks the original about the text to erase, too."""
-    return params.eta > 0 or params.order == "remaining"
+    return params.eta > 0 or params.order == "remaining" or params.stop_at > 0
 
 
 def early_steps(num_inference_steps: int) -> int:
@@ -231,11 +234,12 @@ def check_together(params: DistilParams) -> None:
         raise UsageError(
             "erase.options.eta: pushes away from the original's answer", "set target: frozen"
         )
-    if params.order == "remaining" and params.target != "frozen":
-        raise UsageError(
-            "erase.options.order: what remains is measured on the original's answers",
-            "set target: frozen",
-        )
+    for knob, measures in (("order", params.order == "remaining"), ("stop_at", params.stop_at > 0)):
+        if measures and params.target != "frozen":
+            raise UsageError(
+                f"erase.options.{knob}: what remains is measured on the original's answers",
+                "set target: frozen",
+            )
     if params.null_space and params.trainable != "kv":
         raise UsageError(
             "erase.options.null_space: works on keys and values only", "set trainable: kv"

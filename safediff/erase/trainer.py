@@ -49,6 +49,8 @@ class StepInfo:
     """UNet sample passes so far (a forward of one sample; forward and backward count three)."""
     null_drift: float | None
     """Relative; None on steps that do not log it."""
+    most_left: float | None
+    """What is left of the erase text that stands most; None where it is not measured."""
 
 
 OnStep = Callable[[StepInfo], None]
@@ -124,6 +126,12 @@ class DistilTrainer:
         self.left = torch.ones(len(self.texts.units))
         """What is left of every erase text, on the CPU."""
         self.last_loss = math.nan
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps were taken, or there is too little left to take more."""
+        enough = float(self.left.max()) < self.params.stop_at
+        return enough or self.progress.step >= self.params.num_steps
 
     @property
     def teacher(self) -> list[Tensor]:
@@ -210,10 +218,9 @@ class DistilTrainer:
 
     def _train(self, on_step: OnStep, checkpoint: Path | None) -> None:
         saved = time.monotonic()
-        while self.progress.step < self.params.num_steps:
+        while not self.finished:
             self._one_rollout(on_step)
-            done = self.progress.step >= self.params.num_steps
-            due = done or time.monotonic() - saved >= self.params.save_every_s
+            due = self.finished or time.monotonic() - saved >= self.params.save_every_s
             if checkpoint is not None and self.shards.leads and due:
                 save_checkpoint(
                     *(checkpoint, self._timed(), self.key, self.student, self.average or []),
@@ -237,7 +244,7 @@ class DistilTrainer:
         for state in states:
             self._count(passes=branches * num_rows * (state.num_evaluations - done))
             done = state.num_evaluations
-            if self.progress.step < params.num_steps:
+            if not self.finished:
                 self._one_step(self.progress.step, state, batch, on_step)
         self._count(rollouts=1)
 
@@ -319,7 +326,7 @@ class DistilTrainer:
 
     def _info(self, step: int, losses: Losses, grad_norm: float, state: State) -> StepInfo:
         drift = None
-        if step % self.params.log_every == 0 or step + 1 == self.params.num_steps:
+        if step % self.params.log_every == 0 or self.finished:
             student = self.seen(self.student.weights())
             drift = null_drift(student, self.trunk, state, self.texts.null, self.shards)
         return StepInfo(
@@ -332,6 +339,7 @@ class DistilTrainer:
             grad_norm=grad_norm,
             num_passes=self.progress.num_passes,
             null_drift=drift,
+            most_left=float(self.left.max()) if asks_concept(self.params) else None,
         )
 
     @torch.no_grad()

@@ -5,7 +5,7 @@ Of several processes, process 0 alone writes.
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -64,13 +64,13 @@ def train(
     if not shards.agree("patch", run.patch.exists):  # written last
         _erase(plan, params, backbone, run, ui, shards, trackers)
         shards.wait()
-    teacher = load_patch(run.patch)
+    teacher, steps = load_patch(run.patch), read_training(run.training)
     return Training(
         teacher=teacher,
         student=load_patch(run.student_patch) if run.student_patch.exists() else None,
         params=params,
-        facts=_facts(plan, params, teacher),
-        steps=read_training(run.training),
+        facts=_facts(plan, params, teacher, steps),
+        steps=steps,
     )
 
 
@@ -153,7 +153,9 @@ def _distil(
     with tracking(trackers if shards.leads else (), plan, params, run) as track:
         on_step = _on_step(run, task, params.batch_size, track) if shards.leads else _ignore
         erased = trainer.run(on_step, run.checkpoint)
-    task.done(f"loss {trainer.last_loss:.4f}")
+    loss, taken = f"loss {trainer.last_loss:.4f}", trainer.progress.step
+    early = taken < params.num_steps
+    task.done(f"{loss} after {taken} steps, {_why_early(params)}" if early else loss)
     return erased
 
 
@@ -188,7 +190,13 @@ def _cut_log(run: RunFolder, step: int) -> None:
     run.write_text(run.training.name, text)
 
 
-def _facts(plan: Plan, params: EraserParams, teacher: Patch) -> dict[str, str]:
+def _why_early(params: DistilParams) -> str:
+    return f"since less than {params.stop_at:g} of every text was left"
+
+
+def _facts(
+    plan: Plan, params: EraserParams, teacher: Patch, steps: Sequence[Mapping[str, Any]]
+) -> dict[str, str]:
     method = find_method(plan.erase.method)
     changed = sum(tensor.numel() for tensor in teacher.tensors.values())
     facts = {"method": f"{method.title} ({method.paper}), preset {plan.erase.preset}"}
@@ -197,6 +205,8 @@ def _facts(plan: Plan, params: EraserParams, teacher: Patch) -> dict[str, str]:
             f"{params.num_steps} of {params.batch_size} latents, learning rate "
             f"{params.learning_rate:g}"
         )
+        if params.stop_at and steps and (taken := steps[-1]["step"] + 1) < params.num_steps:
+            facts["steps"] += f"; ended after {taken}, {_why_early(params)}"
         facts["seed"] = str(plan.erase.seed)
         facts["trained"] = f"{params.trainable}, {changed:,} parameters"
     elif isinstance(params, UceParams | SpeedParams):
