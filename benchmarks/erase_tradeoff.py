@@ -24,7 +24,7 @@ quiet_libraries()
 from safediff.environment import environment  # noqa: E402
 from safediff.erase.methods import resolve  # noqa: E402
 from safediff.erase.params import DistilParams  # noqa: E402
-from safediff.erase.trainer import DistilTrainer  # noqa: E402
+from safediff.erase.trainer import DistilTrainer, StepInfo  # noqa: E402
 from safediff.gate.verdict import GateReport  # noqa: E402
 from safediff.models.load import load_backbone  # noqa: E402
 from safediff.models.patch import unet_sha256  # noqa: E402
@@ -37,6 +37,8 @@ Json = dict[str, Any]
 
 FACTOR = "num_steps_factor"
 """Multiplies the policy's number of steps."""
+LOGGED = 8
+"""Steps between two that are written down."""
 PRESET = "preset"
 """Another preset, as it is: without the policy's own options."""
 
@@ -62,6 +64,8 @@ ROWS: dict[str, Json] = {
     "student as target": {"target": "student", "eta": 0.0},
     "no ema_warmup": {"ema_warmup": False},
     "by what remains": {"order": "remaining"},
+    "way back": {"way_back_share": 0.25},
+    "stop at 0.1": {"stop_at": 0.1},
     "xattn": {"trainable": "xattn", "null_space": 0.0},
     "fast": {PRESET: "fast"},
     "fast, no start": {PRESET: "fast", "warm_start": 0.0, "keep_sampling": "uniform"},
@@ -140,7 +144,8 @@ def measure(plan: Plan, options: Json, folder: Path) -> Json:
     base = load_backbone(plan.model)
     began = time.monotonic()
     trainer = DistilTrainer(base, plan.concepts, policy.keep, params, policy.seed)
-    erased = trainer.run(lambda info: None)
+    steps: list[StepInfo] = []
+    erased = trainer.run(steps.append)
     seconds = time.monotonic() - began
     teacher = patched(base, erased.teacher)
     hashes = {"unet": unet_sha256(teacher.denoiser)}
@@ -152,6 +157,12 @@ def measure(plan: Plan, options: Json, folder: Path) -> Json:
         "settings": asdict(params),
         "seconds": round(seconds, 1),
         "passes": erased.num_passes,
+        "steps": len(steps),
+        "most_left": {
+            info.step: round(info.most_left, 3)
+            for info in steps
+            if info.most_left is not None and (info.step % LOGGED == 0 or info is steps[-1])
+        },
         "checks": checks(report),
         "verdict": str(report.verdict),
     }
