@@ -13,7 +13,8 @@ from safediff.cli.plan import _engine_pictures
 from safediff.errors import Inconclusive
 from safediff.export import openable, providers
 from safediff.export.providers import CPU_PROVIDER, CUDA_PROVIDER, drawing_provider, refusal
-from safediff.workflow import engine_report, erase
+from safediff.workflow import engine_report, proofs
+from safediff.workflow.proofs import prove_base
 
 
 @pytest.fixture(autouse=True)
@@ -88,14 +89,16 @@ def test_nothing_is_drawn_on_the_cpu_instead(monkeypatch: pytest.MonkeyPatch) ->
         drawing_provider()
     assert "onnxruntime-gpu" in caught.value.next_step
     assert _engine_pictures().startswith("nowhere: CUDAExecutionProvider")
-    for name in ("say_cut", "require_exportable", "require_scales"):
-        monkeypatch.setattr(erase, name, lambda *_: None)
+    for name in ("_say_cut", "require_exportable", "require_scales"):
+        monkeypatch.setattr(proofs, name, lambda *_: None)
     wanted: Any = SimpleNamespace(export=SimpleNamespace(targets=("onnx",)), guard=None)
+    base: Any = SimpleNamespace(picture_size=(8, 8))
     nothing: Any = None
     with pytest.raises(Inconclusive, match="can't be opened"):  # before training
-        erase._require_possible(wanted, nothing, nothing)
+        prove_base(wanted, base, {}, nothing, exports=True)
+    prove_base(wanted, base, {}, nothing, exports=False)
     wanted.export.targets = ()
-    erase._require_possible(wanted, nothing, nothing)
+    prove_base(wanted, base, {}, nothing, exports=True)
 
 
 @pytest.mark.usefixtures("listed")

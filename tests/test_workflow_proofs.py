@@ -1,12 +1,18 @@
 """What a run cannot be judged by is said before it trains or draws anything."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from clip_examples import write_clip
 from small_policy import small_plan
 from tiny import tiny_pipeline
 
+from safediff.compare.rows import choose
 from safediff.errors import Inconclusive, UsageError
+from safediff.policy.plan import Plan
+from safediff.workflow.combine import Part, combine
+from safediff.workflow.compare import run_contest
 from safediff.workflow.erase import erase
 from safediff.workflow.run_folder import RunFolder, open_run
 from safediff.workflow.ui import SilentUi
@@ -39,14 +45,90 @@ def test_a_judge_of_other_pictures(tmp_path: Path) -> None:
     assert not (tmp_path / "verified" / "journal.jsonl").exists()
 
 
-@pytest.mark.parametrize(
+MISSING = pytest.mark.parametrize(
     ("quality", "missing"),
     [
         ("fid: 9, features: inception", "torch-fidelity is not installed"),
         ("lpips: 0.5, lpips_net: vgg", "lpips is not installed"),
     ],
 )
+
+
+@MISSING
 def test_metrics_that_are_not_installed(tmp_path: Path, quality: str, missing: str) -> None:
-    edit = ("  collapse:", f"  quality: {{{quality}}}\n  collapse:")
-    run = refused(tmp_path, edit, Inconclusive, missing)
+    run = refused(tmp_path, measured_on(quality), Inconclusive, missing)
     assert nothing_was_done(run)
+
+
+@MISSING
+def test_neither_compared_nor_verified_nor_combined(
+    tmp_path: Path, quality: str, missing: str
+) -> None:
+    plan, ui = small_plan(tmp_path, *EDITS, measured_on(quality)), SilentUi()
+    with pytest.raises(Inconclusive, match=missing):
+        run_contest(plan, choose(["uce"]), tmp_path / "compared", ui)
+    with pytest.raises(Inconclusive, match=missing):
+        verify(plan, "embedded", None, tmp_path / "verified", ui)
+    with pytest.raises(Inconclusive, match=missing):
+        combine(parts(tmp_path), plan, tmp_path / "combined", ui)
+    assert {path.name for path in tmp_path.iterdir()} == {"small.yaml"}
+
+
+def measured_on(quality: str) -> tuple[str, str]:
+    return "  collapse:", f"  quality: {{{quality}}}\n  collapse:"
+
+
+def parts(folder: Path) -> list[Part]:
+    plan = replace(small_plan(folder, *EDITS), name="first")
+    return [Part(plan=plan, run=RunFolder(folder / "first"))]
+
+
+def test_what_is_combined_must_be_drawn_and_judged_as_well(tmp_path: Path) -> None:
+    tiny_pipeline(tmp_path / "words").save_pretrained(tmp_path / "model")
+    (first,) = parts(tmp_path)
+
+    def tried(then: Plan) -> None:
+        part = replace(first, plan=replace(first.plan, model=then.model))
+        combine([part], then, tmp_path / "combined", SilentUi())
+
+    with pytest.raises(UsageError, match="embedded judge reads 64 x 64 pictures"):
+        tried(small_plan(tmp_path, *EDITS, ("base: embedded", f"base: {tmp_path / 'model'}")))
+    guard = ("verify:", "guard: {name: neg, texts: [cannon]}\nverify:")
+    guarded = small_plan(tmp_path, *EDITS, guard)
+    sampling = replace(guarded.verify.sampling, guidance_scale=1.0)
+    with pytest.raises(UsageError, match="guard 'neg' steers guidance"):
+        tried(replace(guarded, verify=replace(guarded.verify, sampling=sampling)))
+    with pytest.raises(UsageError, match="no such patch"):  # all is proven: the patches are next
+        tried(guarded)
+
+
+def test_a_comparison_needs_judges_that_are_measured(tmp_path: Path) -> None:
+    write_clip(tmp_path / "clip")
+    plan = small_plan(
+        tmp_path,
+        ("model: {", "judges: {clip: {weights: ./clip, contrast: [noise]}}\nmodel: {"),
+        ("erase: [axe]}", "erase: [axe], judge: clip, labels: [axe]}"),
+    )
+    said = refusal_of_comparing(plan, tmp_path / "out")
+    assert str(said) == "judge 'clip' has no measured sensitivity"
+
+
+def test_a_limit_that_nobody_could_meet_stops_no_comparison(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    strict = small_plan(tmp_path, ("max_rate: 0.5", "max_rate: 0.2215"))
+    with pytest.raises(Inconclusive, match="erasure/all: no hit in 12 prompts would bound"):
+        verify(strict, "embedded", None, tmp_path / "verified", SilentUi())
+
+    def reached(*_: object) -> None:
+        raise Inconclusive("the first picture")
+
+    monkeypatch.setattr("safediff.workflow.compare.Contest", reached)
+    assert str(refusal_of_comparing(strict, tmp_path / "out")) == "the first picture"
+
+
+def refusal_of_comparing(plan: Plan, out: Path) -> Inconclusive:
+    with pytest.raises(Inconclusive) as said:
+        run_contest(plan, choose(["uce"]), out, SilentUi())
+    assert not out.exists()
+    return said.value

@@ -115,7 +115,7 @@ def observed(monkeypatch: pytest.MonkeyPatch) -> None:
         "safediff.verify.verification.load_judges", lambda names: {"embedded": ReadingJudge()}
     )
     # it reads what was drawn of, which an empty picture does not say
-    monkeypatch.setattr("safediff.workflow.erase.prove_sight", lambda judges, size: None)
+    monkeypatch.setattr("safediff.workflow.proofs.prove_sight", lambda judges, size: None)
     monkeypatch.setattr("safediff.models.flux.LATENT_SIZE", 8)
 
 

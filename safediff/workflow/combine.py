@@ -16,7 +16,6 @@ from typing import Any
 from safediff.erase.methods import find_method
 from safediff.errors import Inconclusive, UsageError
 from safediff.gate.verdict import CheckResult, GateReport, Verdict, combined, load_report
-from safediff.judge.load import prove_judges
 from safediff.models.backbone import Backbone
 from safediff.models.load import load_backbone
 from safediff.models.patch import (
@@ -32,12 +31,12 @@ from safediff.release.certificate import CERTIFICATE_NAME, Evidence
 from safediff.release.checksums import sha256_file
 from safediff.release.layout import write_release
 from safediff.sample.shards import ALONE, Shards
-from safediff.verify.accuracy import prove_limits
 from safediff.verify.verification import Verification
 from safediff.workflow.engines import ENGINE, prepare_engine
-from safediff.workflow.erase import TEACHER, Pictures, say_cut
+from safediff.workflow.erase import TEACHER, Pictures
 from safediff.workflow.evidence import certificate_evidence, cost_of, report_data, write_reports
 from safediff.workflow.many import open_shared_run
+from safediff.workflow.proofs import prove_base, prove_plan
 from safediff.workflow.run_folder import RunFolder, write_text, writing
 from safediff.workflow.safe_model import patched
 from safediff.workflow.subject import COMBINATION
@@ -172,11 +171,10 @@ def combine(
         Inconclusive: training failed, a judge is missing, or something cannot be written.
     """
     plans = [part.plan for part in parts] + ([then] if then else [])
-    for plan in plans:
-        prove_limits(plan, prove_judges(plan))
+    judges = [prove_plan(plan) for plan in plans]
     base = load_backbone(parts[0].plan.model)
-    for plan in plans:
-        say_cut(plan, base, ui)
+    for plan, seeing in zip(plans, judges, strict=True):
+        prove_base(plan, base, seeing, ui, exports=True)
     patch = merge_patches(base.denoiser, [load_patch(part.run.patch) for part in parts])
     how, every = "merged", [*parts]
     if then is not None:

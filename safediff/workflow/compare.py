@@ -33,7 +33,8 @@ from safediff.verify.verification import Verification
 from safediff.workflow.ahead import Ahead, read_jobs
 from safediff.workflow.clock import Clock
 from safediff.workflow.distiller import Job
-from safediff.workflow.erase import Pictures, say_cut
+from safediff.workflow.erase import Pictures
+from safediff.workflow.proofs import prove_base, prove_plan
 from safediff.workflow.run_folder import RunFolder, write_text
 from safediff.workflow.safe_model import patched
 from safediff.workflow.training import train
@@ -270,8 +271,11 @@ def run_contest(
     entries: dict[str, Entry] = {}
     albums: dict[str, Album] = {}
     clock = Clock(folder / "clock.json")
+    protocol = one_protocol(plan)
+    # a limit that no row could meet stops nothing: the table shows how far each of them comes
+    judges = prove_plan(protocol, limits=False)
     base = load_backbone(plan.model)
-    say_cut(plan, base, ui)
+    prove_base(protocol, base, judges, ui, exports=False)
     rows, left_out = possible_rows(rows, plan, base, named)
     for id, why in left_out.items():
         ui.say(f"note: row {id} is left out: {why}")

@@ -4,29 +4,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from safediff.export.providers import drawing_provider
 from safediff.gate.verdict import GateReport, Verdict, combined
-from safediff.guard.load import planned_guard
-from safediff.judge.load import prove_judges, prove_sight
 from safediff.models.backbone import Backbone
 from safediff.models.load import load_backbone
 from safediff.models.patch import unet_sha256
 from safediff.policy.plan import Plan
 from safediff.release.layout import write_release
 from safediff.sample.shards import ALONE, Shards
-from safediff.verify.accuracy import prove_limits
 from safediff.verify.album import Album
-from safediff.verify.long_prompts import cut_prompts
-from safediff.verify.quality import prove_sources
-from safediff.verify.scales import require_scales
 from safediff.verify.verification import Verification
-from safediff.workflow.engines import ENGINE, prepare_engine, require_exportable
+from safediff.workflow.engines import ENGINE, prepare_engine
 from safediff.workflow.evidence import (
     certificate_evidence,
     modification,
     report_data,
     write_reports,
 )
+from safediff.workflow.proofs import prove_base, prove_plan
 from safediff.workflow.run_folder import RunFolder
 from safediff.workflow.safe_model import patched
 from safediff.workflow.training import Training, train
@@ -95,13 +89,10 @@ def erase(
         trackers: Experiment trackers that are told of every step.
         base: The plan's model, where it is loaded already; it is left as it is.
     """
-    judges = prove_judges(plan)  # before hours of training, not after
-    prove_limits(plan, judges)
-    prove_sources(plan)
+    judges = prove_plan(plan)  # before hours of training, not after
     if base is None:
         base = load_backbone(plan.model)
-    _require_possible(plan, base, ui)
-    prove_sight(judges, base.picture_size)
+    prove_base(plan, base, judges, ui, exports=True)
     training = train(plan, base, run, ui, shards, trackers)
     outcome = Outcome(run)
     teacher, base_sha256 = patched(base, training.teacher), training.teacher.base_sha256
@@ -132,34 +123,6 @@ def erase(
             write_reports(run, outcome.reports, data)
         shards.wait()
     return outcome
-
-
-def _require_possible(plan: Plan, base: Backbone, ui: Ui) -> None:
-    """Refuse before hours of training what would be refused after them.
-
-    Raises:
-        UsageError: the model cannot be exported, or not be sampled at the policy's scales or with
-            its guard; a prompt of the policy is longer than a text encoder reads.
-        Inconclusive: the engine's pictures can't be drawn here.
-    """
-    say_cut(plan, base, ui)
-    if "onnx" in plan.export.targets:
-        require_exportable(base)
-        drawing_provider()
-    require_scales(plan, base, planned_guard(plan))
-
-
-def say_cut(plan: Plan, base: Backbone, ui: Ui) -> None:
-    """Note how many prompts of tables are longer than a text encoder reads.
-
-    Raises:
-        UsageError: a prompt of the policy is.
-    """
-    if count := len(cut_prompts(plan, base)):
-        ui.say(
-            f"note: {count} prompts of tables are longer than the text encoder reads: "
-            "they are asked up to the end of its window, as published"
-        )
 
 
 def _export(

@@ -8,19 +8,16 @@ import torch
 from safediff.export.identity import initializers_sha256, verify_identity
 from safediff.gate.baseline import Baseline
 from safediff.gate.verdict import CheckResult, GateReport
-from safediff.guard.load import planned_guard
-from safediff.judge.load import prove_judges, prove_sight
 from safediff.models.patch import unet_sha256
 from safediff.policy.plan import Plan
 from safediff.sample.shards import ALONE, Shards
-from safediff.verify.accuracy import prove_limits
-from safediff.verify.scales import require_scales
 from safediff.verify.verification import Verification
 from safediff.workflow.baseline import held_against
 from safediff.workflow.engines import ENGINE
-from safediff.workflow.erase import Pictures, say_cut
+from safediff.workflow.erase import Pictures
 from safediff.workflow.evidence import report_data, write_reports
 from safediff.workflow.plan_gate import open_plan_of
+from safediff.workflow.proofs import prove_base, prove_plan
 from safediff.workflow.run_folder import RunFolder
 from safediff.workflow.subject import base_beside, engine_backbone, open_subject
 from safediff.workflow.ui import Ui
@@ -49,14 +46,11 @@ def verify(
         Inconclusive: a judge is missing; the model cannot be loaded or does not match its
             checksums; its engine holds other weights than its PyTorch UNet.
     """
-    judges = prove_judges(plan)
-    prove_limits(plan, judges)
+    judges = prove_plan(plan)
     planned = None if plan_file is None else open_plan_of(Path(model), plan_file)
     subject = open_subject(model, revision, plan.model.dtype)
     base = base_beside(subject, plan.model)
-    say_cut(plan, base, ui)
-    require_scales(plan, base, planned_guard(plan))
-    prove_sight(judges, base.picture_size)
+    prove_base(plan, base, judges, ui, exports=False)
     *_, torch_model = subject.models.values()
     if subject.engine is not None:
         verify_identity(subject.engine / "model.onnx", torch_model.denoiser.state_dict())
