@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from safediff.erase.methods import METHODS, find_method, settings_of
-from safediff.erase.params import DistilParams
+from safediff.erase.params import HOW_IT_RUNS, MEMORY, DistilParams
 from safediff.errors import UsageError
 from safediff.policy.plan import ErasePlan, Plan
 from safediff.policy.problems import did_you_mean
@@ -14,11 +14,6 @@ POLICY = "policy"
 """The row that the others are tested against: the policy's own eraser and settings."""
 OTHER_SEED = "policy-seed"
 """The same with another training seed."""
-MEMORY = (
-    *("trunk_dtype", "gradient_checkpointing", "micro_batch", "offload", "offload_average"),
-    *("channels_last", "compile"),
-)
-"""Knobs of memory and speed, of which the policy's hold for every row that distils."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,9 +198,7 @@ def _distinct(rows: Sequence[Row], plan: Plan) -> list[Row]:
     return list(found.values())
 
 
-_HOW_IT_RUNS = (*MEMORY, "log_every", "save_every_s")
-"""Knobs of memory, speed and files: no other model comes of them but for rounding."""
-_AS_PRESET: Mapping[str, Any] = {n: getattr(DistilParams(), n) for n in _HOW_IT_RUNS}
+_AS_PRESET: Mapping[str, Any] = {n: getattr(DistilParams(), n) for n in HOW_IT_RUNS}
 
 
 def _model(row: Row, plan: Plan) -> str:

@@ -120,6 +120,15 @@ class DistilParams:
     """Least seconds between checkpoints, which are written at the end of a rollout; 0: of each."""
 
 
+MEMORY = (
+    *("trunk_dtype", "gradient_checkpointing", "micro_batch", "offload", "offload_average"),
+    *("channels_last", "compile"),
+)
+"""Knobs of memory and speed."""
+HOW_IT_RUNS = (*MEMORY, "log_every", "save_every_s")
+"""Knobs of memory, speed and files: no other model comes of them but for rounding."""
+
+
 def num_kept(params: DistilParams) -> int:
     """Rows of each batch that kept texts get, where there are any."""
     return round(params.keep_share * params.batch_size)

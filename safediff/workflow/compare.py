@@ -37,6 +37,7 @@ from safediff.workflow.erase import Pictures
 from safediff.workflow.proofs import prove_base, prove_plan
 from safediff.workflow.run_folder import RunFolder, write_text
 from safediff.workflow.safe_model import patched
+from safediff.workflow.trained_with import COST, require_same_settings
 from safediff.workflow.training import train
 from safediff.workflow.ui import Ui
 
@@ -113,9 +114,7 @@ class Contest:
         return erase is None or self.ahead.is_ready(self._run(erase).path)
 
     def _run(self, erase: ErasePlan) -> RunFolder:
-        """Where a row's patch is, or will be."""
-        name = hashlib.sha256(json.dumps(asdict(erase), sort_keys=True).encode()).hexdigest()[:12]
-        return RunFolder(self.folder / "patches" / f"{erase.method}-{erase.preset}-{name}")
+        return patch_run(self.folder, erase)
 
     def measure(self, row: Row) -> tuple[Entry, Album]:
         """The row's numbers and pictures.
@@ -191,7 +190,7 @@ class Contest:
         run.path.mkdir(parents=True, exist_ok=True)
         training = train(replace(self.plan, erase=erase), self.base, run, self.ui, self.shards)
         patch = training.student if row.role == "student" else training.teacher
-        cost = json.loads((run.path / "training.json").read_text(encoding="utf-8"))
+        cost = json.loads((run.path / COST).read_text(encoding="utf-8"))
         return System(
             patched(self.base, patch or training.teacher),
             self.own_guard if row.own else None,
@@ -215,6 +214,24 @@ class Contest:
             passes_per_step=passes_per_step(system, self.plan.verify.sampling.guidance_scale),
             setup=system.setup,
         )
+
+
+def patch_run(folder: Path, erase: ErasePlan) -> RunFolder:
+    """Where a comparison has, or will have, the patch of rows that erase so."""
+    name = hashlib.sha256(json.dumps(asdict(erase), sort_keys=True).encode()).hexdigest()[:12]
+    return RunFolder(folder / "patches" / f"{erase.method}-{erase.preset}-{name}")
+
+
+def require_patches(rows: Sequence[Row], plan: Plan, folder: Path) -> None:
+    """Refuse patches of other settings before anything is drawn; their pictures are there, too.
+
+    Raises:
+        UsageError: presets have changed since a row's patch was made.
+    """
+    for row in rows:
+        erase = row.erase_plan(plan)
+        if erase is not None:
+            require_same_settings(patch_run(folder, erase), settings_of(erase))
 
 
 def passes_per_step(system: System, guidance_scale: float) -> int:
@@ -264,8 +281,8 @@ def run_contest(
     allow are left out, unless they are ``named``.
 
     Raises:
-        UsageError: ``folder`` holds a comparison of another plan, or a named row, or the policy's,
-            cannot be made.
+        UsageError: ``folder`` holds a comparison of another plan, or a patch of another version's
+            preset; a named row, or the policy's, cannot be made.
         Inconclusive: a row could not be erased, drawn or judged.
     """
     entries: dict[str, Entry] = {}
@@ -277,6 +294,7 @@ def run_contest(
     base = load_backbone(plan.model)
     prove_base(protocol, base, judges, ui, exports=False)
     rows, left_out = possible_rows(rows, plan, base, named)
+    require_patches(rows, plan, folder)
     for id, why in left_out.items():
         ui.say(f"note: row {id} is left out: {why}")
     with (

@@ -34,6 +34,7 @@ from safediff.verify.assignments import rows_of
 from safediff.verify.sessions import read_sessions
 from safediff.workflow.flops import flop_estimate
 from safediff.workflow.run_folder import RunFolder
+from safediff.workflow.trained_with import COST
 from safediff.workflow.training import Training
 
 ROWS_PER_GRID = 8
@@ -266,7 +267,7 @@ def modification(plan: Plan, run: RunFolder, training: Training, base: Backbone)
 
 def cost_of(runs: Sequence[RunFolder], base: Backbone) -> dict[str, Any]:
     """What the trainings of ``runs`` took, over all their attempts and processes."""
-    found = [json.loads((run.path / "training.json").read_text(encoding="utf-8")) for run in runs]
+    found = [json.loads((run.path / COST).read_text(encoding="utf-8")) for run in runs]
     passes = sum(int(cost["passes"]) for cost in found)
     device = next(base.text_encoder.parameters()).device
     return {

@@ -26,6 +26,7 @@ from safediff.registry import import_part
 from safediff.sample.shards import ALONE, Shards
 from safediff.workflow.run_folder import RunFolder, append_json, read_training
 from safediff.workflow.tracking import tracking
+from safediff.workflow.trained_with import COST, require_same_settings, settings_that_count
 from safediff.workflow.ui import Task, Ui
 
 
@@ -57,10 +58,12 @@ def train(
     ``trackers`` are told of every step.
 
     Raises:
-        UsageError: a checkpoint belongs to another plan, or there is no such tracker here.
+        UsageError: a checkpoint belongs to another plan, a finished patch was trained with other
+            settings, or there is no such tracker here.
         Inconclusive: training failed, or another process has ended.
     """
     params = settings_of(plan.erase)
+    require_same_settings(run, params)
     if not shards.agree("patch", run.patch.exists):  # written last
         _erase(plan, params, backbone, run, ui, shards, trackers)
         shards.wait()
@@ -105,10 +108,11 @@ def _erase(
             "resumed": str(resumed).lower(),
             "passes": took.num_passes,
             "threads": torch.get_num_threads(),
+            "settings": settings_that_count(params),
         }
         if shards.count > 1:
             cost["processes"] = shards.count
-        run.write_text("training.json", json.dumps(cost) + "\n")
+        run.write_text(COST, json.dumps(cost) + "\n")
         save_patch(teacher, run.patch)
 
 
