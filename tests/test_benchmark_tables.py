@@ -5,10 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from benchmark_scripts import FOLDER, benchmark_script
+from benchmark_scripts import FOLDER, benchmark_script, script
 
 Json = dict[str, Any]
-DOCS = Path(__file__).parents[1] / "docs"
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
 
 
 def test_the_cost_formula_is_told_with_its_checks() -> None:
@@ -51,3 +52,33 @@ def missing(row: Json) -> list[str]:
     if row["method"] is not None:
         found += [name for name in ("seed", "knobs") if row[name] in (None, {})]
     return found
+
+
+@pytest.mark.parametrize("name", ["demo-weapons", "demo-vices", "demo-style"])
+def test_the_readme_has_the_columns_of_its_tables(name: str) -> None:
+    table = json.loads((FOLDER / f"compare_{name}.json").read_text(encoding="utf-8"))
+    heading, *_ = readme_lines(table["rows"])
+    assert heading in (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+
+
+def test_the_readme_shows_what_decides() -> None:
+    each = [row_of("erasure/all", "erasure/drink", "erasure/small", "base/drink", "base/small")]
+    heading, _, line = readme_lines(each)
+    assert heading.startswith("| system | drink | small | kept | FID |")
+    assert line == "| SD | 0.250 ≤ 0.500 | 0.250 ≤ 0.500 | 0.250 ≥ 0.125 | — | 1,000 |"
+    # a row of an earlier version: its base rate was over all, and its limits of each
+    earlier = row_of("erasure/drink", "erasure/small", "base/all")
+    assert readme_lines([earlier, *each])[0] == heading
+    over_all = [row_of("erasure/all", "erasure/drink", "base/all", "base/drink")]
+    assert readme_lines(over_all)[0].startswith("| system | erased | kept | FID |")
+
+
+def readme_lines(rows: list[Json]) -> list[str]:
+    lines: list[str] = script(ROOT / "scripts" / "readme_table.py").lines(rows)
+    return lines
+
+
+def row_of(*checks: str) -> Json:
+    value = {"estimate": 0.25, "lower": 0.125, "upper": 0.5}
+    found = dict.fromkeys((*checks, "retention/kept"), value)
+    return {"title": "SD", "erase_passes": 1000, "checks": found}
