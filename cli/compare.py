@@ -17,7 +17,9 @@ def compare(
             "--rows", help="Row ids, `quick`, `default` or `all`; `default` if not given."
         ),
     ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Only rows that take minutes.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Rows that take minutes, as `--rows quick`.")
+    ] = False,
     output: Annotated[
         list[Path] | None,
         typer.Option("--output", "-o", help="table.json, table.md, pictures.png, tradeoff.svg."),
@@ -54,7 +56,8 @@ def compare(
 
     check_outputs(output or [])
     plan = load_plan(policy)
-    chosen = choose(rows or ["quick" if quick else "default"], plan)
+    asked = [*(rows or ()), *(["quick"] if quick else [])]
+    chosen = choose(asked or ["default"], plan)
     plan = with_hub_prompts(plan)  # tables name the plan with its prompts
     earlier = None
     if add_to is not None:

@@ -7,6 +7,8 @@ import pytest
 from small_policy import QUICK, write_policy
 
 from safediff.cli import app
+from safediff.compare.rows import SETS, Row
+from safediff.errors import UsageError
 
 
 def ran(
@@ -61,6 +63,29 @@ def test_compare_writes_table_and_files(
     code, _, err = ran(monkeypatch, capsys, "compare", policy, *again, "-o", tmp_path / "2.png")
     assert code == 2
     assert "has all these rows, so nothing is drawn" in err
+
+
+@pytest.mark.parametrize(
+    ("options", "more"),
+    [(("--quick",), set()), (("--quick", "--rows", "esd-x-3", "--rows", "uce"), {"esd-x-3"})],
+)
+def test_quick_stands_for_its_rows_beside_others(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: tuple[str, ...],
+    more: set[str],
+) -> None:
+    asked: list[str] = []
+
+    def noted(plan: object, rows: list[Row], *_: object, **__: object) -> None:
+        asked.extend(row.id for row in rows)
+        raise UsageError("noted")
+
+    monkeypatch.setattr("safediff.workflow.compare.run_contest", noted)
+    code, _, err = ran(monkeypatch, capsys, "compare", write_policy(tmp_path), *options, "-q")
+    assert (code, err.splitlines()[0]) == (2, "error: noted")
+    assert set(asked) == {*SETS["quick"]} | more
 
 
 @pytest.mark.parametrize(
