@@ -9,6 +9,9 @@ import torch
 from tiny import tiny_backbone, tiny_unet
 from torch import Tensor
 
+from safediff.guard import base as guard_base
+from safediff.guard.base import Guard
+from safediff.guard.load import make_guard
 from safediff.models import fast
 from safediff.models.backbone import Backbone
 from safediff.models.fast import TEXT_PROJECTIONS, faster, products_by_onednn
@@ -49,9 +52,9 @@ def count_projections(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> li
     return calls
 
 
-def draw(backbone: Backbone) -> Tensor:
+def draw(backbone: Backbone, guard: Guard | None = None) -> Tensor:
     c_0, c = backbone.encode([""]).repeat(3), backbone.encode([d.prompt for d in DRAWS])
-    return denoise_all(backbone, DRAWS, c_0, c, Sampling(num_steps=4, seed=3))
+    return denoise_all(backbone, DRAWS, c_0, c, Sampling(num_steps=4, seed=3), guard)
 
 
 @torch.no_grad()
@@ -85,6 +88,18 @@ def test_rows_apart_give_what_rows_together_give(
     monkeypatch.setattr(fast, "products_by_onednn", nullcontext)
     monkeypatch.setattr(fast, "texts_once", nullcontext)
     torch.testing.assert_close(apart, draw(backbone), rtol=0, atol=1e-4)  # guidance 5, four steps
+
+
+@torch.no_grad()
+@pytest.mark.usefixtures("two_threads")
+def test_texts_of_several_calls_a_step_are_all_remembered(
+    backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard_base, "MOST_ROWS", 6)
+    calls = count_projections(backbone, monkeypatch)
+    draw(backbone, make_guard("sega", ["sword", "cannon"]))
+    num_layers = sum(n.endswith(TEXT_PROJECTIONS) for n, _ in backbone.denoiser.named_modules())
+    assert len(calls) == 2 * 2 * num_layers  # two calls a step, each in two threads
 
 
 @torch.no_grad()

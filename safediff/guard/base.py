@@ -4,10 +4,13 @@ Symbols: e_0, e_c, e_s noise predictions (b, c, h, w) for the empty prompt, the 
 steer away from, of the same latents; s_g the guidance scale.
 """
 
+import itertools
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from safediff.errors import UsageError
@@ -15,18 +18,45 @@ from safediff.guard.params import GuardParams
 from safediff.models.backbone import Backbone, Condition
 from safediff.policy.plan import num_branches
 
+MOST_ROWS = 64
+"""Of one call of the denoiser, or two branches, if they have more: the batch size asks for those
+without a guard, too."""
+
 
 class Guidance(ABC):
     """Guidance along one batch of trajectories; holds what earlier steps left behind.
 
-    All branches go through one call of the denoiser: ``condition`` has the rows of the first
-    branch, then those of the second, and so on.
+    ``condition`` has the rows of the first branch, then those of the second, and so on.
     """
 
     def __init__(self, branches: Sequence[Condition], scale: float) -> None:
         self.condition = Condition.cat(branches)
         self.num_branches = len(branches)
         self.scale = scale
+        self.parts = self._parts(len(branches[0]))
+        """What each call of the denoiser is conditioned on; made once, since what a text's tensor
+        leads to is remembered."""
+
+    def _parts(self, num_rows: int) -> list[Condition]:
+        """Whole branches, each part as many as the others or one more."""
+        count = math.ceil(self.num_branches / max(2, MOST_ROWS // num_rows))
+        if count == 1:
+            return [self.condition]
+        ends = [num_rows * (self.num_branches * i // count) for i in range(count + 1)]
+        return [self.condition.rows(slice(start, end)) for start, end in itertools.pairwise(ends)]
+
+    def stacked(self, backbone: Backbone, z: Tensor, t: Tensor) -> Tensor:
+        """Predictions (num_branches * b, c, h, w) of all branches, in the order of ``condition``.
+
+        Args:
+            backbone: Denoises; in one call, unless that has more than ``MOST_ROWS``.
+            z: What every branch gets (b, c, h, w).
+            t: The timestep ().
+        """
+        found = [
+            backbone.denoise(torch.cat([z] * (len(part) // len(z))), t, part) for part in self.parts
+        ]
+        return found[0] if len(found) == 1 else torch.cat(found)
 
     @abstractmethod
     def __call__(self, step: int, stacked: Tensor) -> Tensor:
@@ -34,7 +64,7 @@ class Guidance(ABC):
 
         Args:
             step: How many steps were done before this one. Steps come in order, each once.
-            stacked: Predictions (num_branches * b, c, h, w), in the order of ``condition``.
+            stacked: See ``stacked``.
         """
 
 

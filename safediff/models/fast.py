@@ -162,7 +162,7 @@ class _ByRows:
         self.config: Any = unet.config
         self.dtype: torch.dtype = next(unet.parameters()).dtype
         self.num_threads = torch.get_num_threads()
-        self._cut: tuple[Any, list[dict[str, Any]]] = (None, [])
+        self._cut: dict[tuple[int, int], tuple[Tensor, list[dict[str, Any]]]] = {}
 
     def __call__(self, z: Tensor, t: Tensor, **given: Any) -> Any:
         """As ``unet(z, t, return_dict=False, ...)``."""
@@ -177,15 +177,16 @@ class _ByRows:
     def _texts(self, given: dict[str, Any], count: int) -> list[dict[str, Any]]:
         """What every thread's rows are conditioned on: the same tensors at every step."""
         hidden = given["encoder_hidden_states"]
-        if self._cut[0] is not hidden or len(self._cut[1]) != count:
-            self._cut = (hidden, [dict(given) for _ in range(count)])
-            for part, rows in zip(self._cut[1], hidden.chunk(count), strict=True):
+        known = self._cut.get((id(hidden), count))
+        if known is None:  # a tensor that is held here keeps its id to itself
+            known = self._cut[id(hidden), count] = (hidden, [dict(given) for _ in range(count)])
+            for part, rows in zip(known[1], hidden.chunk(count), strict=True):
                 part["encoder_hidden_states"] = rows
             added = given.get("added_cond_kwargs") or {}
             for name, value in added.items():
-                for part, rows in zip(self._cut[1], value.chunk(count), strict=True):
+                for part, rows in zip(known[1], value.chunk(count), strict=True):
                     part["added_cond_kwargs"] = part["added_cond_kwargs"] | {name: rows}
-        return self._cut[1]
+        return known[1]
 
     @torch.no_grad()
     def _work(self, num_threads: int, z: Tensor, t: Tensor, given: dict[str, Any]) -> Any:

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from safediff.guard.base import Guidance
@@ -29,8 +28,8 @@ def run_steps(
         after: What becomes of the latents after each step.
     """
     for step, (t, t_there) in enumerate(both_places(timesteps, z)):
-        model_in = torch.cat([scheduler.scale_model_input(z, t)] * guidance.num_branches)
-        eps = guidance(step, backbone.denoise(model_in, t_there, guidance.condition))
+        stacked = guidance.stacked(backbone, scheduler.scale_model_input(z, t), t_there)
+        eps = guidance(step, stacked)
         z = after(step, scheduler.step(eps, t, z, return_dict=False)[0])
     return z
 
