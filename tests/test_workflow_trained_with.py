@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from small_policy import small_plan
@@ -83,7 +84,7 @@ def test_how_a_training_runs_does_not_count(tmp_path: Path) -> None:
     run, params = RunFolder(tmp_path), PRESETS["sdd"]["safediff"]
     run.patch.touch()
     run.write_text(COST, json.dumps({"settings": settings_that_count(params)}))
-    aside = {name: _other(getattr(params, name)) for name in HOW_IT_RUNS}
+    aside: dict[str, Any] = {name: _other(getattr(params, name)) for name in HOW_IT_RUNS}
     require_same_settings(run, replace(params, **aside))
     with pytest.raises(UsageError, match=r"trained with eta 0\.35, .* would be 0\.5"):
         require_same_settings(run, replace(params, eta=0.5))
