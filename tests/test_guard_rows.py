@@ -27,10 +27,12 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
         (4, 16, [64]),
         (1, 200, [200]),  # without a guard the batch size decides
         (2, 100, [200]),
-        (3, 32, [32, 64]),
-        (21, 16, [48, 64, 48, 64, 48, 64]),
+        (3, 32, [96]),
+        (4, 32, [64, 64]),
+        (21, 16, [80, 80, 80, 96]),
         (5, 100, [100, 200, 200]),  # no fewer than without a guard
         (21, 3, [63]),
+        (21, 5, [50, 55]),
     ],
 )
 def test_a_call_has_whole_branches_and_no_more_rows_than_fit(

@@ -18,7 +18,7 @@ from safediff.guard.params import GuardParams
 from safediff.models.backbone import Backbone, Condition
 from safediff.policy.plan import num_branches
 
-MOST_ROWS = 64
+MOST_ROWS = 96
 """Of one call of the denoiser, or two branches, if they have more: the batch size asks for those
 without a guard, too."""
 
