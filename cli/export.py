@@ -1,5 +1,6 @@
 """``safediff export``: engines of a run's or release's result."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -70,7 +71,7 @@ def export(
             help="int8: relative error of a prediction that calibration allows; 0.01 if not given.",
         ),
     ] = None,
-    opset: Annotated[int, typer.Option(help="18 or 23.")] = 18,
+    opset: Annotated[int | None, typer.Option(help="18 or 23; 18 if not given.")] = None,
     layout: Annotated[
         list[str] | None,
         typer.Option(help="With --full, also: triton, single-file; with --trt: triton."),
@@ -104,12 +105,14 @@ def export(
         )
     if precision is not None and precision not in PRECISIONS:
         raise UsageError(f"--precision {precision}: expected {', '.join(PRECISIONS)}")
-    if opset not in (18, 23):
+    if opset not in (None, 18, 23):
         raise UsageError(f"--opset {opset}: expected 18 or 23")
     layouts = tuple(layout or ())
     for name in layouts:
         if name not in LAYOUTS:
             raise UsageError(f"--layout {name}: expected {', '.join(LAYOUTS)}")
+    if swap_weights and (trt or trt_rtx):
+        _require_nothing_of_a_build(opset=opset, target=target, layout=layout)
     with_plan = trt and layouts == ("triton",)
     built = (trt or trt_rtx) and not swap_weights
     if (gate and not (full or built)) or (layouts and not (full or with_plan)):
@@ -130,17 +133,23 @@ def export(
     from safediff.cli.quiet_libraries import quiet_libraries
 
     quiet_libraries()
+    if swap_weights:
+        given = cast("Precision | None", precision), opset
+        if trt or trt_rtx:
+            _swap_plan(run, swap_weights, "tensorrt_rtx" if trt_rtx else "tensorrt", given[0], out)
+        else:
+            named = cast("tuple[Layout, ...]", layouts)
+            _swap_engine(run, swap_weights, given, out, full=full, layouts=named, gate=gate or ())
+        return
     from safediff.workflow.export_source import policy_precision
 
     chosen = policy_precision(run) if precision is None else cast("Precision", precision)
+    opset = opset or 18
     if trt or trt_rtx:
-        from safediff.workflow.plans import export_plan, refit_plan
+        from safediff.workflow.plans import export_plan
 
         kind: Kind = "tensorrt_rtx" if trt_rtx else "tensorrt"
         folder = out or _beside(run, f"{kind}-{chosen}")
-        if swap_weights:
-            print(refit_plan(run, swap_weights, folder))
-            return
         line = export_plan(
             *(run, folder, kind, chosen, target),
             opset=opset,
@@ -157,18 +166,60 @@ def export(
         folder = out or _beside(run, chosen)
         limit = MAX_ERROR if max_error is None else max_error
         named = cast("tuple[Layout, ...]", layouts)
-        deployed = deploy_run(run, folder, chosen, opset, named, swap_weights, gate or (), limit)
+        deployed = deploy_run(run, folder, chosen, opset, named, None, gate or (), limit)
         print(f"{folder}: {deployed.line}")
     else:
         from safediff.workflow.calibrate import MAX_ERROR
-        from safediff.workflow.export import export_run, swap
+        from safediff.workflow.export import export_run
 
         folder = out or _beside(run, f"engine-{chosen}")
         limit = MAX_ERROR if max_error is None else max_error
-        if swap_weights:
-            print(f"{folder}: {swap(run, swap_weights, folder).line}")
-        else:
-            print(f"{folder}: {export_run(run, folder, chosen, opset, limit).line}")
+        print(f"{folder}: {export_run(run, folder, chosen, opset, limit).line}")
+
+
+def _swap_engine(
+    run: Path,
+    engine: Path,
+    asked: "tuple[Precision | None, int | None]",
+    out: Path | None,
+    *,
+    full: bool,
+    layouts: "tuple[Layout, ...]",
+    gate: Sequence[Path],
+) -> None:
+    from safediff.workflow.deploy import deploy_run
+    from safediff.workflow.export import swap
+    from safediff.workflow.kept import kept_of_engine
+
+    precision, opset = kept_of_engine(engine, *asked)
+    folder = out or _beside(run, precision if full else f"engine-{precision}")
+    if full:
+        deployed = deploy_run(run, folder, precision, opset, layouts, engine, gate)
+        print(f"{folder}: {deployed.line}")
+    else:
+        print(f"{folder}: {swap(run, engine, folder).line}")
+
+
+def _swap_plan(
+    run: Path, plan: Path, kind: "Kind", precision: "Precision | None", out: Path | None
+) -> None:
+    from safediff.workflow.kept import kept_of_plan
+    from safediff.workflow.plans import refit_plan
+
+    kept = kept_of_plan(plan, kind, precision)
+    print(refit_plan(run, plan, out or _beside(run, f"{kind}-{kept}")))
+
+
+def _require_nothing_of_a_build(**given: object) -> None:
+    from safediff.errors import UsageError
+
+    named = [f"--{name}" for name, value in given.items() if value]
+    if named:
+        raise UsageError(
+            f"{' and '.join(named)}: of a plan that is built; --swap-weights takes one that is "
+            "there as it is",
+            f"leave {' and '.join(named)} out, or build a plan of these weights instead",
+        )
 
 
 def _gate_plan(run: Path, plan: Path, policies: list[Path], out: Path | None) -> None:

@@ -14,9 +14,10 @@ from test_serve_pipeline import changed, with_engine, with_weights
 from safediff.errors import Inconclusive
 from safediff.export import parity, survival
 from safediff.export.manifest import read_manifest
+from safediff.export.plan_sidecar import write_plan
 from safediff.gate.verdict import GateReport, Verdict
 from safediff.release.checksums import SUMS_NAME, verify_checksums
-from safediff.workflow import deploy
+from safediff.workflow import deploy, export
 from safediff.workflow.engine_report import EngineReport
 from safediff.workflow.export_source import ExportSource, policy_precision
 
@@ -80,6 +81,67 @@ def test_swapped_weights(tmp_path: Path, here: Ran) -> None:
     ]
     done = here("export", release(), "--swap-weights", exported(), "--precision", "int8")
     assert said(done, 2).startswith("error: --swap-weights: the scales of an int8 engine")
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (("--precision", "fp16"), "--precision fp16: {engine} has fp32, and --swap-weights keeps"),
+        (("--full", "--opset", "23"), "--opset 23: {engine} has 18, and --swap-weights keeps it"),
+    ],
+    ids=str,
+)
+def test_a_swap_refuses_what_it_would_ignore(
+    tmp_path: Path, here: Ran, options: tuple[str, ...], line: str
+) -> None:
+    nothing = tmp_path / "nothing"  # it is not even looked at
+    done = here("export", nothing, "--swap-weights", exported(), *options)
+    assert said(done, 2).startswith(f"error: {line.format(engine=exported())}")
+
+
+@pytest.mark.parametrize(
+    ("options", "folder"), [((), "run-engine-fp32"), (("--full",), "run-fp32")], ids=str
+)
+def test_a_swap_is_called_and_completed_by_what_the_engine_has(
+    tmp_path: Path,
+    here: Ran,
+    monkeypatch: pytest.MonkeyPatch,
+    options: tuple[str, ...],
+    folder: str,
+) -> None:
+    asked: list[object] = []
+
+    def asks(*given: object) -> None:
+        asked.extend(given)
+        raise Inconclusive("enough")
+
+    monkeypatch.setattr(deploy, "deploy_run", asks)
+    monkeypatch.setattr(export, "swap", asks)
+    run = tmp_path / "run"
+    run.mkdir()
+    half = {"plan": {"export": {"precision": "fp16", "opset": 23}}}
+    (run / "plan.json").write_text(json.dumps(half), encoding="utf-8")
+    assert said(here("export", run, "--swap-weights", exported(), *options), 3) == "error: enough"
+    assert tmp_path / folder in asked
+    if options:
+        assert asked[2:4] == ["fp32", 18]
+
+
+@pytest.mark.parametrize(
+    ("target", "options", "line"),
+    [
+        ("--trt", ("--precision", "fp16"), "--precision fp16: {plan} has fp32, and --swap-weights"),
+        ("--trt-rtx", (), "--trt-rtx: {plan} is a plan of tensorrt"),
+    ],
+    ids=str,
+)
+def test_a_plan_stays_what_it_is(
+    tmp_path: Path, here: Ran, target: str, options: tuple[str, ...], line: str
+) -> None:
+    plan = tmp_path / "unet.plan"
+    write_plan(plan, b"a plan", {"kind": "tensorrt", "precision": "fp32"})
+    done = here("export", tmp_path / "nothing", target, "--swap-weights", plan, *options)
+    assert said(done, 2).startswith(f"error: {line.format(plan=plan)}")
 
 
 @pytest.mark.parametrize("verdict", [Verdict.FAIL, Verdict.INCONCLUSIVE, Verdict.WARN])

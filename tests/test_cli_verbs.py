@@ -218,6 +218,16 @@ def test_verify_ends_with_0_where_it_is(tmp_path: Path, here: Ran) -> None:
             ("--trt", "--refit", "--swap-weights", "x.plan"),
             "error: --static and --refit: say how a plan is built",
         ),
+        (
+            ("--trt", "--swap-weights", "x.plan", "--layout", "triton", "--opset", "23"),
+            "error: --opset and --layout: of a plan that is built; --swap-weights takes one that "
+            "is there as it is",
+        ),
+        (
+            ("--trt-rtx", "--swap-weights", "x.plan", "--target", "SM89"),
+            "error: --target: of a plan that is built; --swap-weights takes one that is there as "
+            "it is",
+        ),
         (("--onnx", "--layout", "triton"), "error: --layout and --gate belong to a whole folder"),
         (("--onnx", "--opset", "7"), "error: --opset 7: expected 18 or 23"),
     ],

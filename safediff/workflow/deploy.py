@@ -54,8 +54,8 @@ def deploy_run(
     Args:
         path: A run or release.
         folder: The folder to write.
-        precision: Of the UNet; with ``graph_of`` the precision of that engine is kept.
-        opset: Of the graphs.
+        precision: Of the UNet; with ``graph_of`` that of its engine (``kept_of_engine``).
+        opset: Of the graphs; with ``graph_of`` the same.
         layouts: Further forms.
         graph_of: Engine or release whose graph is taken.
         policies: Policies to measure on the engine, each one of the source's.

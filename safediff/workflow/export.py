@@ -30,11 +30,11 @@ from safediff.models.patch import state_sha256
 from safediff.release.certificate import CERTIFICATE_NAME
 from safediff.release.checksums import SUMS_NAME, verify_checksums
 from safediff.release.copying import require_outside
-from safediff.release.weights import denoiser_folder
 from safediff.workflow.calibrate import MAX_ERROR, write_calibrated
 from safediff.workflow.engine_report import EngineReport, measure_engine, require_passed
 from safediff.workflow.engines import require_unet
 from safediff.workflow.export_source import ExportSource, open_source
+from safediff.workflow.kept import engine_folder
 
 
 def export_run(
@@ -208,12 +208,11 @@ def check_engine(exported: Path) -> CheckedEngine:
         UsageError: it was changed since, or does not say from which base it was made.
         Inconclusive: it can't be read.
     """
-    engine = exported
+    engine = engine_folder(exported)
     certified_base = None
     released = (exported / SUMS_NAME).exists()
     if released:
         verify_checksums(exported)
-        engine = denoiser_folder(exported)
         if (exported / CERTIFICATE_NAME).exists():
             text = (exported / CERTIFICATE_NAME).read_text(encoding="utf-8")
             certified_base = json.loads(text)["base_model"]["sha256"]["unet"]
