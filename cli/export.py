@@ -71,7 +71,9 @@ def export(
             help="int8: relative error of a prediction that calibration allows; 0.01 if not given.",
         ),
     ] = None,
-    opset: Annotated[int | None, typer.Option(help="18 or 23; 18 if not given.")] = None,
+    opset: Annotated[
+        int | None, typer.Option(help="18 or 23; the policy's if not given, of a plan 18.")
+    ] = None,
     layout: Annotated[
         list[str] | None,
         typer.Option(help="With --full, also: triton, single-file; with --trt: triton."),
@@ -141,10 +143,11 @@ def export(
             named = cast("tuple[Layout, ...]", layouts)
             _swap_engine(run, swap_weights, given, out, full=full, layouts=named, gate=gate or ())
         return
-    from safediff.workflow.export_source import policy_precision
+    from safediff.workflow.export_source import OPSET, policy_form
 
-    chosen = policy_precision(run) if precision is None else cast("Precision", precision)
-    opset = opset or 18
+    wanted, wanted_opset = policy_form(run)
+    chosen = wanted if precision is None else cast("Precision", precision)
+    opset = opset or (OPSET if trt or trt_rtx else wanted_opset)
     if trt or trt_rtx:
         from safediff.workflow.plans import export_plan
 

@@ -17,9 +17,9 @@ from safediff.export.manifest import read_manifest
 from safediff.export.plan_sidecar import write_plan
 from safediff.gate.verdict import GateReport, Verdict
 from safediff.release.checksums import SUMS_NAME, verify_checksums
-from safediff.workflow import deploy, export
+from safediff.workflow import deploy, export, plans
 from safediff.workflow.engine_report import EngineReport
-from safediff.workflow.export_source import ExportSource, policy_precision
+from safediff.workflow.export_source import ExportSource, policy_form
 
 __all__ = ["here"]
 
@@ -34,39 +34,64 @@ def test_a_whole_folder(tmp_path: Path, here: Ran) -> None:
     assert manifest["engines"][0]["precision"] == "int8"
 
 
-def test_the_precision_is_the_policys(tmp_path: Path) -> None:
-    half = {"export": {"precision": "fp16"}}
-    assert policy_precision(write_example(tmp_path / "release", **half)) == "fp16"
-    run = tmp_path / "run"
+def run_whose_policy_wants(run: Path, **export: object) -> Path:
+    """As much of a run as is read before its model."""
     run.mkdir()
-    (run / "plan.json").write_text(json.dumps({"plan": half}), encoding="utf-8")
-    assert policy_precision(run) == "fp16"
-    assert policy_precision(tmp_path) == "fp32"
+    (run / "plan.json").write_text(json.dumps({"plan": {"export": export}}), encoding="utf-8")
+    return run
+
+
+def test_precision_and_opset_are_the_policys(tmp_path: Path) -> None:
+    newest: dict[str, object] = {"precision": "fp16", "opset": 23}
+    assert policy_form(write_example(tmp_path / "release", export=newest)) == ("fp16", 23)
+    assert policy_form(run_whose_policy_wants(tmp_path / "run", **newest)) == ("fp16", 23)
+    earlier = run_whose_policy_wants(tmp_path / "earlier", precision="fp16")
+    assert policy_form(earlier) == ("fp16", 18)
+    assert policy_form(tmp_path) == ("fp32", 18)
 
 
 @pytest.mark.parametrize(
-    ("options", "written"), [((), "fp16"), (("--precision", "fp32"), "fp32")], ids=str
+    ("options", "written", "opset"),
+    [
+        ((), "fp16", 23),
+        (("--precision", "fp32"), "fp32", 23),
+        (("--opset", "18"), "fp16", 18),
+    ],
+    ids=str,
 )
-def test_export_takes_it_where_none_is_given(
+def test_export_takes_them_where_none_are_given(
     tmp_path: Path,
     here: Ran,
     monkeypatch: pytest.MonkeyPatch,
     options: tuple[str, ...],
     written: str,
+    opset: int,
 ) -> None:
     asked: list[object] = []
 
-    def deployed(run: Path, folder: Path, precision: str, *more: object) -> deploy.Deployed:
-        asked.extend((folder, precision))
+    def asks(*given: object, **more: object) -> None:
+        asked.extend((given[1:4], more))
         raise Inconclusive("enough")
 
-    monkeypatch.setattr(deploy, "deploy_run", deployed)
-    run = tmp_path / "run"
-    run.mkdir()
-    plan = {"plan": {"export": {"precision": "fp16"}}}
-    (run / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
+    monkeypatch.setattr(deploy, "deploy_run", asks)
+    run = run_whose_policy_wants(tmp_path / "run", precision="fp16", opset=23)
     here("export", run, "--onnx", "--full", *options)
-    assert asked == [tmp_path / f"run-{written}", written]
+    assert asked == [(tmp_path / f"run-{written}", written, opset), {}]
+
+
+def test_a_plan_is_built_from_the_opset_that_builders_read(
+    tmp_path: Path, here: Ran, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[object] = []
+
+    def asks(*given: object, **more: object) -> None:
+        asked.extend((given[3], more["opset"]))
+        raise Inconclusive("enough")
+
+    monkeypatch.setattr(plans, "export_plan", asks)
+    run = run_whose_policy_wants(tmp_path / "run", precision="fp16", opset=23)
+    here("export", run, "--trt")
+    assert asked == ["fp16", 18]
 
 
 def test_swapped_weights(tmp_path: Path, here: Ran) -> None:
@@ -117,10 +142,7 @@ def test_a_swap_is_called_and_completed_by_what_the_engine_has(
 
     monkeypatch.setattr(deploy, "deploy_run", asks)
     monkeypatch.setattr(export, "swap", asks)
-    run = tmp_path / "run"
-    run.mkdir()
-    half = {"plan": {"export": {"precision": "fp16", "opset": 23}}}
-    (run / "plan.json").write_text(json.dumps(half), encoding="utf-8")
+    run = run_whose_policy_wants(tmp_path / "run", precision="fp16", opset=23)
     assert said(here("export", run, "--swap-weights", exported(), *options), 3) == "error: enough"
     assert tmp_path / folder in asked
     if options:

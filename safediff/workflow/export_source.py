@@ -23,6 +23,9 @@ from safediff.workflow.run_folder import RunFolder
 from safediff.workflow.safe_model import share_equal
 from safediff.workflow.subject import open_subject
 
+OPSET = 18
+"""Where nobody says another one; what plans are built from."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExportSource:
@@ -59,21 +62,21 @@ class ExportSource:
         return ["", *(text for policy in self.policies for text in policy["erase"]["keep"])]
 
 
-def policy_precision(path: Path) -> Precision:
-    """What the policy of a run or release has its engines written in, of several the first.
+def policy_form(path: Path) -> tuple[Precision, int]:
+    """Precision and opset that the policy of a run or release wants, of several the first.
 
-    An engine in it is the one that was gated. fp32 where there is none to read: ``open_source``
-    says what is wrong with the folder.
+    An engine in both is the one that was gated. fp32 and 18 where there are none to read:
+    ``open_source`` says what is wrong with the folder.
     """
     for file, key in ((path / "plan.json", "plan"), (path / CERTIFICATE_NAME, "policy")):
         try:
             found = json.loads(file.read_text(encoding="utf-8"))[key]
             resolved = found["resolved"] if key == "policy" else found
-            precision: Precision = resolved["export"]["precision"]
-            return precision
-        except (OSError, ValueError, KeyError, TypeError):
+            wanted = resolved["export"]
+            return wanted.get("precision", "fp32"), wanted.get("opset", OPSET)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue
-    return "fp32"
+    return "fp32", OPSET
 
 
 def open_source(path: Path) -> ExportSource:

@@ -45,7 +45,7 @@ from safediff.workflow.engine_gate import gates_line, same_policy
 from safediff.workflow.engines import require_unet
 from safediff.workflow.entries import added_plan, enter, plan_engine
 from safediff.workflow.export import write_engine
-from safediff.workflow.export_source import ExportSource, open_source
+from safediff.workflow.export_source import OPSET, ExportSource, open_source
 from safediff.workflow.plan_gate import measure_plan
 
 NOT_GATED = "not gated, so nothing is claimed of it"
@@ -60,7 +60,7 @@ def export_plan(
     precision: Precision,
     target: str | None,
     *,
-    opset: int = 18,
+    opset: int = OPSET,
     static: bool = False,
     refittable: bool = False,
     triton: bool = False,
