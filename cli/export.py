@@ -115,9 +115,16 @@ def export(
             raise UsageError(f"--layout {name}: expected {', '.join(LAYOUTS)}")
     if swap_weights and (trt or trt_rtx):
         _require_nothing_of_a_build(opset=opset, target=target, layout=layout)
+        if gate:
+            raise UsageError(
+                "--gate: a plan is gated after its weights were swapped, in a second step",
+                "swap without --gate, then safediff export RELEASE --plan engines/NAME.plan "
+                "--gate POLICY",
+            )
     with_plan = trt and layouts == ("triton",)
-    built = (trt or trt_rtx) and not swap_weights
-    if (gate and not (full or built)) or (layouts and not (full or with_plan)):
+    if layouts and (trt or trt_rtx) and not with_plan:
+        raise UsageError("--layout: of a plan there is triton alone, of --trt", "leave it out")
+    if (gate or layouts) and not (full or trt or trt_rtx):
         raise UsageError("--layout and --gate belong to a whole folder", "add --full")
     if swap_weights and precision is not None and precision.startswith("int8"):
         raise UsageError(

@@ -228,6 +228,14 @@ def test_verify_ends_with_0_where_it_is(tmp_path: Path, here: Ran) -> None:
             "error: --target: of a plan that is built; --swap-weights takes one that is there as "
             "it is",
         ),
+        (
+            ("--trt", "--swap-weights", "x.plan", "--gate", "p.yaml"),
+            "error: --gate: a plan is gated after its weights were swapped, in a second step",
+        ),
+        (
+            ("--trt-rtx", "--layout", "triton"),
+            "error: --layout: of a plan there is triton alone, of --trt",
+        ),
         (("--onnx", "--layout", "triton"), "error: --layout and --gate belong to a whole folder"),
         (("--onnx", "--opset", "7"), "error: --opset 7: expected 18 or 23"),
     ],
