@@ -146,6 +146,19 @@ def require_flags(kind: Kind, version: str, flags: Sequence[str]) -> None:
         )
 
 
+def require_target(trt: Any, target: str | None) -> None:
+    """Refuse a compute capability that a module can't build for; None: that of the GPU here.
+
+    Raises:
+        UsageError: it does not know the target.
+    """
+    if target is None:
+        return
+    known = [name for name in dir(trt.ComputeCapability) if name.startswith("SM")]
+    if target not in known:
+        raise UsageError(f"--target {target}: expected {', '.join(known)}")
+
+
 def require_gpu(kind: Kind, target: str | None, flags: Sequence[str] = ()) -> None:
     """Fail early where the build needs a GPU that is not there.
 
@@ -205,12 +218,9 @@ def _build(
 
 
 def _set_target(trt: Any, config: Any, target: str) -> None:
-    capability = getattr(trt.ComputeCapability, target, None)
-    if capability is None or target in ("NONE", "CURRENT"):
-        known = [name for name in dir(trt.ComputeCapability) if name.startswith("SM")]
-        raise UsageError(f"--target {target}: expected {', '.join(known)}")
+    require_target(trt, target)
     config.num_compute_capabilities = 1
-    config.set_compute_capability(capability, 0)
+    config.set_compute_capability(getattr(trt.ComputeCapability, target), 0)
 
 
 def _set_flags(trt: Any, config: Any, flags: Sequence[str]) -> None:

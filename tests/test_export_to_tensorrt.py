@@ -129,6 +129,14 @@ def test_int8_is_refused_before_anything_is_read(
         export_plan(tmp_path / "nothing", tmp_path / "out", "tensorrt_rtx", precision, "SM89")
 
 
+@pytest.mark.parametrize("target", ["SM90", "sm89"])
+def test_an_unknown_target_is_refused_before_anything_is_read(
+    fake: FakeTrt, tmp_path: Path, target: str
+) -> None:
+    with pytest.raises(UsageError, match=f"^--target {target}: expected SM120, SM89$"):
+        export_plan(tmp_path / "nothing", tmp_path / "out", "tensorrt_rtx", "fp32", target)
+
+
 def test_a_version_that_refits_wrongly_is_refused_before_anything_is_read(
     fake: FakeTrt, tmp_path: Path
 ) -> None:

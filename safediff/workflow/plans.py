@@ -29,6 +29,7 @@ from safediff.export.to_tensorrt import (
     plan_name,
     require_flags,
     require_gpu,
+    require_target,
 )
 from safediff.export.to_triton import (
     REPOSITORY,
@@ -82,8 +83,8 @@ def export_plan(
 
     Raises:
         UsageError: ``path`` is neither run nor release, or has no release and policies are given;
-            its denoiser is a transformer, the precision is int8, the module is missing or one that
-            refits wrongly, or the plan holds too few of the weights.
+            its denoiser is a transformer, the precision is int8, the module is missing, one that
+            refits wrongly or does not know the target, or the plan holds too few of the weights.
         Inconclusive: there is no GPU where one is needed, or the build failed.
         PolicyViolated: the plan failed a check.
 
@@ -97,6 +98,7 @@ def export_plan(
     module = load_module(kind)
     flags = (REFIT,) if refittable else ()
     require_flags(kind, str(module.__version__), flags)
+    require_target(module, target)
     require_gpu(kind, target, flags)
     source = open_source(path)
     require_unet(source.model, f"a plan of {kind}")
