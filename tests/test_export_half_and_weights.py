@@ -54,6 +54,7 @@ def test_bf16_is_written_and_nothing_is_claimed_of_it(tmp_path: Path, here: Ran)
     rows = read_certificate(out / CERTIFICATE)["engines"]
     (row,) = [row for row in rows if row["part"] == "unet"]
     assert (row["precision"], row["parity"], row["gate"]) == ("bf16", None, None)
+    assert (row["delta"], row["delta"]["survives"]) == (engine["delta"], True)
     trust = establish(out)  # the engine is not served
     assert trust.engine == "torch"
     assert "no gate report on it passed" in trust.remark

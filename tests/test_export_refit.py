@@ -13,7 +13,8 @@ from serving_examples import BASE_SEED, release
 from tensorrt_examples import PLAN, REFITTED, FakeTrt
 from tiny import tiny_engine, tiny_unet
 
-from safediff.errors import Inconclusive, SafediffError, UsageError
+from safediff.errors import Inconclusive, PolicyViolated, SafediffError, UsageError
+from safediff.export import survival
 from safediff.export.open_plan import open_plan
 from safediff.export.plan_profile import Profile
 from safediff.export.plan_sidecar import read_sidecar, sidecar_path
@@ -186,3 +187,13 @@ def test_a_release_is_put_into_a_plan(fake: FakeTrt, plan: Path, tmp_path: Path)
     assert torch.equal(
         torch.from_numpy(fake.given["unet.conv_in.bias"]), tiny_unet().state_dict()["conv_in.bias"]
     )
+
+
+def test_an_edit_that_drowns_is_not_put_into_a_plan(
+    fake: FakeTrt, plan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(survival, "MIN_COSINE", 1.1)
+    edit(plan, base_sha256=unet_sha256(tiny_unet(seed=BASE_SEED)))
+    with pytest.raises(PolicyViolated, match="fp32; edit DROWNS IN ROUNDING"):
+        refit_plan(release(), plan, tmp_path / "out")
+    assert (fake.given, (tmp_path / "out").exists()) == ({}, False)

@@ -4,6 +4,7 @@ import gc
 import hashlib
 import json
 import platform
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -11,12 +12,13 @@ from pathlib import Path
 import onnx_ir as ir
 import pytest
 import torch
+from gate_examples import make_report, make_result
 from serving_examples import copy_of, release
 from tensorrt_examples import PLAN, FakeTrt, pretend_gpu
 from tiny import tiny_engine, tiny_unet
 
-from safediff.errors import Inconclusive, UsageError
-from safediff.export import built_on
+from safediff.errors import Inconclusive, PolicyViolated, UsageError
+from safediff.export import built_on, survival
 from safediff.export.engine_files import Precision
 from safediff.export.int8 import quantize_engine
 from safediff.export.manifest import read_manifest
@@ -25,10 +27,12 @@ from safediff.export.plan_profile import Profile, square_side
 from safediff.export.plan_sidecar import amend_sidecar
 from safediff.export.to_tensorrt import build, load_module, plan_name, require_gpu
 from safediff.export.to_triton import check_config
+from safediff.gate.verdict import Verdict
 from safediff.models.patch import unet_sha256
 from safediff.release.certificate_schema import read_certificate
 from safediff.release.stamps import stamps_of
 from safediff.serve.trust import establish
+from safediff.workflow import plans
 from safediff.workflow.export_source import open_source
 from safediff.workflow.plan_gate import open_plan_of
 from safediff.workflow.plans import export_plan
@@ -175,6 +179,38 @@ def test_a_release_becomes_one_with_a_plan(fake: FakeTrt, tmp_path: Path) -> Non
     count = len(tiny_unet().state_dict())
     assert f"{count} of {count} tensors lie in it byte by byte; not gated" in line
     assert fake.shapes["sample"][2] == (16, 4, 16, 16)
+    (row,) = read_certificate(tmp_path / "safety-certificate.json")["engines"]
+    manifest = read_manifest(tmp_path)
+    assert manifest is not None
+    assert row["parity"] is None  # it was never run
+    assert row["delta"] == manifest["engines"][0]["delta"]
+    assert (row["delta"]["precision"], row["delta"]["survives"]) == ("fp32", True)
+
+
+def test_an_edit_that_drowns_is_refused_before_a_build(
+    fake: FakeTrt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(survival, "MIN_COSINE", 1.1)
+    out = tmp_path / "out"
+    told = f"{out}: not written, the engine failed its checks: fp32; edit DROWNS IN ROUNDING"
+    with pytest.raises(PolicyViolated, match=re.escape(told)):
+        export_plan(release(), out, "tensorrt_rtx", "fp32", "SM89")
+    assert fake.parsed == Path()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_gate_decides_on_a_drowned_edit(
+    fake: FakeTrt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake.plan, out = None, tmp_path / "out"
+    passed = make_report((make_result("erasure/all", Verdict.PASS),))
+    monkeypatch.setattr(survival, "MIN_COSINE", 1.1)
+    monkeypatch.setattr(plans, "same_policy", lambda source, policy: policy)
+    monkeypatch.setattr(plans, "measure_plan", lambda *given: ([passed], None))
+    policies = [tmp_path / "policy.yaml"]
+    export_plan(release(), out, "tensorrt_rtx", "fp32", "SM89", policies=policies)
+    (row,) = read_certificate(out / "safety-certificate.json")["engines"]
+    assert row["delta"]["survives"] is False
 
 
 def test_a_release_that_is_changed_after_its_check_gets_no_plan(

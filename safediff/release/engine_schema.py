@@ -141,6 +141,11 @@ class AddedEngine(Part):
     weights_sha256: Sha256
     weights: str = Field(description="How it was proved that these are the certified ones.")
     parity: PartParityPart | ParityPart | None = Field(description="Null: it was never run.")
+    delta: SurvivalPart | None = Field(
+        default=None,
+        description="Null: the base was not known, it is no part that erasing edits, or it was "
+        "added by a version that did not say it.",
+    )
     plan: PlanPart | None
     gate: Verdict | None = Field(
         description="Of the policy measured on it, by safediff-export.json; null: not measured."

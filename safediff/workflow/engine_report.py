@@ -94,8 +94,7 @@ class EngineReport:
         if margin is not None:
             parts.append(f"{margin:.1e} of the way back to the base")
         if self.survival is not None:
-            state = "survives" if self.survival.survives else "DROWNS IN ROUNDING"
-            parts.append(f"edit {state} (lowest cosine {self.survival.min_cosine:.2f})")
+            parts.append(_told(self.survival))
         return "; ".join(parts)
 
     def to_json(self) -> dict[str, Any]:
@@ -131,11 +130,38 @@ def require_passed(report: EngineReport, folder: Path, *, gated: bool = False) -
         )
     if report.passed or (gated and report.close):
         return
-    raise PolicyViolated(
-        f"{folder}: not written, the engine failed its checks: {report.line}",
+    raise _failed(folder, report.line, "" if gated else "--full --gate POLICY")
+
+
+def require_edit_left(
+    survival: Survival | None, folder: Path, *, gated: bool = False, gate_by: str = "--gate POLICY"
+) -> None:
+    """The same of a plan, before it is built: only what rounding leaves of the edit is known yet.
+
+    Args:
+        survival: ``left_of_edit``; None: nothing is known.
+        folder: What is not written then.
+        gated: A gate draws with the plan, and decides.
+        gate_by: With which options one would.
+
+    Raises:
+        PolicyViolated: rounding has drowned the edit.
+    """
+    if survival is not None and not (survival.survives or gated):
+        raise _failed(folder, f"{survival.precision}; {_told(survival)}", gate_by)
+
+
+def _failed(folder: Path, told: str, gate_by: str) -> PolicyViolated:
+    return PolicyViolated(
+        f"{folder}: not written, the engine failed its checks: {told}",
         "choose another --precision"
-        + ("" if gated else "; with --full --gate POLICY the gate decides on a drowned edit"),
+        + (f"; with {gate_by} the gate decides on a drowned edit" if gate_by else ""),
     )
+
+
+def _told(survival: Survival) -> str:
+    state = "survives" if survival.survives else "DROWNS IN ROUNDING"
+    return f"edit {state} (lowest cosine {survival.min_cosine:.2f})"
 
 
 def measure_engine(source: ExportSource, folder: Path, *, swapped: bool = False) -> EngineReport:

@@ -12,6 +12,7 @@ from safediff.export.identity import tensor_sha256
 from safediff.export.manifest import SCHEMA, gates_of, read_manifest, write_manifest
 from safediff.export.part_parity import PartParity
 from safediff.export.plan_sidecar import sidecar_path
+from safediff.export.survival import Survival
 from safediff.gate.verdict import GateReport
 from safediff.models.patch import unet_sha256
 from safediff.release.certificate import CERTIFICATE_NAME, is_certified
@@ -127,8 +128,14 @@ def added_unet(folder: Path, report: EngineReport) -> Json:
         "weights_sha256": report.weights_sha256,
         "weights": how_proved(report.precision),
         "parity": parity,
+        "delta": _delta(report.survival),
         "gate": None,
     }
+
+
+def _delta(survival: Survival | None) -> Json | None:
+    """What rounding left of the edit; None where the base is not known."""
+    return None if survival is None else survival.to_json()
 
 
 def added_part(folder: Path, part: str, prefix: str, found: PartParity) -> Json:
@@ -157,12 +164,19 @@ def _onnx(folder: Path, part: str, precision: str) -> Json:
     }
 
 
-def plan_engine(folder: Path, plan: Path, sidecar: Json, gated: Sequence[GateReport]) -> Json:
+def plan_engine(
+    folder: Path,
+    plan: Path,
+    sidecar: Json,
+    gated: Sequence[GateReport],
+    survival: Survival | None,
+) -> Json:
     """The manifest's entry of a plan."""
     told = ("kind", "sha256", "precision", "target", "module_version", "weights_sha256", "static")
     return {
         **{name: sidecar[name] for name in told},
         "built_on": sidecar.get("built_on"),
+        "delta": _delta(survival),
         "path": plan.relative_to(folder).as_posix(),
         "data_sha256": sha256_file(sidecar_path(plan)),
         "in_certificate": is_certified(folder),
@@ -170,7 +184,9 @@ def plan_engine(folder: Path, plan: Path, sidecar: Json, gated: Sequence[GateRep
     }
 
 
-def added_plan(folder: Path, plan: Path, sidecar: Json, parity: Json | None) -> Json:
+def added_plan(
+    folder: Path, plan: Path, sidecar: Json, parity: Json | None, survival: Survival | None
+) -> Json:
     """The certificate's entry of a plan: what it was built from; that it was run, if it was."""
     name, found = plan.relative_to(folder).as_posix(), sidecar["weights_found"]
     onnx = sidecar["source_onnx_sha256"]
@@ -187,6 +203,7 @@ def added_plan(folder: Path, plan: Path, sidecar: Json, parity: Json | None) -> 
         "weights_sha256": sidecar["weights_sha256"],
         "weights": proof.format(**found),
         "parity": parity,
+        "delta": _delta(survival),
         "plan": {
             "module_version": sidecar["module_version"],
             "target": sidecar["target"],

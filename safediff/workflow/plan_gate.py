@@ -57,8 +57,9 @@ def gate_plan(path: Path, plan: Path, policies: Sequence[Path], folder: Path) ->
         copy_checked(source.release, source.stamps, out)
         gated, parity = measure_plan(plans, source, out / name, folder, sha256)
         sidecar = read_sidecar(out / name, sha256)
-        row = added_plan(out, out / name, sidecar, parity)
-        enter(out, source, [plan_engine(out, out / name, sidecar, gated)], [row])
+        left = left_of_edit(source, sidecar["precision"])
+        row = added_plan(out, out / name, sidecar, parity, left)
+        enter(out, source, [plan_engine(out, out / name, sidecar, gated, left)], [row])
     return f"{folder / name}: {gates_line(source, gated)}; sign {folder} so that it is served"
 
 

@@ -21,6 +21,7 @@ from safediff.export.plan_sidecar import amend_sidecar, made_for, read_sidecar, 
 from safediff.export.plan_weights import find_weights, require_enough
 from safediff.export.refit import refit
 from safediff.export.signature import signature_of
+from safediff.export.survival import Survival
 from safediff.export.to_tensorrt import (
     REFIT,
     Kind,
@@ -43,6 +44,7 @@ from safediff.policy.plan import Plan
 from safediff.release.copying import copy_checked, require_outside
 from safediff.release.engines import ENGINES_FOLDER, PLAN_SUFFIX
 from safediff.workflow.engine_gate import gates_line, same_policy
+from safediff.workflow.engine_report import left_of_edit, require_edit_left
 from safediff.workflow.engines import require_unet
 from safediff.workflow.entries import added_plan, enter, plan_engine
 from safediff.workflow.export import write_engine
@@ -86,7 +88,8 @@ def export_plan(
             its denoiser is a transformer, the precision is int8, the module is missing, one that
             refits wrongly or does not know the target, or the plan holds too few of the weights.
         Inconclusive: there is no GPU where one is needed, or the build failed.
-        PolicyViolated: the plan failed a check.
+        PolicyViolated: the plan failed a check, or the edit drowns in its precision and no policy
+            is given.
 
     Whatever is raised, ``folder`` is left as it was.
     """
@@ -108,6 +111,8 @@ def export_plan(
             "meet the policy first (safediff erase), or leave --gate out",
         )
     plans = [same_policy(source, policy) for policy in policies]
+    left = left_of_edit(source, precision)
+    require_edit_left(left, folder, gated=bool(plans))
     profile = _profile(source, static=static)
     name = plan_name(
         *(kind, str(module.__version__), precision, target or compute_capability()),
@@ -133,7 +138,7 @@ def export_plan(
                 write_repository(out / REPOSITORY, engine, sidecar["weights_sha256"], made)
         return made
 
-    return _written(source, folder, write, plans)
+    return _written(source, folder, write, plans, left)
 
 
 def refit_plan(path: Path, plan: Path, folder: Path) -> str:
@@ -143,22 +148,26 @@ def refit_plan(path: Path, plan: Path, folder: Path) -> str:
         UsageError: ``path`` is neither run nor release, or the plan is of another base; see
             ``refit`` for more of the plan.
         Inconclusive: the plan can't be opened here, or a weight was not taken.
+        PolicyViolated: the edit drowns in the plan's precision.
     """
     source = open_source(path)
-    made_from = read_sidecar(plan).get("base_sha256")
+    sidecar = read_sidecar(plan)
+    made_from = sidecar.get("base_sha256")
     if made_from != source.base_sha256:
         raise UsageError(
             f"{plan}: is a plan of base {str(made_from)[:12]}, these weights are of "
             f"{source.base_sha256[:12]}",
             "refit a plan of the same base model",
         )
+    left = left_of_edit(source, sidecar["precision"])
+    require_edit_left(left, folder, gate_by="a plan that is built with --gate POLICY")
 
     def write(out: Path) -> Path:
         made = out / ENGINES_FOLDER / plan.name
         refit(plan, made, source.model.denoiser.state_dict())
         return made
 
-    return _written(source, folder, write, ())
+    return _written(source, folder, write, (), left)
 
 
 def _profile(source: ExportSource, *, static: bool) -> Profile:
@@ -168,7 +177,13 @@ def _profile(source: ExportSource, *, static: bool) -> Profile:
     return Profile.fixed(side) if static else Profile.ranged(side, sides.multiple)
 
 
-def _written(source: ExportSource, folder: Path, write: Write, policies: Sequence[Plan]) -> str:
+def _written(
+    source: ExportSource,
+    folder: Path,
+    write: Write,
+    policies: Sequence[Plan],
+    left: Survival | None,
+) -> str:
     """The plan among the other files of its release, with its entries."""
     require_outside(folder, source.release)
     if source.release is None:
@@ -185,8 +200,8 @@ def _written(source: ExportSource, folder: Path, write: Write, policies: Sequenc
         parity = None
         if policies:
             gated, parity = measure_plan(policies, source, plan, folder, sidecar["sha256"])
-        row = added_plan(out, plan, sidecar, parity)
-        enter(out, source, [plan_engine(out, plan, sidecar, gated)], [row])
+        row = added_plan(out, plan, sidecar, parity, left)
+        enter(out, source, [plan_engine(out, plan, sidecar, gated, left)], [row])
     told = gates_line(source, gated) if gated else NOT_GATED
     return _line(folder / ENGINES_FOLDER / plan.name, sidecar, told)
 
