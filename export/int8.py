@@ -185,8 +185,9 @@ def verify_int8_identity(path: Path, model: ir.Model, state: Mapping[str, Tensor
             used = scale is not None and bool(scale.uses()) and _reads_plainly(value)
             same = scale is not None and _same_int8(_array(value), _array(scale), weight)
         else:
-            array, used = value.const_value.numpy(), bool(value.uses())
-            same = any(np.array_equal(array, w) for w in (weight, weight.T))
+            used = bool(value.uses())
+            expected = weight.T if _is_turned(value) else weight
+            same = np.array_equal(value.const_value.numpy(), expected)
         if not used:
             raise _foreign(f"{path}: holds {name} but does not compute with it as it is")
         if not same:
@@ -210,6 +211,15 @@ def _reads_plainly(q: ir.Value) -> bool:
     return bool(uses) and all(
         node.op_type == PRODUCT and at == 1 and _is_zero(node.inputs[3:4]) for node, at in uses
     )
+
+
+def _is_turned(weight: ir.Value) -> bool:
+    """Whether products read a matrix itself as their second factor, as x W^T needs it: turned.
+
+    Where it lies as the layer has it, a Transpose or a Gemm reads it.
+    """
+    uses = weight.uses()
+    return bool(uses) and all(node.op_type == "MatMul" and at == 1 for node, at in uses)
 
 
 def _is_zero(zero_points: Sequence[ir.Value | None]) -> bool:

@@ -123,6 +123,28 @@ def test_weights_that_lie_there_and_are_not_computed_with_are_seen(
         verify_identity(tmp_path / MODEL_NAME, tiny_unet().state_dict())
 
 
+def test_a_kept_weight_that_was_turned_is_seen(tmp_path: Path) -> None:
+    """A square one has the same shape, and the graph computes with its transposition."""
+    state = tiny_unet().state_dict()
+    key = next(k for k in state if k.endswith("to_q.weight"))
+    assert state[key].shape[0] == state[key].shape[1]
+    quantize_engine(tiny_engine(), tmp_path / "engine", {}, [key])
+    verify_identity(tmp_path / "engine" / MODEL_NAME, state)
+    model = ir.load(tmp_path / "engine" / MODEL_NAME)
+    weight = model.graph.initializers[f"unet.{key}"]
+    assert weight.const_value is not None
+    turned = np.ascontiguousarray(weight.const_value.numpy().T)
+    weight.const_value = ir.tensor(turned, name=weight.name)
+    ir.save(model, tmp_path / MODEL_NAME, external_data=DATA_NAME)
+    with pytest.raises(Inconclusive, match=f"unet.{key} differs from the weights it should hold"):
+        verify_identity(tmp_path / MODEL_NAME, state)
+    (read,) = [node for node, _ in weight.uses()]  # where products read it so, it is the same model
+    ir.convenience.replace_all_uses_with(read.outputs[0], weight)
+    model.graph.remove(read, safe=True)
+    ir.save(model, tmp_path / MODEL_NAME, external_data=DATA_NAME)
+    verify_identity(tmp_path / MODEL_NAME, state)
+
+
 def test_a_weight_too_many_or_too_few_is_seen(engine: Path) -> None:
     state = tiny_unet().state_dict()
     with pytest.raises(UsageError, match="1 weights are not in the engine"):
