@@ -33,6 +33,8 @@ EXTRAS: Mapping[Kind, str] = {"tensorrt": "trt", "tensorrt_rtx": "trt-rtx"}
 REFIT, STRIPPED = "REFIT", "STRIP_PLAN"
 WRONG_REFIT = ("11.3.",)
 """TensorRT 11.3 drops a bias of plans built with REFIT, even if no refit follows."""
+UNPROVEN_REFIT = ("11.4.",)
+"""Its documentation no longer speaks of that fault, nor does it say that it was mended."""
 _TRT_TYPES = {"FLOAT": "FLOAT", "FLOAT16": "HALF", "BFLOAT16": "BF16"}
 
 
@@ -144,6 +146,16 @@ def require_flags(kind: Kind, version: str, flags: Sequence[str]) -> None:
             f"refittable plans of {kind} {version} may compute wrongly",
             "build with another version, or leave --refit out",
         )
+
+
+def doubt_of(sidecar: Mapping[str, Any]) -> str:
+    """What is not known of a plan's refitting, in words; nothing where there is no doubt."""
+    if not (sidecar["refittable"] and sidecar["module_version"].startswith(UNPROVEN_REFIT)):
+        return ""
+    return (
+        f"whether {sidecar['kind']} {sidecar['module_version']} still drops a bias of refittable "
+        "plans, as 11.3 did, is not known: compare or gate it before it is used"
+    )
 
 
 def require_target(trt: Any, target: str | None) -> None:

@@ -25,7 +25,7 @@ from safediff.export.manifest import read_manifest
 from safediff.export.open_plan import open_plan
 from safediff.export.plan_profile import Profile, square_side
 from safediff.export.plan_sidecar import amend_sidecar
-from safediff.export.to_tensorrt import build, load_module, plan_name, require_gpu
+from safediff.export.to_tensorrt import build, doubt_of, load_module, plan_name, require_gpu
 from safediff.export.to_triton import check_config
 from safediff.gate.verdict import Verdict
 from safediff.models.patch import unet_sha256
@@ -316,6 +316,21 @@ def test_a_static_refittable_plan(
     assert fake.flags == {"REFIT"}
     assert (sidecar["refittable"], sidecar["static"]) == (True, True)
     assert fake.shapes["sample"] == ((2, 4, 8, 8),) * 3
+    fake.__version__ = "11.4.0"
+    line = export_plan(release(), tmp_path, "tensorrt", "fp32", None, refittable=True)
+    assert "; warning: whether tensorrt 11.4.0 still drops a bias of refittable plans" in line
+
+
+@pytest.mark.parametrize(
+    ("version", "refittable", "doubted"),
+    [("11.4.0", True, True), ("11.4.0", False, False), ("10.16.1", True, False)],
+)
+def test_a_version_whose_refits_are_unproven_is_warned_of(
+    version: str, refittable: bool, doubted: bool
+) -> None:
+    sidecar = {"kind": "tensorrt", "module_version": version, "refittable": refittable}
+    told = doubt_of(sidecar)
+    assert ("whether tensorrt 11.4.0 still drops a bias" in told, bool(told)) == (doubted, doubted)
 
 
 DRIVER = """\

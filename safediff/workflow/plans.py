@@ -26,6 +26,7 @@ from safediff.export.to_tensorrt import (
     REFIT,
     Kind,
     build,
+    doubt_of,
     load_module,
     plan_name,
     require_flags,
@@ -230,4 +231,5 @@ def _line(plan: Path, sidecar: dict[str, Any], gated: str) -> str:
         f"{plan}: {sidecar['precision']}, {size_mb:.1f} MB, for "
         f"{made_for(sidecar)}; {done} weights {sidecar['weights_sha256'][:12]}, "
         f"{found['found']} of {found['of']} tensors lie in it byte by byte; {gated}"
+        + (f"; warning: {doubt}" if (doubt := doubt_of(sidecar)) and gated == NOT_GATED else "")
     )
