@@ -80,7 +80,7 @@ def variants(subject: Subject, work: Path, threads: int) -> dict[str, Opener]:
             folder = export_denoiser(subject.unet, work / name.replace(" ", "-")).parent
         found[name] = partial(ours, folder, threads)
     newest = export_denoiser(subject.unet, work / "opset", opset=23).parent
-    found["graph: opset 23, attention one node"] = partial(ours, newest, threads)
+    found["graph: opset 23, group norm one node"] = partial(ours, newest, threads)
     for name, change in SESSIONS.items():
         found[name] = partial(plainly, served, subject, threads, change)
     found["threads: one"] = lambda: ours(served, 1)

@@ -52,7 +52,8 @@ def export_denoiser(
     Args:
         denoiser: Is not changed; a cast copy is exported where the precision differs.
         folder: The engine folder to write; an earlier engine there is replaced.
-        opset: 18 runs everywhere; 23 has attention as one node.
+        opset: 18 runs everywhere; 23 has group normalisation and GELU as one node each. Attention
+            is written in the same few in both (``operators``).
         precision: Type of weights, latents and texts; times and scales are float32.
         num_tokens: Length of the text encoder's window.
         metadata: Stored in the graph, for example hashes of the weights.

@@ -1,6 +1,7 @@
 """The HTTP side: image generation in the shape that image clients use, health, metrics.
 
-Every answer carries the certificates' hashes. Prompts are neither logged nor returned in errors.
+Every answer carries the certificates' hashes. Prompts are neither logged nor returned in errors;
+the words of one that the content rules refuse are named to the client.
 """
 
 import asyncio
