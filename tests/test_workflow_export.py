@@ -14,7 +14,7 @@ from serving_examples import copy_of, exported, release, write_example
 from tiny import tiny_backbone, tiny_engine, tiny_unet
 
 from safediff.errors import Inconclusive, PolicyViolated, UsageError
-from safediff.export.engine_files import MODEL_NAME
+from safediff.export.engine_files import MODEL_NAME, read_metadata
 from safediff.export.identity import initializers_sha256, verify_identity
 from safediff.export.manifest import read_manifest
 from safediff.export.single_file import original_state, unet_name, write_single_file
@@ -131,6 +131,23 @@ def test_a_tampered_engine_is_refused(tmp_path: Path) -> None:
     swap_weights(tiny_engine(), engine, tiny_unet(seed=3).state_dict(), metadata=made)
     with pytest.raises(UsageError, match="it was written with cdcdcdcdcdcd"):
         swap(release(), engine, tmp_path / "out")
+
+
+def test_a_tampered_engine_in_half_precision_is_refused(tmp_path: Path) -> None:
+    export_run(release(), tmp_path / "half", "fp16", 18)
+    swap(other_release(tmp_path / "new"), tmp_path / "half", tmp_path / "other")
+    told = {name: read_metadata(tmp_path / name / MODEL_NAME) for name in ("half", "other")}
+    for name, state in (("half", tiny_unet()), ("other", tiny_unet(seed=11))):
+        assert told[name]["weights_sha256"] == state_sha256(state.state_dict(), torch.float16)
+    swap_weights(
+        *(tmp_path / "half", tmp_path / "changed", tiny_unet(seed=3).state_dict()),
+        metadata=told["half"],
+    )
+    with pytest.raises(
+        UsageError, match=f"it was written with {told['half']['weights_sha256'][:12]}"
+    ):
+        swap(release(), tmp_path / "changed", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_diffusers_loads_an_export_unchanged() -> None:

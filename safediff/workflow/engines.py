@@ -1,6 +1,6 @@
 """Exports the denoiser of a run and measures what the engine changed."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,7 +9,7 @@ import torch
 
 from safediff.errors import UsageError
 from safediff.export.comparison import compare_predictions
-from safediff.export.engine_files import MODEL_NAME
+from safediff.export.engine_files import DTYPES, MODEL_NAME, Precision
 from safediff.export.extent import in_full
 from safediff.export.identity import initializers_sha256, verify_identity
 from safediff.export.parity import Parity
@@ -72,12 +72,20 @@ def export_engine(plan: Plan, base: Backbone, safe: Backbone, folder: Path) -> P
             num_tokens=safe.num_tokens,
             metadata={
                 "policy": plan.name,
-                "safe_sha256": state_sha256(safe.denoiser.state_dict(), torch.float32),
+                **hashes_of(safe.denoiser.state_dict(), plan.export.precision),
                 "base_sha256": unet_sha256(base.denoiser),
             },
         )
     verify_identity(path, safe.denoiser.state_dict())
     return path
+
+
+def hashes_of(state: Mapping[str, torch.Tensor], precision: Precision) -> dict[str, str]:
+    """What an engine says of its weights: their hash in fp32, and as they lie in it, cast."""
+    found = {"safe_sha256": state_sha256(state, torch.float32)}
+    if precision in ("fp16", "bf16"):
+        found["weights_sha256"] = state_sha256(state, DTYPES[precision])
+    return found
 
 
 class Engine(NamedTuple):

@@ -3,12 +3,10 @@
 import json
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-
-import torch
 
 from safediff.errors import UsageError
 from safediff.export.engine_files import (
@@ -26,13 +24,12 @@ from safediff.export.int8 import quantize_engine
 from safediff.export.int8_weights import quantize_weights
 from safediff.export.to_onnx import BF16_OPSET, export_denoiser, swap_weights
 from safediff.folders import new_folder
-from safediff.models.patch import state_sha256
 from safediff.release.certificate import CERTIFICATE_NAME
 from safediff.release.checksums import SUMS_NAME, verify_checksums
 from safediff.release.copying import require_outside
 from safediff.workflow.calibrate import MAX_ERROR, write_calibrated
 from safediff.workflow.engine_report import EngineReport, measure_engine, require_passed
-from safediff.workflow.engines import require_unet
+from safediff.workflow.engines import hashes_of, require_unet
 from safediff.workflow.export_source import ExportSource, open_source
 from safediff.workflow.kept import engine_folder
 
@@ -129,7 +126,7 @@ def write_engine(
             opset=opset,
             precision=precision,
             num_tokens=source.model.num_tokens,
-            metadata=metadata(source),
+            metadata=metadata(source, precision),
         )
     verify_identity(folder / MODEL_NAME, source.model.denoiser.state_dict())
 
@@ -139,11 +136,11 @@ def _is(engine: Path, precision: Precision, opset: int) -> bool:
     return read_precision(path) == precision and read_opset(path) == opset
 
 
-def metadata(source: ExportSource) -> dict[str, str]:
-    """What an engine says of itself; of its weights the hash that they have in fp32."""
+def metadata(source: ExportSource, precision: Precision = "fp32") -> dict[str, str]:
+    """What an engine of that precision says of itself."""
     return {
         "policy": source.policy["name"],
-        "safe_sha256": state_sha256(source.model.denoiser.state_dict(), torch.float32),
+        **hashes_of(source.model.denoiser.state_dict(), precision),
         "base_sha256": source.base_sha256,
     }
 
@@ -197,7 +194,8 @@ def swap_into(source: ExportSource, engine: CheckedEngine, folder: Path) -> None
             "swap into an engine of the same base model",
         )
     state = source.model.denoiser.state_dict()
-    swap_weights(engine.folder, folder, state, metadata=metadata(source))
+    told = metadata(source, read_precision(engine.folder / MODEL_NAME))
+    swap_weights(engine.folder, folder, state, metadata=told)
     verify_identity(folder / MODEL_NAME, state)
 
 
@@ -224,13 +222,18 @@ def check_engine(exported: Path) -> CheckedEngine:
             "export it once with this version",
         )
     if not released:
-        _require_untouched(exported, stored.get("safe_sha256"))
+        _require_untouched(exported, stored)
     return CheckedEngine(folder=engine, base_sha256=made_from, named=exported)
 
 
-def _require_untouched(engine: Path, written: str | None) -> None:
-    """A folder without checksums says itself which weights it was written with."""
-    if written is None or read_precision(engine / MODEL_NAME) != "fp32":
+def _require_untouched(engine: Path, told: Mapping[str, str]) -> None:
+    """A folder without checksums says itself which weights it was written with.
+
+    Earlier versions wrote it in fp32 alone.
+    """
+    whole = read_precision(engine / MODEL_NAME) == "fp32"
+    written = told.get("safe_sha256" if whole else "weights_sha256")
+    if written is None:
         return
     found = initializers_sha256(engine / MODEL_NAME)
     if found != written:
