@@ -99,11 +99,15 @@ def _quantize(
 
 
 def _nodes_with(model: ir.Model, names: Collection[str]) -> list[str]:
-    """Products that read one of these weights themselves, instead of its transposition."""
+    """Products that read one of these weights themselves, instead of its transposition.
+
+    Of a Gemm the quantiser makes a product of its own, which it names so.
+    """
+    made = {"MatMul": "", "Gemm": "_MatMul"}
     return [
-        str(node.name)
+        f"{node.name}{made[node.op_type]}"
         for node in model.graph
-        if node.op_type == "MatMul" and any(v is not None and v.name in names for v in node.inputs)
+        if node.op_type in made and any(v is not None and v.name in names for v in node.inputs)
     ]
 
 

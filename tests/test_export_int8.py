@@ -123,6 +123,25 @@ def test_weights_that_lie_there_and_are_not_computed_with_are_seen(
         verify_identity(tmp_path / MODEL_NAME, tiny_unet().state_dict())
 
 
+def test_every_linear_layer_can_stay_as_it_is(tmp_path: Path) -> None:
+    """Also those that the graph has as Gemm, of which the quantiser makes products first."""
+    state = tiny_unet().state_dict()
+    matrices = [key for key, w in state.items() if w.ndim == 2]
+    source = ir.load(tiny_engine() / MODEL_NAME).graph
+    read_by = {key: source.initializers[f"unet.{key}"].uses()[0][0].op_type for key in matrices}
+    assert set(read_by.values()) == {"Gemm", "Transpose"}
+    *kept, last = sorted(matrices, key=lambda key: read_by[key] == "Transpose")
+    quantize_engine(tiny_engine(), tmp_path / "engine", {}, kept)
+    found = ir.load(tmp_path / "engine" / MODEL_NAME).graph.initializers
+    assert [n for n in found if n.endswith("_quantized")] == [f"unet.{last}_quantized"]
+    verify_identity(tmp_path / "engine" / MODEL_NAME, state)
+    for key in kept:
+        stored = found[f"unet.{key}"].const_value
+        assert stored is not None
+        w = state[key].numpy()
+        assert any(np.array_equal(stored.numpy(), form) for form in (w, w.T))
+
+
 def test_a_kept_weight_that_was_turned_is_seen(tmp_path: Path) -> None:
     """A square one has the same shape, and the graph computes with its transposition."""
     state = tiny_unet().state_dict()
