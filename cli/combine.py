@@ -40,6 +40,7 @@ def combine(
     from safediff.sample.shards import sharded
     from safediff.workflow.combine import check_parts, open_part
     from safediff.workflow.combine import combine as run_combine
+    from safediff.workflow.held_folders import held_folder
     from safediff.workflow.hub_prompts import with_hub_prompts
 
     plan = with_hub_prompts(plan) if plan else None
@@ -50,7 +51,7 @@ def combine(
         known = [part.to_json()["patch_sha256"] for part in parts] + ([plan.sha256] if plan else [])
         number = hashlib.sha256("".join(known).encode()).hexdigest()[:8]
         out = Path("runs") / "combined" / f"{'+'.join(names)}-{number}"
-    with sharded() as shards, RichUi(quiet or not shards.leads) as ui:
+    with sharded() as shards, RichUi(quiet or not shards.leads) as ui, held_folder(out, shards):
         found = run_combine(parts, plan, out, ui, shards)
     if shards.leads:
         _conclude(found)

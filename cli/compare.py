@@ -78,6 +78,7 @@ def compare(
     from safediff.workflow.ahead import choose_num_jobs
     from safediff.workflow.compare import run_contest
     from safediff.workflow.comparison_files import write_outputs
+    from safediff.workflow.held_folders import held_folder
 
     folder = out or Path("runs") / plan.name / f"compare-{plan.sha256[:8]}"
     albums: dict[str, Album] = {}
@@ -86,9 +87,10 @@ def compare(
             comparison = earlier.alone(plan)
         else:
             num_jobs = choose_num_jobs(jobs, shards)
-            comparison, albums = run_contest(
-                plan, chosen, folder, ui, shards, named=rows or (), num_jobs=num_jobs
-            )
+            with held_folder(folder, shards):
+                comparison, albums = run_contest(
+                    plan, chosen, folder, ui, shards, named=rows or (), num_jobs=num_jobs
+                )
             comparison = earlier.joined(comparison) if earlier is not None else comparison
     if shards.leads:
         write_outputs(comparison, albums, output or [])

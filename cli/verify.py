@@ -141,7 +141,7 @@ def verify(
     from safediff.cli.progress import RichUi
     from safediff.cli.quiet_libraries import quiet_libraries
     from safediff.policy.load import load_plan
-    from safediff.workflow.run_folder import free_folder, require_verification
+    from safediff.workflow.run_folder import require_verification
 
     plan = load_plan(policy)
     known = known_baseline(baseline, update_baseline)
@@ -151,6 +151,7 @@ def verify(
     from safediff.cli.outcome import end, publish, violation_first
     from safediff.gate.verdict import combined
     from safediff.sample.shards import sharded
+    from safediff.workflow.held_folders import held_verification
     from safediff.workflow.hub_prompts import with_hub_prompts
     from safediff.workflow.verify import verify as run_verify
 
@@ -159,9 +160,11 @@ def verify(
         for note in () if quiet or not shards.leads else plan.notes:
             typer.echo(f"note: {note}", err=True)
         stem = Path("runs") / plan.name / "verify"
-        folder = Path(out or shards.agree("folder", lambda: str(free_folder(stem))))
         old = None if update_baseline else known
-        with RichUi(quiet or no_progress or not shards.leads) as ui:
+        with (
+            held_verification(out, stem, shards) as folder,
+            RichUi(quiet or no_progress or not shards.leads) as ui,
+        ):
             reports = run_verify(plan, model, revision, folder, ui, old, shards, engine)
     if not shards.leads:
         return  # process 0 speaks for all

@@ -1,6 +1,5 @@
 """The journal survives a killed run."""
 
-import errno
 from dataclasses import replace
 from pathlib import Path
 
@@ -87,31 +86,6 @@ def test_another_plan_is_refused(tmp_path: Path) -> None:
     Journal(path, HEADER).close()
     with pytest.raises(UsageError, match="written for plan abababababab"):
         Journal(path, replace(HEADER, plan_sha256="0" * 64))
-
-
-def test_one_process_writes_at_a_time(tmp_path: Path) -> None:
-    path = tmp_path / "journal.jsonl"
-    with Journal(path, HEADER) as journal:
-        journal.append([record(0)])
-        journal._file.write(b'{"half a')  # the other is in the middle of a line
-        journal._file.flush()
-        before = path.read_bytes()
-        with pytest.raises(UsageError, match="another safediff is writing to it"):
-            Journal(path, HEADER)
-        assert path.read_bytes() == before
-    with Journal(path, HEADER) as journal:
-        assert journal.records == [record(0)]
-
-
-def test_a_disk_without_locks_is_written_to(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def flock(*_: object) -> None:
-        raise OSError(errno.ENOLCK, "no locks available")
-
-    monkeypatch.setattr("safediff.gate.journal.fcntl.flock", flock)
-    Journal(tmp_path / "journal.jsonl", HEADER).close()
-    assert read_journal(tmp_path / "journal.jsonl").header == HEADER
 
 
 @pytest.mark.parametrize("text", ["", "[]\n", '{"type": "image"}\n', '{"type": "header"}\n'])

@@ -171,7 +171,7 @@ def test_a_killed_process_is_told_and_only_what_is_x(single: Single, tmp_path: P
     assert "  next: see its own message; the same command with the same --out" in first.stderr
     assert not (out / "report.html").exists()
     assert not (out / "verdict.model.json").exists()
-    filed = sum(len(read_journal(p).records) for p in (out / "journals").iterdir())
+    filed = sum(len(read_journal(p).records) for p in (out / "journals").glob("*.jsonl"))
     assert filed == BASE_PICTURES + MODEL_PICTURES // 2 + 4  # one whole batch of process 1
     before = {path: path.stat().st_mtime_ns for path in (out / "images").rglob("*.png")}
     assert len(before) == filed + 2  # two were written and not yet filed

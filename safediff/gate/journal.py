@@ -5,7 +5,6 @@ the order in which they were drawn. A batch is written in one piece and synced, 
 run leaves at most one torn line, at the end; it is cut off when the journal is opened again.
 """
 
-import fcntl
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -89,14 +88,16 @@ class JournalContents:
 
 
 class Journal:
-    """A journal open for appending; a context manager."""
+    """A journal open for appending; a context manager.
+
+    Who opens one has its folder (``safediff.folder_lock``): two would cut off each other's lines.
+    """
 
     def __init__(self, path: Path, header: JournalHeader) -> None:
         """Create the file, or continue one with the same header.
 
         Raises:
-            UsageError: the file belongs to another plan or judge, is damaged, or another process
-                writes to it.
+            UsageError: the file belongs to another plan or judge, or is damaged.
             Inconclusive: it can't be written.
         """
         self.path = path
@@ -115,7 +116,6 @@ class Journal:
     def _continue(self, header: JournalHeader) -> None:
         """Read what is there, cut off a torn line, begin an empty file."""
         path = self.path
-        _take(self._file, path)
         size = _intact_size(path)
         if not size:
             self._cut(0)
@@ -249,19 +249,6 @@ def _parse(path: Path, number: int, line: bytes) -> Json:
             next_step="run the verification again in a new folder",
         ) from error
     return row
-
-
-def _take(file: BinaryIO, path: Path) -> None:
-    """For this process alone: two would cut off each other's lines, and draw everything twice."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise UsageError(
-            f"{path}: another safediff is writing to it",
-            next_step="wait for its end, or choose another --out",
-        ) from error
-    except OSError:  # a file system without locks
-        return
 
 
 def _intact_size(path: Path) -> int:

@@ -7,9 +7,11 @@ the merged journal directly.
 """
 
 from collections.abc import Sequence, Set
+from contextlib import ExitStack
 from pathlib import Path
 
 from safediff.errors import Inconclusive
+from safediff.folder_lock import held
 from safediff.gate.journal import (
     Journal,
     JournalHeader,
@@ -43,8 +45,11 @@ class Ledger:
                 "choose an --out on a file system that all machines share",
             )
         own = folder / OWN_FOLDER / f"rank-{shards.rank}.jsonl"
+        self._held = ExitStack()
         if shards.count > 1:
             own.parent.mkdir(exist_ok=True)
+        if not shards.leads:  # process 0 has the folder; of one that was killed others may yet draw
+            self._held.enter_context(held(own.parent, f".rank-{shards.rank}.lock"))
         self._own = Journal(own, header) if shards.count > 1 else None
         self.records = [*(self._merged.records if self._merged else read_journal(path).records)]
         """What is in the merged journal."""
@@ -95,6 +100,7 @@ class Ledger:
         for journal in (self._merged, self._own):
             if journal is not None:
                 journal.close()
+        self._held.close()
 
     def _add(self, records: Sequence[JournalRecord]) -> None:
         if self._merged is not None and records:

@@ -35,7 +35,7 @@ from safediff.verify.verification import Verification
 from safediff.workflow.engines import ENGINE, prepare_engine
 from safediff.workflow.erase import TEACHER, Pictures
 from safediff.workflow.evidence import certificate_evidence, cost_of, report_data, write_reports
-from safediff.workflow.many import open_shared_run
+from safediff.workflow.held_folders import held_run
 from safediff.workflow.proofs import prove_base, prove_plan
 from safediff.workflow.run_folder import RunFolder, write_text, writing
 from safediff.workflow.safe_model import patched
@@ -178,9 +178,9 @@ def combine(
     patch = merge_patches(base.denoiser, [load_patch(part.run.patch) for part in parts])
     how, every = "merged", [*parts]
     if then is not None:
-        how, run = "sequential", open_shared_run(then, folder / "then", True, shards)
-        under = patched(base, patch)
-        over = train(then, under, run, ui, shards).teacher
+        how, under = "sequential", patched(base, patch)
+        with held_run(then, folder / "then", True, shards) as run:
+            over = train(then, under, run, ui, shards).teacher
         if over.base_sha256 != unet_sha256(under.denoiser):
             raise UsageError(f"{folder}: holds another combination", "choose another --out")
         patch = stack_patches(patch, over)

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,8 @@ from safediff.models.load import load_backbone
 from safediff.policy.plan import ModelPlan, Plan
 from safediff.sample.shards import ALONE, Shards
 from safediff.workflow.erase import Outcome, erase
-from safediff.workflow.run_folder import RunFolder, open_run
+from safediff.workflow.held_folders import held_run
+from safediff.workflow.run_folder import RunFolder
 from safediff.workflow.ui import Ui
 
 
@@ -86,10 +88,23 @@ def erase_all(
     check_names(plans)
     one = len(plans) == 1
     places = [out if one or out is None else out / plan.name for plan in plans]
-    runs = [
-        open_shared_run(plan, place, resume, shards)
-        for plan, place in zip(plans, places, strict=True)
-    ]
+    with ExitStack() as held:
+        runs = [
+            held.enter_context(held_run(plan, place, resume, shards))
+            for plan, place in zip(plans, places, strict=True)
+        ]
+        return _erase_each(plans, runs, ui, shards, trackers)
+
+
+def _erase_each(
+    plans: Sequence[Plan],
+    runs: Sequence[RunFolder],
+    ui: Ui,
+    shards: Shards,
+    trackers: Sequence[str],
+) -> list[Attempt]:
+    """Erase the plans in the folders that are theirs, by model."""
+    one = len(plans) == 1
     found: dict[int, Attempt] = {}
     base: Backbone | None = None
     loaded: ModelPlan | None = None
@@ -118,22 +133,6 @@ def by_model(plans: Sequence[Plan]) -> list[int]:
     """Indices of ``plans``: those of one model together, models and their plans as they come."""
     models = [plan.model for plan in plans]
     return sorted(range(len(plans)), key=lambda index: models.index(models[index]))
-
-
-def open_shared_run(plan: Plan, out: Path | None, resume: bool, shards: Shards) -> RunFolder:
-    """``open_run`` by process 0, for all.
-
-    Raises:
-        UsageError: as ``open_run``.
-        Inconclusive: likewise; or this process does not see the folder.
-    """
-    found = shards.agree("run folder", lambda: str(open_run(plan, out, resume).path))
-    if not (Path(found) / "plan.json").exists():
-        raise Inconclusive(
-            f"{found}: process {shards.rank} does not see what process 0 wrote there",
-            "choose an --out on a file system that all machines share",
-        )
-    return RunFolder(Path(found))
 
 
 def as_told(error: Exception) -> SafediffError:

@@ -4,7 +4,8 @@ plan.json  environment.json  training.jsonl  checkpoint.safetensors
 patch.safetensors  patch.student.safetensors  journal.jsonl  sessions.jsonl  images/  engine/
 verdict.<subject>.json  report.html  report.md  release/
 
-Of several processes: journals/  tracking/ where trackers were asked for.
+Of several processes: journals/  tracking/ where trackers were asked for. While a process works in
+it, and after one was killed: .lock
 """
 
 import json
@@ -17,6 +18,7 @@ from typing import Any
 
 from safediff.environment import environment
 from safediff.errors import FREE_SPACE, Inconclusive, UsageError
+from safediff.folder_lock import is_empty
 from safediff.policy.plan import Plan
 
 
@@ -80,29 +82,14 @@ class RunFolder:
         write_text(self.path / name, text)
 
 
-def open_run(plan: Plan, out: Path | None, resume: bool) -> RunFolder:
-    """The folder of this plan's run: a new one, or with ``resume`` the latest one.
+def open_run(plan: Plan, path: Path, resume: bool) -> RunFolder:
+    """The folder of this plan's run: a new one, or with ``resume`` one that was begun.
 
     Raises:
         UsageError: the folder exists and holds another run, or a run and ``resume`` is off.
         Inconclusive: it cannot be written.
     """
-    path = out if out is not None else _default(plan, resume)
-    existing = path / "plan.json"
-    if path.is_file():
-        raise UsageError(f"{path}: is a file, not a folder", "choose another --out")
-    if path.exists() and any(path.iterdir()):
-        if not existing.exists():
-            raise UsageError(f"{path}: exists and is not a run", "choose another --out")
-        if not resume:
-            raise UsageError(
-                f"{path}: already holds a run", "add --resume, or choose another --out"
-            )
-        if json.loads(existing.read_text())["sha256"] != plan.sha256:
-            raise UsageError(
-                f"{path}: holds a run of another plan (the policy changed since)",
-                "choose another --out",
-            )
+    require_run(path, plan, resume)
     folder = RunFolder(path)
     with writing(path):
         path.mkdir(parents=True, exist_ok=True)
@@ -110,6 +97,28 @@ def open_run(plan: Plan, out: Path | None, resume: bool) -> RunFolder:
         folder.write_text("plan.json", text + "\n")
         folder.write_text("environment.json", json.dumps(environment(), indent=1) + "\n")
     return folder
+
+
+def require_run(path: Path, plan: Plan, resume: bool) -> None:
+    """A run's folder is new, empty, or with ``resume`` that of the same plan.
+
+    Raises:
+        UsageError: it is not.
+    """
+    existing = path / "plan.json"
+    if path.is_file():
+        raise UsageError(f"{path}: is a file, not a folder", "choose another --out")
+    if not path.exists() or is_empty(path):
+        return
+    if not existing.exists():
+        raise UsageError(f"{path}: exists and is not a run", "choose another --out")
+    if not resume:
+        raise UsageError(f"{path}: already holds a run", "add --resume, or choose another --out")
+    if json.loads(existing.read_text())["sha256"] != plan.sha256:
+        raise UsageError(
+            f"{path}: holds a run of another plan (the policy changed since)",
+            "choose another --out",
+        )
 
 
 def require_verification(path: Path) -> None:
@@ -120,7 +129,7 @@ def require_verification(path: Path) -> None:
     """
     if path.is_file():
         raise UsageError(f"{path}: is a file, not a folder", "choose another --out")
-    if not path.exists() or not any(path.iterdir()):
+    if not path.exists() or is_empty(path):
         return
     if (path / "plan.json").exists():
         raise UsageError(
@@ -130,24 +139,38 @@ def require_verification(path: Path) -> None:
         raise UsageError(f"{path}: exists and is not a verification", "choose another --out")
 
 
-def _default(plan: Plan, resume: bool) -> Path:
-    """``runs/<policy>/<first 8 of the plan's hash>[-2, -3, ...]``; runs are never overwritten."""
+def default_run(plan: Plan, resume: bool) -> tuple[Path, bool]:
+    """``runs/<policy>/<first 8 of the plan's hash>[-2, -3, ...]``; runs are never overwritten.
+
+    Also whether the folder was made for this run.
+    """
     stem = Path("runs") / plan.name / plan.sha256[:8]
     if not resume:
-        return free_folder(stem)
+        return make_free(stem), True
     latest = stem
     number = 2
     while (later := stem.with_name(f"{stem.name}-{number}")).exists():
         latest, number = later, number + 1
-    return latest
+    return latest, False
 
 
-def free_folder(stem: Path) -> Path:
-    """``stem``, or ``stem-2``, ``stem-3``, ... where that exists."""
-    number = 1
-    while (path := stem if number == 1 else stem.with_name(f"{stem.name}-{number}")).exists():
-        number += 1
-    return path
+def make_free(stem: Path) -> Path:
+    """A new folder: ``stem``, or ``stem-2``, ``stem-3``, ... where that exists.
+
+    Raises:
+        Inconclusive: it can't be made.
+    """
+    path, number = stem, 1
+    with writing(stem):
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            try:
+                path.mkdir()
+            except FileExistsError:  # another process may have been a moment faster
+                number += 1
+                path = stem.with_name(f"{stem.name}-{number}")
+            else:
+                return path
 
 
 def write_text(path: Path, text: str) -> None:
