@@ -21,7 +21,7 @@ from small_denoiser import small_backbone
 from safediff.erase import trainer as trainer_module
 from safediff.erase.checkpoint import Progress
 from safediff.erase.methods import resolve
-from safediff.erase.params import PRESETS, DistilParams
+from safediff.erase.params import PRESETS, WITHOUT_EFFECT, DistilParams
 from safediff.erase.texts import TextBank
 from safediff.erase.trainer import DistilTrainer, StepInfo, learning_rate, rollout_seed
 from safediff.errors import Inconclusive, UsageError
@@ -30,16 +30,6 @@ from safediff.models.patch import save_patch, state_sha256, unet_sha256
 from safediff.sample.shards import Shards
 
 HINTS = get_type_hints(DistilParams)
-
-# They say when something is written down, or with how much memory it is computed.
-WITHOUT_EFFECT = {"log_every", "save_every_s"} | {
-    "gradient_checkpointing",
-    "micro_batch",
-    "offload",
-    "offload_average",
-    "channels_last",
-    "compile",
-}
 
 # Another value than SMALL's; Literal knobs are tried in all their values.
 CHANGED: dict[str, Any] = {
@@ -109,7 +99,7 @@ def outcome(backbone: Backbone, params: DistilParams, **options: Any) -> tuple[s
 def cases() -> list[tuple[str, Any]]:
     found = []
     for field in fields(DistilParams):
-        if field.name in WITHOUT_EFFECT | {"rollout_scheduler"}:  # test_models_schedulers.py
+        if field.name in (*WITHOUT_EFFECT, "rollout_scheduler"):  # test_models_schedulers.py
             continue
         if get_origin(HINTS[field.name]) is None:
             found.append((field.name, CHANGED[field.name]))
@@ -548,7 +538,7 @@ def test_a_checkpoint_that_does_not_say_what_it_took_is_refused(
     before = [value.detach().clone() for value in trainer.student.values]
     with pytest.raises(UsageError, match="do not say what they took") as caught:
         trainer.restore(path)
-    assert caught.value.next_step == "start again without --resume"
+    assert caught.value.next_step == "choose another --out, to start again"
     assert all(map(torch.equal, before, trainer.student.values))
 
 
@@ -593,6 +583,16 @@ def test_checkpoint_of_another_plan_is_refused(
     trainer = small_trainer(backbone, **options)
     with pytest.raises(UsageError, match="another plan"):
         trainer.restore(checkpoint)
+
+
+@pytest.mark.parametrize("knob", WITHOUT_EFFECT)
+def test_what_changes_no_result_does_not_keep_a_checkpoint_from_going_on(
+    backbone: Backbone, knob: str
+) -> None:
+    params = replace(SMALL, num_steps=1)
+    value = getattr(params, knob)
+    other = replace(params, **{knob: not value if isinstance(value, bool) else value + 1})
+    assert small_trainer(backbone, params).key == small_trainer(backbone, other).key
 
 
 @pytest.mark.parametrize("planted", [math.nan, math.inf])

@@ -12,6 +12,8 @@ from safediff.erase.weights import Student
 from safediff.errors import Inconclusive, UsageError
 from safediff.models.patch import save_whole
 
+ANEW = "choose another --out, to start again"
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -74,18 +76,16 @@ def load_checkpoint(
             meta = json.loads((file.metadata() or {})["checkpoint"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, KeyError, ValueError) as error:
-        raise Inconclusive(
-            f"{path}: damaged checkpoint: {error}", "start again without --resume"
-        ) from error
+        raise Inconclusive(f"{path}: damaged checkpoint: {error}", ANEW) from error
     if meta["key"] != key:
         raise UsageError(
             f"{path}: belongs to another plan (policy, model or safediff version changed)",
-            "start again without --resume",
+            ANEW,
         )
     if meta["progress"].keys() != asdict(Progress(0, 0, 0)).keys():
         raise UsageError(
             f"{path}: is of an earlier safediff, whose checkpoints do not say what they took",
-            "start again without --resume",
+            ANEW,
         )
     state: dict[int, dict[str, Tensor]] = {}
     with torch.no_grad():

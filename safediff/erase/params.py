@@ -120,13 +120,16 @@ class DistilParams:
     """Least seconds between checkpoints, which are written at the end of a rollout; 0: of each."""
 
 
-MEMORY = (
-    *("trunk_dtype", "gradient_checkpointing", "micro_batch", "offload", "offload_average"),
-    *("channels_last", "compile"),
+_SAME = (
+    *("gradient_checkpointing", "micro_batch", "offload", "offload_average", "channels_last"),
+    "compile",
 )
+WITHOUT_EFFECT = (*_SAME, "log_every", "save_every_s")
+"""Knobs of memory, speed and files: the same training comes of them (``docs/memory.md``)."""
+MEMORY = ("trunk_dtype", *_SAME)
 """Knobs of memory and speed."""
-HOW_IT_RUNS = (*MEMORY, "log_every", "save_every_s")
-"""Knobs of memory, speed and files: no other model comes of them but for rounding."""
+HOW_IT_RUNS = ("trunk_dtype", *WITHOUT_EFFECT)
+"""No other model comes of them but for rounding."""
 
 
 def num_kept(params: DistilParams) -> int:

@@ -4,7 +4,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
@@ -18,7 +18,7 @@ from safediff.erase.hardening import harden
 from safediff.erase.losses import Losses, null_drift
 from safediff.erase.micro_batch import backward
 from safediff.erase.null_space import second_moment, soft_projector
-from safediff.erase.params import DistilParams, asks_concept
+from safediff.erase.params import WITHOUT_EFFECT, DistilParams, asks_concept
 from safediff.erase.possible import require_rollouts, require_text_path
 from safediff.erase.remaining import update
 from safediff.erase.rollout import State, draw_steps, rollout
@@ -169,7 +169,8 @@ class DistilTrainer:
     @property
     def key(self) -> str:
         """Identifies base, texts and settings: a checkpoint continues under an equal key only."""
-        parts = (__version__, self.base_sha256, self.params, self.seed, self.texts.units, self.keep)
+        settings = sorted((k, v) for k, v in asdict(self.params).items() if k not in WITHOUT_EFFECT)
+        parts = (__version__, self.base_sha256, settings, self.seed, self.texts.units, self.keep)
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 
     def seen(self, weights: Mapping[str, Tensor]) -> Backbone:
