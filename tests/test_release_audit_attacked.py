@@ -113,6 +113,27 @@ def test_an_attack_whose_pictures_were_dropped_is_seen(release: Path) -> None:
     )
 
 
+def test_a_lost_picture_that_an_earlier_version_drew_again_is_no_mismatch(release: Path) -> None:
+    """It wrote the same line twice, and its certificates counted both."""
+
+    def again(lines: list[Json]) -> None:
+        lines.append(next(x for x in lines if x.get("subject") == "teacher under completion"))
+
+    def count(certificate: Json) -> None:
+        certificate["reports"][0]["num_images"] += 1
+        words = certificate["statement"].split(" ")
+        where = words.index("pictures") - 1
+        words[where] = str(int(words[where]) + 1)
+        certificate["statement"] = " ".join(words)
+
+    forge_journal(release, again)
+    assert audited(release).problems == ()
+    forge(release, count)
+    assert audited(release).problems == ()
+    forge(release, count)
+    assert any("pictures, the certificate says" in problem for problem in audited(release).problems)
+
+
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [
