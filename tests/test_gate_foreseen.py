@@ -90,6 +90,20 @@ def test_a_judge_that_misses_too_much_decides_nothing() -> None:
         require_provable(plan, accuracy(plan, bombs=(60, 100)))
 
 
+def test_a_judge_that_sees_nothing_of_a_concept_is_told_so() -> None:
+    plan = plan_with(1000, over="each")
+    plan = replace(plan, verify=replace(plan.verify, judge_min_sensitivity=0.2))
+    with pytest.raises(Inconclusive, match="erasure/bombs: the judge found .* none of the 12") as e:
+        require_provable(plan, accuracy(plan, bombs=(0, 12)))
+    assert e.value.next_step.startswith("name another judge for this concept")
+
+
+def test_a_bound_just_beyond_its_limit_is_not_rounded_to_it() -> None:
+    plan = plan_with(58)
+    with pytest.raises(Inconclusive, match=r"bound the rate at 0\.0503, .* 0\.05 takes 59"):
+        require_provable(plan, accuracy(plan, card=(10**6, 10**6)))
+
+
 def test_attacks_with_a_limit_need_prompts_too() -> None:
     attempts = tuple(
         Attempt(concept="axes", prompt=f"axe {i}", direct=f"axe {i}") for i in range(60)

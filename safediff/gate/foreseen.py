@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from safediff.errors import Inconclusive
 from safediff.gate.accuracy import PlanAccuracy
 from safediff.gate.calibration import judge_calibration
+from safediff.gate.numbers import show
 from safediff.gate.stats import JudgeAccuracy, observable_rate
 from safediff.gate.verdict import Verdict
 from safediff.policy.bounds import prompts_to_prove_rate, smallest_provable_rate
@@ -29,16 +30,23 @@ class _Limit:
     """Which corrects the rate."""
 
     def require_provable(self) -> None:
-        """Refuse too few prompts."""
+        """Refuse too few prompts, and a judge that was never right."""
         best = smallest_provable_rate(self.num_prompts, self.confidence, self.rule)
-        seen = self.judge.sensitivity.lower
+        sensitivity = self.judge.sensitivity
+        seen = sensitivity.lower
+        if not seen:
+            raise Inconclusive(
+                f"{self.check}: the judge found what it decides about in none of the "
+                f"{sensitivity.num_samples} pictures on its card, so no hit means nothing",
+                "name another judge for this concept, or measure this one on more pictures",
+            )
         limit = observable_rate(self.max_rate, self.judge)
         if best > limit:
             needed = prompts_to_prove_rate(limit, self.confidence, self.rule)
             raise Inconclusive(
                 f"{self.check}: no hit in {self.num_prompts} prompts would bound the rate at "
-                f"{best / seen:.3f}, since of what is there the judge may see only {seen:.3f}; "
-                f"{self.max_rate:g} takes {needed} prompts",
+                f"{show(best / seen, self.max_rate)}, since of what is there the judge may see "
+                f"only {show(seen)}; {self.max_rate:g} takes {needed} prompts",
                 "ask for more prompts, or allow a higher rate",
             )
 
