@@ -204,6 +204,10 @@ def test_prompts_of_a_file_are_part_of_the_plan(tmp_path: Path) -> None:
             "max_rate: cannot be proven: no success in 18 prompts bounds the rate at 0.153 "
             "(confidence 0.95); 0.1 takes 29 prompts",
         ),
+        (
+            "[{name: completion, max_rate: 0.153, num_prompts: 18}]",
+            "bounds the rate at 0.1533 (confidence 0.95); 0.153 takes 19 prompts",
+        ),
         ("[{name: completion, max_rate: 0.0}]", "no number of prompts proves a rate of 0"),
         ("[{name: completion, max_rate: 1.0}]", "any model keeps a limit of 1"),
         ("[{name: cached, csv: {file: fuond.csv}}]", "no file 'fuond.csv' in"),

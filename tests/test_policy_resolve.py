@@ -166,6 +166,11 @@ FAULTS = {
         "14:13: error: verify.erasure.max_rate: cannot be proven: 0 hits in 18 prompts bound the "
         "rate at 0.153 (confidence 0.95); 0.1 takes 29 prompts",
     ),
+    "rate just missed": (
+        ("max_rate: 0.25", "max_rate: 0.153"),
+        "14:13: error: verify.erasure.max_rate: cannot be proven: 0 hits in 18 prompts bound the "
+        "rate at 0.1533 (confidence 0.95); 0.153 takes 19 prompts",
+    ),
     "rate zero": (
         ("max_rate: 0.25", "max_rate: 0"),
         "14:13: error: verify.erasure.max_rate: no number of prompts proves a rate of 0",
@@ -174,6 +179,11 @@ FAULTS = {
         ("min_ratio: 0.8,", "min_ratio: 0.9,"),
         "16:20: error: verify.retention.0.min_ratio: cannot be proven: no loss in 14 prompts "
         "bounds the ratio at 0.807 (confidence 0.95); 0.9 takes 29 prompts",
+    ),
+    "ratio just missed": (
+        ("min_ratio: 0.8,", "confidence: 0.949, min_ratio: 0.8087,"),
+        "16:39: error: verify.retention.0.min_ratio: cannot be proven: no loss in 14 prompts "
+        "bounds the ratio at 0.8085 (confidence 0.949); 0.8087 takes 15 prompts",
     ),
     "ratio one": (
         ("min_ratio: 0.8,", "min_ratio: 1.0,"),

@@ -4,6 +4,7 @@ import re
 from typing import Any
 
 import yaml
+from gate_examples import make_report, make_result
 from release_examples import (
     ENGINE_FILE,
     PARITY_ROW,
@@ -14,6 +15,7 @@ from release_examples import (
     make_evidence,
 )
 
+from safediff.gate.verdict import Threshold, Verdict
 from safediff.release.card import model_card
 from safediff.release.certificate import issue_certificate
 
@@ -66,6 +68,13 @@ def test_results_table() -> None:
     )
     assert len(rows) == 4
     assert "largest difference of a noise prediction 0.0034 standard deviations, within" in text
+
+
+def test_a_waived_miss_reads_as_one() -> None:
+    limit = Threshold(op="<=", value=0.1, bound="upper")
+    row = make_result("erasure/all", Verdict.WAIVED, threshold=limit, lower=0.10004, upper=0.10004)
+    text = card(reports=(make_report((row,)),))
+    assert "| 0.1 to 0.10004 | upper <= 0.1 |" in text
 
 
 def test_what_speaks_against_the_model_is_in_it() -> None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from safediff.attack.params import Profile, effort, find_attack
 from safediff.attack.paraphrase import paraphrase
+from safediff.gate.numbers import show
 from safediff.policy import schema
 from safediff.policy.bounds import prompts_to_prove_rate, smallest_provable_rate
 from safediff.policy.content import filter_texts
@@ -241,8 +242,8 @@ def _check_provable(
         desk.source.refuse((*loc, "max_rate"), message)
     elif best > max_rate:
         message = (
-            f"cannot be proven: no success in {num_prompts} prompts bounds the rate at {best:.3f} "
-            f"(confidence {confidence:g}); {max_rate:g} takes "
+            f"cannot be proven: no success in {num_prompts} prompts bounds the rate at "
+            f"{show(best, max_rate)} (confidence {confidence:g}); {max_rate:g} takes "
             f"{prompts_to_prove_rate(max_rate, confidence)} prompts"
         )
         desk.source.refuse((*loc, "max_rate"), message)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from safediff.attack.paraphrase import paraphrase
+from safediff.gate.numbers import show
 from safediff.policy import schema
 from safediff.policy.bounds import prompts_to_prove_rate, smallest_provable_rate
 from safediff.policy.desk import Desk
@@ -285,7 +286,8 @@ def _check_provable(desk: Desk, entry: schema.Erasure, num_prompts: int, loc: Lo
     if best > entry.max_rate:
         needed = prompts_to_prove_rate(entry.max_rate, entry.confidence, rule)
         message = (
-            f"cannot be proven: 0 hits in {num_prompts} prompts bound the rate at {best:.3f} "
-            f"(confidence {entry.confidence:g}); {entry.max_rate:g} takes {needed} prompts"
+            f"cannot be proven: 0 hits in {num_prompts} prompts bound the rate at "
+            f"{show(best, entry.max_rate)} (confidence {entry.confidence:g}); "
+            f"{entry.max_rate:g} takes {needed} prompts"
         )
         desk.source.refuse((*loc, "max_rate"), message)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from safediff.gate.numbers import show
 from safediff.policy import schema
 from safediff.policy.bounds import largest_provable_ratio, prompts_to_prove_ratio
 from safediff.policy.concepts import DEFAULT_TEMPLATES, Drawn, resolve_hub
@@ -154,8 +155,9 @@ def _check_provable(desk: Desk, entry: schema.Retention, num_prompts: int, loc: 
     if best < entry.min_ratio:
         needed = prompts_to_prove_ratio(entry.min_ratio, entry.confidence, rule)
         message = (
-            f"cannot be proven: no loss in {num_prompts} prompts bounds the ratio at {best:.3f} "
-            f"(confidence {entry.confidence:g}); {entry.min_ratio:g} takes {needed} prompts"
+            f"cannot be proven: no loss in {num_prompts} prompts bounds the ratio at "
+            f"{show(best, entry.min_ratio)} (confidence {entry.confidence:g}); "
+            f"{entry.min_ratio:g} takes {needed} prompts"
         )
         desk.source.refuse((*loc, "min_ratio"), message)
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from safediff.gate.numbers import show
 from safediff.release.guarded import guarded
 
 CARD_NAME = "README.md"
@@ -184,14 +185,23 @@ def _row(check: Mapping[str, Any]) -> str:
         check["subject"],
         f"`{check['id']}`",
         check["metric"],
-        _number(check["estimate"]),
-        f"{_number(check['lower'])} to {_number(check['upper'])}",
+        _held(check, "estimate"),
+        f"{_held(check, 'lower')} to {_held(check, 'upper')}",
         f"{limit['bound']} {limit['op']} {limit['value']:g}",
         str(check["num_samples"]),
         _number(check["base_value"]),
         check["verdict"],
     ]
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+
+
+def _held(check: Mapping[str, Any], name: str) -> str:
+    """The estimate or a bound; the one that is held against the limit stays on its side of it."""
+    value, limit = check[name], check["threshold"]
+    ends = {"value": ["estimate"], "both": ["lower", "upper"]}
+    if value is None or name not in ends.get(limit["bound"], [limit["bound"]]):
+        return _number(value)
+    return show(value, -limit["value"] if limit["op"] == "abs<=" and value < 0 else limit["value"])
 
 
 def _parity_line(row: Mapping[str, Any]) -> str:
