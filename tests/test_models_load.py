@@ -85,12 +85,21 @@ def test_a_file_that_predicts_velocities_needs_a_scheduler_that_says_so(tmp_path
     noise = configs_of(pipeline, tmp_path / "noise")
     pipeline.scheduler.register_to_config(prediction_type="v_prediction")
     velocities = configs_of(pipeline, tmp_path / "velocities")
+    pipeline.scheduler.register_to_config(rescale_betas_zero_snr=True)
+    whole = configs_of(pipeline, tmp_path / "whole")
     state = original_state(load.as_backbone("tiny", pipeline))
     state |= {"v_pred": torch.zeros(0), "ztsnr": torch.zeros(0)}
     file = tmp_path / "model.safetensors"
     save_file({k: v.contiguous().clone() for k, v in state.items()}, file, {"format": "pt"})
     with pytest.raises(UsageError, match=r"'.*noise' says prediction_type 'epsilon'"):
         load_backbone(ModelPlan(base=str(file), config=str(noise)))
+    with pytest.raises(UsageError, match=r"velocities' lacks rescale_betas_zero_snr: true"):
+        load_backbone(ModelPlan(base=str(file), config=str(velocities)))
+    found = load_backbone(ModelPlan(base=str(file), config=str(whole)))
+    assert found.prediction_type == "v_prediction"
+    assert found.scheduler.config.rescale_betas_zero_snr
+    del state["ztsnr"]
+    save_file({k: v.contiguous().clone() for k, v in state.items()}, file, {"format": "pt"})
     found = load_backbone(ModelPlan(base=str(file), config=str(velocities)))
     assert found.prediction_type == "v_prediction"
 

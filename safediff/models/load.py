@@ -17,6 +17,7 @@ from safediff.models.flux import Flux
 from safediff.models.original_layout import (
     EDM,
     VELOCITIES,
+    ZERO_SNR,
     Kind,
     Shapes,
     channels_of,
@@ -232,7 +233,7 @@ def _from_single_file(path: Path, plan: ModelPlan, options: dict[str, Any]) -> A
 
 
 def _require_told_prediction(path: Path, shapes: Shapes, config: str | None) -> None:
-    """Refuse what diffusers would take for a model that predicts noise, since it reads no mark."""
+    """Refuse what diffusers would take for another kind of model, since it reads no mark."""
     if any(name in shapes for name in EDM):
         raise UsageError(
             f"{path}: its levels of noise are those of EDM (Playground v2.5, CosXL), with which no "
@@ -248,12 +249,19 @@ def _require_told_prediction(path: Path, shapes: Shapes, config: str | None) -> 
             "let it be the diffusers folder of the same checkpoint; no weights need be there",
         )
     scheduler = Path(config) / "scheduler" / "scheduler_config.json"
-    found = json.loads(scheduler.read_text(encoding="utf-8")).get("prediction_type", "epsilon")
+    told = json.loads(scheduler.read_text(encoding="utf-8"))
+    found = told.get("prediction_type", "epsilon")
     if found != "v_prediction":
         raise UsageError(
             f"{path}: predicts velocities (it holds {VELOCITIES!r}), but the scheduler of "
             f"model.config {config!r} says prediction_type {found!r}",
             "let model.config be the diffusers folder of the same checkpoint",
+        )
+    if ZERO_SNR in shapes and not told.get("rescale_betas_zero_snr"):
+        raise UsageError(
+            f"{path}: its last step is pure noise (it holds {ZERO_SNR!r}), but the scheduler of "
+            f"model.config {config!r} lacks rescale_betas_zero_snr: true",
+            "let model.config be the diffusers folder of the same checkpoint, or add it there",
         )
 
 

@@ -17,6 +17,8 @@ CONV_OUT = DENOISER + "out.2.weight"
 CROSS_KEYS = ".attn2.to_k.weight"
 VELOCITIES = "v_pred"
 """Of files of SDXL: the name of an empty tensor, where velocities are predicted."""
+ZERO_SNR = "ztsnr"
+"""Likewise, where the last step of the training is pure noise."""
 EDM = ("edm_mean", "edm_vpred.sigma_max")
 """Likewise, where noise has the levels of EDM (Karras et al. 2022, arXiv:2206.00364)."""
 ENCODER_2, REFINER = "conditioner.embedders.1.", "conditioner.embedders.0.model."
