@@ -10,6 +10,7 @@ import torch
 from diffusers import (
     DDIMScheduler,
     DPMSolverMultistepScheduler,
+    EDMDPMSolverMultistepScheduler,
     EDMEulerScheduler,
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
@@ -19,22 +20,25 @@ from diffusers import (
     PNDMScheduler,
     TCDScheduler,
 )
+from gate_examples import make_plan
 from tiny import tiny_pipeline, tiny_unet, tiny_v_pipeline, tiny_xl_pipeline
 from torch import Tensor
 
+from safediff.erase.losses import null_drift as logged_drift
 from safediff.erase.params import DistilParams
 from safediff.erase.possible import require_erasable
-from safediff.erase.rollout import rollout
+from safediff.erase.rollout import State, rollout
 from safediff.erase.trainer import DistilTrainer
 from safediff.errors import UsageError
 from safediff.guard.load import make_guard
 from safediff.models.backbone import Backbone
 from safediff.models.load import as_backbone
 from safediff.models.schedulers import max_num_steps, scheduler_like
-from safediff.policy.plan import SchedulerName
+from safediff.policy.plan import QualityCheck, SchedulerName
 from safediff.sample.own_noise import noise_sources
 from safediff.sample.sampler import Draw, Sampling, denoise_all, initial_latents
 from safediff.verify.drift import null_drift
+from safediff.verify.scales import require_levels
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
@@ -262,6 +266,23 @@ def test_timesteps_that_the_model_does_not_count_in_are_refused(pipeline: Any) -
     with pytest.raises(UsageError, match="which EDMEulerScheduler does not count in"):
         DistilTrainer(edm, (), (), bins, seed=0)
     require_erasable(edm, (), replace(bins, loss_timestep="step"))
+
+
+@pytest.mark.parametrize("scheduler", [EDMEulerScheduler(), EDMDPMSolverMultistepScheduler()])
+def test_drift_and_attacks_need_levels_that_edm_does_not_say(pipeline: Any, scheduler: Any) -> None:
+    edm = replace(as_backbone("tiny", pipeline), scheduler=scheduler)
+    z = torch.zeros(1, *edm.latent_shape)
+    line = f"{type(scheduler).__name__} .EDM. do not say .* neither drift nor attacks"
+    with pytest.raises(UsageError, match=line):
+        edm.noised(z, z, torch.tensor([1]))
+    plan = make_plan()
+    require_levels(plan, edm)
+    asked = QualityCheck(metric="null_drift", limit=1.0, line=0)
+    plan = replace(plan, verify=replace(plan.verify, quality=(asked,)))
+    with pytest.raises(UsageError, match=line):
+        require_levels(plan, edm)
+    state = State(torch.randn(1, *edm.latent_shape), torch.tensor([1.0]), 1)
+    assert logged_drift(edm, edm, state, edm.null()) == 0  # of a training, for its log
 
 
 @pytest.mark.parametrize("name", CLASSES)

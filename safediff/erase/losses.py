@@ -22,6 +22,7 @@ from safediff.erase.remaining import presence
 from safediff.erase.rollout import State
 from safediff.erase.texts import Batch
 from safediff.models.backbone import Backbone, Condition
+from safediff.models.prediction import has_levels
 from safediff.sample.shards import ALONE, Shards
 
 
@@ -113,16 +114,17 @@ def null_drift(
 ) -> float:
     """|eps_theta(z, t, c_0) - eps_orig(z, t, c_0)| / |eps_orig| on the given latents.
 
-    eps are noise predictions, whatever the network answers with, or velocities with flow matching.
+    eps are noise predictions, whatever the network answers with, or velocities with flow matching;
+    the answers themselves where the steps do not say what share of z is noise (EDM).
     Of several processes each has some of the latents; all get the value over all of them.
     """
     squares = torch.zeros(2, dtype=torch.float64, device=state.z.device)
     if len(state.z):
         null = c_0.repeat(len(state.z))
-        eps_orig, eps = (
-            model.compared(model.denoise(state.z, state.t, null).float(), state.z, state.t)
-            for model in (original, student)
-        )
+        answers = [m.denoise(state.z, state.t, null).float() for m in (original, student)]
+        if has_levels(original.scheduler):
+            answers = [original.compared(answer, state.z, state.t) for answer in answers]
+        eps_orig, eps = answers
         parts = (eps - eps_orig).norm(), eps_orig.norm()
         squares = torch.stack([part.double().square() for part in parts])
     shards.sum([squares])

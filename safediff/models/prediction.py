@@ -19,6 +19,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from safediff.errors import UsageError
+
 Prediction = Literal["epsilon", "v_prediction", "flow"]
 PREDICTIONS: tuple[str, ...] = get_args(Prediction)
 MIN_ALPHA_SQUARED = 2.0**-24
@@ -29,6 +31,9 @@ def levels(scheduler: Any, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
     """Alpha and sigma at timesteps ``t``, () or (b,), shaped to go with ``like`` (b, ...).
 
     Between two timesteps of the training, which Euler's may lie, sigma / alpha is interpolated.
+
+    Raises:
+        UsageError: the scheduler's timesteps say nothing of them.
     """
     t = torch.as_tensor(t).to(like.device)
     if hasattr(scheduler, "alphas_cumprod"):
@@ -39,11 +44,22 @@ def levels(scheduler: Any, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         ratio = torch.lerp(ratios[low], ratios[high], t.double() - low)
         alpha = (1 + ratio.square()).rsqrt()
         sigma = ratio * alpha
+    elif not has_levels(scheduler):
+        raise UsageError(
+            f"the timesteps of {type(scheduler).__name__} (EDM) do not say what share of a latent "
+            "is noise, so neither drift nor attacks can be measured on this model",
+            "leave out verify.attacks and verify.quality.null_drift",
+        )
     else:  # flow matching
         sigma = t.double() / scheduler.config.num_train_timesteps
         alpha = 1 - sigma
     shape = (-1, *(1,) * (like.ndim - 1))
     return alpha.reshape(shape).to(like.dtype), sigma.reshape(shape).to(like.dtype)
+
+
+def has_levels(scheduler: Any) -> bool:
+    """Whether ``levels`` knows those of a scheduler; EDM's weight latents in a way of their own."""
+    return hasattr(scheduler, "alphas_cumprod") or "sigma_data" not in scheduler.config
 
 
 def to_noise(kind: Prediction, e: Tensor, z: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:

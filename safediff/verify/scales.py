@@ -1,7 +1,10 @@
-"""Whether a base can be asked at every guidance scale of a plan, found out before it is drawn."""
+"""Whether a base can be asked all that a plan asks, found out before it is drawn."""
+
+import torch
 
 from safediff.guard.base import Guard, start_guidance
 from safediff.models.backbone import Backbone
+from safediff.models.prediction import levels
 from safediff.policy.plan import Plan
 from safediff.verify.assignments import rows_of
 
@@ -21,3 +24,14 @@ def require_scales(plan: Plan, base: Backbone, guard: Guard | None = None) -> No
         start_guidance(None, base, null, null, scale)
     if guard is not None:
         start_guidance(guard, base, null, null, min(scales))
+
+
+def require_levels(plan: Plan, base: Backbone) -> None:
+    """Ask for the levels of noise, where drift or attacks need them.
+
+    Raises:
+        UsageError: the model's steps do not say them.
+    """
+    drift = any(check.metric == "null_drift" for check in plan.verify.quality)
+    if plan.verify.attacks or drift:
+        levels(base.scheduler, torch.tensor(0), torch.zeros(1))

@@ -14,7 +14,7 @@ from safediff.policy.plan import Plan
 from safediff.verify.accuracy import prove_limits
 from safediff.verify.long_prompts import cut_prompts
 from safediff.verify.quality import prove_sources
-from safediff.verify.scales import require_scales
+from safediff.verify.scales import require_levels, require_scales
 from safediff.workflow.engines import require_exportable
 from safediff.workflow.ui import Ui
 
@@ -43,8 +43,9 @@ def prove_base(
 
     Raises:
         UsageError: the model cannot be exported, or not be sampled at the policy's scales or with
-            its guard; a prompt of the policy is longer than a text encoder reads; a judge reads
-            pictures of another size.
+            its guard; its steps do not say the levels of noise that drift and attacks need; a
+            prompt of the policy is longer than a text encoder reads; a judge reads pictures of
+            another size.
         Inconclusive: the engine's pictures can't be drawn here, or a judge cannot read pictures.
     """
     _say_cut(plan, base, ui)
@@ -52,6 +53,7 @@ def prove_base(
         require_exportable(base)
         drawing_provider()
     require_scales(plan, base, planned_guard(plan))
+    require_levels(plan, base)
     prove_sight(judges, base.picture_size)
 
 
