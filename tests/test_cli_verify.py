@@ -16,10 +16,12 @@ import pytest
 from ci_examples import all_verdicts, passing
 from small_policy import base_pictures, command, environment, finished, safediff, write_policy
 
+from safediff.errors import UsageError
 from safediff.gate.verdict import GateReport, Verdict
 from safediff.report.formats import RENDERERS, Format
 from safediff.report.json_report import render_json
 from safediff.report.markdown import render_markdown
+from safediff.workflow.run_folder import require_verification
 
 UNREACHABLE = ("{base: embedded}", f"{{base: nobody/nothing, revision: {'a' * 40}}}")
 PAGE = "<!doctype html>the page"
@@ -232,6 +234,7 @@ def test_a_violation_stays_one_where_its_files_cannot_be_written(
     [
         (("report.html",), "exists and is not a verification"),
         (("plan.json", "journal.jsonl", "report.html"), "holds a run of safediff erase, not a"),
+        (("journal.jsonl", "clock.json"), "holds a comparison of safediff compare, not a"),
     ],
 )
 def test_reports_of_others_are_left_alone(
@@ -245,6 +248,20 @@ def test_reports_of_others_are_left_alone(
     assert done.stderr.startswith(f"error: run: {says}")
     assert done.stderr.endswith("\n  next: choose another --out\n")
     assert {p.read_text("utf-8") for p in (tmp_path / "run").iterdir()} == {"mine"}
+
+
+def test_a_gate_of_a_combination_is_no_verification(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = tmp_path / "gates" / "small"
+    gate.mkdir(parents=True)
+    (gate / "journal.jsonl").touch()
+    require_verification(gate)
+    (tmp_path / "patch.safetensors").touch()
+    monkeypatch.chdir(gate)
+    for path in (gate, Path(".")):
+        with pytest.raises(UsageError, match="holds a gate of safediff combine, not a verific"):
+            require_verification(path)
 
 
 @pytest.mark.parametrize("name", ["", "journal.jsonl", "sessions.jsonl"])

@@ -37,7 +37,7 @@ from safediff.workflow.erase import TEACHER, Pictures
 from safediff.workflow.evidence import certificate_evidence, cost_of, report_data, write_reports
 from safediff.workflow.held_folders import held_run
 from safediff.workflow.proofs import prove_base, prove_plan
-from safediff.workflow.run_folder import RunFolder, write_text, writing
+from safediff.workflow.run_folder import GATES, RunFolder, write_text, writing
 from safediff.workflow.safe_model import patched
 from safediff.workflow.subject import COMBINATION
 from safediff.workflow.training import train
@@ -237,7 +237,7 @@ def _gate(
 
     Where no engine is asked for, evidence of the weights alone is released.
     """
-    plan, run = part.plan, RunFolder(made.path / "gates" / part.plan.name)
+    plan, run = part.plan, RunFolder(made.path / GATES / part.plan.name)
     base_sha256 = unet_sha256(base.denoiser)
     hashes = {"base": base_sha256, "unet": unet_sha256(model.denoiser)}
     evidence = None
@@ -306,7 +306,7 @@ def _release(found: Combination, model: Backbone, made: RunFolder) -> None:
 
 
 def _journal(made: RunFolder, gate: Gate) -> Path:
-    return made.path / "gates" / gate.part.plan.name / "journal.jsonl"
+    return made.path / GATES / gate.part.plan.name / "journal.jsonl"
 
 
 def _write_summary(found: Combination, patch: Patch) -> None:

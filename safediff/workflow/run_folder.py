@@ -21,6 +21,9 @@ from safediff.errors import FREE_SPACE, Inconclusive, UsageError
 from safediff.folder_lock import is_empty
 from safediff.policy.plan import Plan
 
+GATES = "gates"
+"""Of a combination: its policies' verifications, by name."""
+
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -125,7 +128,8 @@ def require_verification(path: Path) -> None:
     """A verification's folder is new, empty, or that of one that was begun, and of nothing else.
 
     Raises:
-        UsageError: it holds a run, whose report would be replaced, or files of somebody else.
+        UsageError: it holds a run or a combination's gate, whose report would be replaced, a
+            comparison, or files of somebody else.
     """
     if path.is_file():
         raise UsageError(f"{path}: is a file, not a folder", "choose another --out")
@@ -134,6 +138,16 @@ def require_verification(path: Path) -> None:
     if (path / "plan.json").exists():
         raise UsageError(
             f"{path}: holds a run of safediff erase, not a verification", "choose another --out"
+        )
+    folder = path.resolve()
+    if folder.parent.name == GATES and RunFolder(folder.parents[1]).patch.exists():
+        raise UsageError(
+            f"{path}: holds a gate of safediff combine, not a verification", "choose another --out"
+        )
+    if any((path / name).exists() for name in ("clock.json", "costs", "patches")):
+        raise UsageError(
+            f"{path}: holds a comparison of safediff compare, not a verification",
+            "choose another --out",
         )
     if not any((path / name).exists() for name in ("journal.jsonl", "sessions.jsonl")):
         raise UsageError(f"{path}: exists and is not a verification", "choose another --out")
