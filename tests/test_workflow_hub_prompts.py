@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import cast
 
 import pytest
+from huggingface_hub.utils import filter_repo_objects
 from policy_examples import plan_of
 from test_cli_verbs import Ran, here
 from test_policy_rows import BENIGN, ROWS, SMALL, source
@@ -16,7 +17,7 @@ from safediff.policy.plan import HubPrompts, Plan
 from safediff.verify.assignments import assignments, rows_of
 from safediff.workflow.engine_gate import same_policy
 from safediff.workflow.export_source import ExportSource
-from safediff.workflow.hub_prompts import with_hub_prompts
+from safediff.workflow.hub_prompts import fetch, with_hub_prompts
 
 __all__ = ["here"]
 
@@ -108,6 +109,35 @@ def test_a_gate_takes_a_policy_whose_prompts_are_fetched(tmp_path: Path, cache: 
     source = SimpleNamespace(path=tmp_path, policies=(other,))
     with pytest.raises(UsageError, match="is not the policy that"):
         same_policy(cast(ExportSource, source), policy)
+
+
+def test_over_all_no_two_concepts_draw_the_same_prompt(tmp_path: Path, cache: Path) -> None:
+    """Only what was fetched shows it: a list beside a data set, or two data sets."""
+    plan = planned(tmp_path)
+    first, second = plan.concepts[:2]
+    drawn = with_hub_prompts(plan).concepts[0].prompts
+    shared = replace(second, prompts=(replace(drawn[0], labels=second.labels),))
+    overlapping = replace(plan, concepts=(first, shared))
+    with_hub_prompts(overlapping)  # over each
+    erasure = replace(plan.verify.erasure, over="all")
+    overlapping = replace(overlapping, verify=replace(plan.verify, erasure=erasure))
+    with pytest.raises(UsageError, match="draw 1 of the same prompts; over all, a picture can't"):
+        with_hub_prompts(overlapping)
+
+
+def test_tables_are_fetched_whatever_the_case_of_their_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def download(*_: str, allow_patterns: list[str], **__: str) -> str:
+        asked.extend(allow_patterns)
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    fetch("some/prompts", "main")
+    names = ["TRAIN.CSV", "a/train.csv", "x.Parquet", "README.md", "picture.png"]
+    assert [*filter_repo_objects(names, allow_patterns=asked)] == names[:3]
 
 
 def test_plans_without_hub_prompts_stay_as_they_are(tmp_path: Path) -> None:

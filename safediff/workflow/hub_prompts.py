@@ -1,9 +1,10 @@
 """Fetches the prompts of hub data sets, before anything is loaded or drawn."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from safediff.errors import Inconclusive
+from safediff.errors import Inconclusive, UsageError
 from safediff.policy.datasets import SUFFIXES, read_dataset
 from safediff.policy.plan import ConceptPlan, HubPrompts, Plan, PromptPlan, RetentionCheck
 from safediff.policy.rows import PromptRow, RowError, Table
@@ -16,6 +17,7 @@ def with_hub_prompts(plan: Plan) -> Plan:
     Chosen among those that the content rules allow, in an order that the sampling's seed fixes.
 
     Raises:
+        UsageError: over all concepts, two of them draw the same prompt.
         Inconclusive: a data set cannot be fetched or used, or is too small.
     """
     groups: list[ConceptPlan | RetentionCheck] = [*plan.concepts, *plan.verify.retention]
@@ -25,12 +27,29 @@ def with_hub_prompts(plan: Plan) -> Plan:
     notes: list[str] = []
     concepts = tuple(_concept(concept, seed, notes) for concept in plan.concepts)
     retention = tuple(_kept(check, seed, notes) for check in plan.verify.retention)
+    if plan.verify.erasure.over == "all":
+        _require_apart(concepts)
     return replace(
         plan,
         concepts=concepts,
         verify=replace(plan.verify, retention=retention),
         notes=tuple(dict.fromkeys((*plan.notes, *notes))),
     )
+
+
+def _require_apart(concepts: Sequence[ConceptPlan]) -> None:
+    """Over all, a picture is one sample; what a data set holds is known only now."""
+    owners: dict[str, str] = {}
+    for concept in concepts:
+        prompts = [item.prompt for item in concept.prompts]
+        shared = [owners[prompt] for prompt in prompts if prompt in owners]
+        if shared:
+            raise UsageError(
+                f"verify.erasure.over: concepts '{shared[0]}' and '{concept.name}' draw "
+                f"{len(shared)} of the same prompts; over all, a picture can't count twice",
+                "say over: each, or give each prompts of its own",
+            )
+        owners |= dict.fromkeys(prompts, concept.name)
 
 
 def _concept(concept: ConceptPlan, seed: int, notes: list[str]) -> ConceptPlan:
@@ -93,7 +112,7 @@ def fetch(dataset: str, revision: str) -> Path:
     """
     from huggingface_hub import snapshot_download
 
-    patterns = [f"*{suffix}" for suffix in SUFFIXES]
+    patterns = [_either_case(suffix) for suffix in SUFFIXES]
     try:
         path = snapshot_download(
             dataset, repo_type="dataset", revision=revision, allow_patterns=patterns
@@ -105,3 +124,8 @@ def fetch(dataset: str, revision: str) -> Path:
             "go online once, or give a local copy: prompts: {folder: {path: ...}}",
         ) from error
     return Path(path)
+
+
+def _either_case(suffix: str) -> str:
+    """A pattern for names that end so; the hub's client tells TRAIN.CSV from train.csv."""
+    return "*." + "".join(f"[{letter}{letter.upper()}]" for letter in suffix.removeprefix("."))
