@@ -3,9 +3,10 @@
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
-from safediff.cli.outcome import end
+from safediff.cli.outcome import end, violation_first
 from safediff.errors import Inconclusive, PolicyViolated, UsageError
 from safediff.gate.verdict import Verdict
 from safediff.release.audit import Audit, audit
@@ -45,6 +46,20 @@ def check_release(
         lines = [f"{name:<12} {text}" for name, text in found.facts.items()]
         print("\n".join(lines), file=sys.stdout if format is Format.RICH else sys.stderr)
     _refuse(found, release, exit_zero)
+    told = partial(
+        end,
+        found.reports,
+        found.verdict,
+        next_step=f"read {release / 'README.md'}",
+        exit_zero=exit_zero,
+        fail_on_warn=fail_on_warn,
+    )
+    with violation_first(told):
+        _publish(found, format, files)
+    told()
+
+
+def _publish(found: Audit, format: Format, files: Mapping[Path, str]) -> None:
     policy = found.certificate["policy"]["path"]
     for path, name in files.items():
         write_text(path, RENDERERS[name](found.reports, policy))
@@ -52,13 +67,6 @@ def check_release(
         print(f"{'verdict':<12} {found.verdict}, as certified: {found.certificate['statement']}")
     else:
         sys.stdout.write(RENDERERS[format](found.reports, policy))
-    end(
-        found.reports,
-        found.verdict,
-        next_step=f"read {release / 'README.md'}",
-        exit_zero=exit_zero,
-        fail_on_warn=fail_on_warn,
-    )
 
 
 def _refuse(found: Audit, release: Path, exit_zero: bool) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from safediff.errors import UsageError
+from safediff.errors import Unwritten, UsageError
 from safediff.report.formats import Format, format_of
 from safediff.report.rules import policy_uri
 
@@ -156,16 +156,20 @@ def verify(
     from safediff.workflow.verify import verify as run_verify
 
     plan = with_hub_prompts(plan)
-    with sharded() as shards:
-        for note in () if quiet or not shards.leads else plan.notes:
-            typer.echo(f"note: {note}", err=True)
-        stem = Path("runs") / plan.name / "verify"
-        old = None if update_baseline else known
-        with (
-            held_verification(out, stem, shards) as folder,
-            RichUi(quiet or no_progress or not shards.leads) as ui,
-        ):
-            reports = run_verify(plan, model, revision, folder, ui, old, shards, engine)
+    unwritten = None
+    try:
+        with sharded() as shards:
+            for note in () if quiet or not shards.leads else plan.notes:
+                typer.echo(f"note: {note}", err=True)
+            stem = Path("runs") / plan.name / "verify"
+            old = None if update_baseline else known
+            with (
+                held_verification(out, stem, shards) as folder,
+                RichUi(quiet or no_progress or not shards.leads) as ui,
+            ):
+                reports = run_verify(plan, model, revision, folder, ui, old, shards, engine)
+    except Unwritten as error:  # of process 0; the group is left as after any error
+        reports, unwritten = list(error.reports), error.reason
     if not shards.leads:
         return  # process 0 speaks for all
     told = partial(
@@ -177,6 +181,8 @@ def verify(
         fail_on_warn=fail_on_warn,
     )
     with violation_first(told):
+        if unwritten is not None:
+            raise unwritten
         uri = policy_uri(policy)
         publish(reports, uri, folder=folder, format=format, files=files, quiet=quiet)
         if baseline is not None:

@@ -5,11 +5,13 @@ SafediffError
   - UsageError       exit 2: a flag, a file or a policy is wrong
       - PolicyError  exit 2: the policy; carries every problem found in it
   - Inconclusive     exit 3: something could not be measured, loaded or written
+      - Unwritten    likewise, or exit 1: all was decided, but the reports can't be written
 
 Messages are one line: what, where, what was expected; ``next_step`` says what to do.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 GO_ON = "the same command with the same --out goes on from here (safediff erase: with --resume)"
 """Next step after work was cut off."""
@@ -51,6 +53,21 @@ class Inconclusive(SafediffError):
     """A measurement could not be made, so nothing may be claimed."""
 
     exit_code = 3
+
+
+class Unwritten(Inconclusive):
+    """Reports can't be written; ``reports`` holds them (of ``safediff.gate.verdict``).
+
+    A policy that is not met stays the outcome.
+    """
+
+    def __init__(self, error: Inconclusive, reports: Sequence[Any], not_met: str = "") -> None:
+        """``not_met`` names the policy, if it is not met."""
+        told = f"policy {not_met} is not met; {error}" if not_met else str(error)
+        super().__init__(told, error.next_step)
+        self.reports, self.reason = tuple(reports), error
+        if not_met:
+            self.exit_code = PolicyViolated.exit_code
 
 
 def lacking_memory(error: BaseException) -> Inconclusive | None:

@@ -16,8 +16,10 @@ import pytest
 from ci_examples import all_verdicts, passing
 from small_policy import base_pictures, command, environment, finished, safediff, write_policy
 
-from safediff.errors import UsageError
+from safediff.cli import certified
+from safediff.errors import SafediffError, UsageError
 from safediff.gate.verdict import GateReport, Verdict
+from safediff.release.audit import Audit
 from safediff.report.formats import RENDERERS, Format
 from safediff.report.json_report import render_json
 from safediff.report.markdown import render_markdown
@@ -27,13 +29,17 @@ UNREACHABLE = ("{base: embedded}", f"{{base: nobody/nothing, revision: {'a' * 40
 PAGE = "<!doctype html>the page"
 
 READY = f"""
-import sys, types
+import os, sys, types
 from contextlib import nullcontext
 from pathlib import Path
+from safediff.errors import Inconclusive, Unwritten
 from safediff.report.load import load_reports
 
 def verify(plan, model, revision, folder, ui, baseline, shards, plan_file):
     folder.mkdir(parents=True, exist_ok=True)
+    if os.environ.get("REPORTS") == "unwritten":
+        error = Inconclusive("/proc/v.json: cannot be written (no space)", "free some")
+        raise Unwritten(error, load_reports(Path(model)))
     (folder / "report.html").write_text({PAGE!r}, encoding="utf-8")
     return load_reports(Path(model))
 
@@ -205,7 +211,7 @@ def test_a_file_that_cannot_be_written_ends_with_3(tmp_path: Path) -> None:
     assert done.stderr.startswith("error: /proc/v.json: cannot be written (")
 
 
-@pytest.mark.parametrize("place", ["file", "summary"])
+@pytest.mark.parametrize("place", ["file", "summary", "report"])
 @pytest.mark.parametrize(
     ("verdict", "options", "code"),
     [
@@ -220,13 +226,43 @@ def test_a_violation_stays_one_where_its_files_cannot_be_written(
     tmp_path: Path, place: str, verdict: Verdict, options: tuple[str, ...], code: int
 ) -> None:
     files = ("-o", "/proc/v.json") if place == "file" else ()
-    changes = {"GITHUB_STEP_SUMMARY": "/proc/v.json"} if place == "summary" else {}
+    places = {
+        "summary": {"GITHUB_STEP_SUMMARY": "/proc/v.json"},
+        "report": {"REPORTS": "unwritten"},
+    }
+    changes = places.get(place, {})
     done = verify(tmp_path, ending_with(verdict), "-q", *files, *options, **changes)
     assert done.returncode == code
     heads = [line for line in done.stderr.splitlines() if not line.startswith("  next: ")]
     assert heads[0].startswith("error: /proc/v.json: cannot be written (")
     assert len(heads) == (2 if code == 1 else 1)
     assert code != 1 or heads[1].startswith("error: policy demo-weapons is ")
+
+
+@pytest.mark.parametrize(("verdict", "code"), [(Verdict.WARN, 1), (Verdict.PASS, 3)])
+def test_so_it_does_where_a_certificate_is_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, verdict: Verdict, code: int
+) -> None:
+    found = Audit(
+        certificate={"policy": {"path": "small.yaml"}, "statement": ""},
+        facts={},
+        problems=(),
+        reports=ending_with(verdict),
+        verdict=verdict,
+    )
+    monkeypatch.setattr(certified, "audit", lambda *_: found)
+    with pytest.raises(SafediffError) as caught:
+        certified.check_release(
+            tmp_path,
+            tmp_path,
+            None,
+            format=Format.JSON,
+            files={Path("/proc/v.json"): "json"},
+            exit_zero=False,
+            fail_on_warn=True,
+            quiet=True,
+        )
+    assert caught.value.exit_code == code
 
 
 @pytest.mark.parametrize(

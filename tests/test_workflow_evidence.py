@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
@@ -9,13 +10,16 @@ from gate_examples import make_plan, make_report, make_result
 from policy_examples import plan_of
 from small_policy import small_plan
 
+from safediff.errors import Unwritten
 from safediff.gate.verdict import Verdict
 from safediff.judge.base import Calibration
 from safediff.policy.plan import PromptPlan
+from safediff.report.data import ReportData
 from safediff.sample.draw import Draw, seed_of
 from safediff.verify.album import Album
 from safediff.verify.picture_files import path_of, write_picture
-from safediff.workflow.evidence import judge_facts, prompt_sets, report_data
+from safediff.workflow.evidence import judge_facts, prompt_sets, report_data, write_reports
+from safediff.workflow.run_folder import RunFolder
 
 DRAWS = [Draw(f"hammer {i}", i % 2) for i in range(20)]
 
@@ -116,3 +120,15 @@ def test_the_certificate_names_every_judge_with_what_it_decided(tmp_path: Path) 
     reader = judge_facts(plan, "embedded", Reader())  # type: ignore[arg-type]
     assert reader["decides"] == ["retention/ordinary"]
     assert (reader["sensitivity"]["n"], reader["by_concept"]) == (0, {})
+
+
+@pytest.mark.parametrize(("verdict", "code"), [(Verdict.FAIL, 1), (Verdict.PASS, 3)])
+def test_a_violation_stays_one_where_its_reports_cannot_be_written(
+    tmp_path: Path, verdict: Verdict, code: int
+) -> None:
+    reports = [make_report((make_result("erasure/all", verdict),))]
+    with pytest.raises(Unwritten, match="could not be written") as caught:
+        write_reports(RunFolder(tmp_path / "gone"), reports, cast(ReportData, None))
+    assert caught.value.exit_code == code
+    assert str(caught.value).startswith("policy demo-weapons is not met; ") == (code == 1)
+    assert caught.value.reports == tuple(reports)

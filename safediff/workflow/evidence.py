@@ -14,10 +14,11 @@ from torch import Tensor
 from safediff import __version__
 from safediff.erase.heard import heard_texts
 from safediff.erase.methods import find_method
+from safediff.errors import Inconclusive, Unwritten
 from safediff.gate.accuracy import decided_by, erased_labels
 from safediff.gate.cut import NUM_CUT
 from safediff.gate.stats import rate
-from safediff.gate.verdict import GateReport, save_report
+from safediff.gate.verdict import GateReport, Verdict, combined, save_report
 from safediff.judge.base import Calibration, Judge
 from safediff.models.backbone import Backbone
 from safediff.policy.plan import Plan
@@ -76,11 +77,19 @@ def limitations(reports: Sequence[GateReport], plan: Plan) -> tuple[str, ...]:
 
 
 def write_reports(run: RunFolder, reports: Sequence[GateReport], data: ReportData) -> None:
-    """Verdict files (JSON), report.md and report.html."""
-    for report in reports:
-        save_report(report, run.verdict(report.subject))
-    run.write_text("report.md", render_markdown(reports))
-    write_html(run.report, data)
+    """Verdict files (JSON), report.md and report.html.
+
+    Raises:
+        Unwritten: one of them can't be written.
+    """
+    try:
+        for report in reports:
+            save_report(report, run.verdict(report.subject))
+        run.write_text("report.md", render_markdown(reports))
+        write_html(run.report, data)
+    except Inconclusive as error:
+        failed = combined(reports) is Verdict.FAIL
+        raise Unwritten(error, reports, reports[0].policy_name if failed else "") from error
 
 
 def report_data(
