@@ -442,6 +442,23 @@ def test_wrong_compilers_are_seen(
         small_trainer(backbone, replace(PARAMS, compile=True)).run(lambda info: None)
 
 
+def test_a_lack_of_memory_is_not_the_compilers(
+    backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lacking(function: Any, **_: Any) -> Any:
+        def call(*_: Any, **__: Any) -> Any:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+        return call
+
+    texts = backbone.encode(["axe"])
+    with (
+        compiled_by(monkeypatch, backbone, lacking) as (seen, student),
+        pytest.raises(torch.OutOfMemoryError),
+    ):
+        check_compiled(seen, student, texts)
+
+
 def test_right_compiler_is_used(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
     compiler = functools.partial(torch.compile, backend="eager")
     with compiled_by(monkeypatch, backbone, compiler) as (seen, student):

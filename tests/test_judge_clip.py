@@ -301,3 +301,12 @@ def test_card_is_json_that_reads_back(tmp_path: Path) -> None:
     assert json.loads(path.read_text())["rows"]["owl"]["hits"] == 8
     found = Card.read(path, "clip", "a" * 64, SETTINGS)
     assert (found.rows, found.settings) == ({"owl": ROW}, SETTINGS)
+
+
+def test_a_lack_of_memory_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(*_: Any, **__: Any) -> Any:
+        raise MemoryError
+
+    monkeypatch.setattr(CLIPModel, "from_pretrained", load)
+    with pytest.raises(MemoryError):
+        ClipEncoder(write_clip(tmp_path / "clip"))

@@ -109,3 +109,15 @@ def test_without_a_network_the_key_for_a_local_copy_is_named(shelf: Path) -> Non
     with pytest.raises(Inconclusive, match="cannot be downloaded") as caught:
         published((shelf / "net-12345678.pth").as_uri(), "lpips_weights")
     assert caught.value.next_step == "name a local copy in the policy: verify.quality.lpips_weights"
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory")])
+def test_a_lack_of_memory_is_no_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def load(_: Path) -> Any:
+        raise error
+
+    monkeypatch.setattr("safediff.metrics.weights.load_file", load)
+    with pytest.raises(type(error)):
+        read_weights(tmp_path / "w.safetensors")

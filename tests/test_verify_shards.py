@@ -326,6 +326,20 @@ def test_what_the_processes_talk_through_is_told(
     assert caught.value.next_step.startswith(next_step)
 
 
+def test_a_lack_of_memory_is_no_lost_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **options: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("torch.distributed.all_reduce", fail)
+    with pytest.raises(torch.OutOfMemoryError):
+        Shards(0, 2).sum([torch.zeros(1)])
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setattr(shards_module, "_meet", fail)
+    with pytest.raises(torch.OutOfMemoryError):
+        open_shards()
+
+
 @pytest.mark.parametrize("hours", ["0", "-1", "soon", "nan"])
 def test_patience_is_a_number_of_hours(hours: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")

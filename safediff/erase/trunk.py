@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from safediff.erase.params import DistilParams
 from safediff.erase.weights import PatchedUNet, Student
-from safediff.errors import Inconclusive, UsageError
+from safediff.errors import Inconclusive, UsageError, lacking_memory
 from safediff.models.backbone import Backbone, Condition
 from safediff.models.fast import products_by_onednn
 
@@ -133,6 +133,8 @@ def check_compiled(trunk: Backbone, student: Student, texts: Condition) -> None:
     try:
         found = _probe(trunk, student, texts)
     except Exception as error:  # compilers fail in many ways
+        if lacking_memory(error):
+            raise
         first = (str(error).strip().splitlines() or [""])[0]
         message = f"erase.options.compile: {type(error).__name__}: {first[:200]}"
         raise Inconclusive(message, "leave it out") from error

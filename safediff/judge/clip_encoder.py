@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from safediff.errors import Inconclusive
+from safediff.errors import Inconclusive, lacking_memory
 
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -68,6 +68,8 @@ class ClipEncoder:
             model, loading = loaded
             self.tokenizer = CLIPTokenizer.from_pretrained(str(folder))
         except Exception as error:  # readers of damaged files raise nearly anything
+            if lacking_memory(error):
+                raise
             reason = " ".join(str(error).split())[:200]
             raise Inconclusive(
                 f"{folder}: cannot be read as a CLIP model: {reason}",

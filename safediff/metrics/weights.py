@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from safediff.errors import Inconclusive
+from safediff.errors import Inconclusive, lacking_memory
 
 
 class Weights(NamedTuple):
@@ -35,6 +35,8 @@ def read_weights(path: Path) -> Weights:
         with path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     except Exception as error:  # a broken file makes the readers raise nearly anything
+        if lacking_memory(error):
+            raise
         raise Inconclusive(
             f"{path}: cannot be read as weights: {_reason(error)}",
             "give a .safetensors file or a torch file that holds nothing but tensors",

@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
-from safediff.errors import GO_ON, Inconclusive, UsageError, first_line
+from safediff.errors import GO_ON, Inconclusive, UsageError, first_line, lacking_memory
 
 MEETING = timedelta(minutes=10)
 """For all processes to be there."""
@@ -147,6 +147,8 @@ def open_shards() -> Shards:
         group = dist.new_group(backend="gloo", timeout=patience)
         gpu_group = dist.new_group(backend="nccl") if _nccl() else None
     except (RuntimeError, ValueError) as error:
+        if lacking_memory(error):
+            raise
         raise Inconclusive(
             f"process {rank} of {count} could not meet the others: {first_line(error)}",
             "check MASTER_ADDR, MASTER_PORT and that every process was started",
@@ -231,6 +233,8 @@ def _company() -> Iterator[None]:
         *_, last = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
         raise Inconclusive(f"NCCL failed: {last}", "NCCL_DEBUG=INFO says more") from error
     except RuntimeError as error:  # gloo: connection closed, reset, timed out
+        if lacking_memory(error):
+            raise
         raise Inconclusive(
             "another process has ended before the work was done, or is no longer heard of "
             f"({first_line(error)})",
