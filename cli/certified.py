@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from safediff.cli.outcome import end, violation_first
-from safediff.errors import Inconclusive, PolicyViolated, UsageError
+from safediff.errors import MAKE_ROOM, Inconclusive, PolicyViolated, UsageError
 from safediff.gate.verdict import Verdict
 from safediff.release.audit import Audit, audit
 from safediff.report.formats import HTML, RENDERERS, Format
@@ -62,7 +62,7 @@ def check_release(
 def _publish(found: Audit, format: Format, files: Mapping[Path, str]) -> None:
     policy = found.certificate["policy"]["path"]
     for path, name in files.items():
-        write_text(path, RENDERERS[name](found.reports, policy))
+        write_text(path, RENDERERS[name](found.reports, policy), MAKE_ROOM)
     if format is Format.RICH:
         print(f"{'verdict':<12} {found.verdict}, as certified: {found.certificate['statement']}")
     else:

@@ -13,9 +13,14 @@ Messages are one line: what, where, what was expected; ``next_step`` says what t
 from collections.abc import Sequence
 from typing import Any
 
-GO_ON = "the same command with the same --out goes on from here (safediff erase: with --resume)"
+GO_ON = (
+    "the same command with the run's folder as --out goes on from here (safediff erase: with "
+    "--resume)"
+)
 """Next step after work was cut off."""
-FREE_SPACE = f"free some space or let the folder be written to; {GO_ON}"
+MAKE_ROOM = "free some space or let the folder be written to"
+"""Next step where a file that is made at once can't be written."""
+FREE_SPACE = f"{MAKE_ROOM}; {GO_ON}"
 """Next step where a file of a run can't be written."""
 
 

@@ -168,7 +168,7 @@ def test_a_killed_process_is_told_and_only_what_is_x(single: Single, tmp_path: P
     assert second.returncode == -signal.SIGKILL
     assert first.returncode == 3
     assert first.stderr.startswith("error: another process has ended before the work was done, ")
-    assert "  next: see its own message; the same command with the same --out" in first.stderr
+    assert "  next: see its own message; the same command with the run's" in first.stderr
     assert not (out / "report.html").exists()
     assert not (out / "verdict.model.json").exists()
     filed = sum(len(read_journal(p).records) for p in (out / "journals").glob("*.jsonl"))

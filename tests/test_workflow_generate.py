@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from small_policy import finished
 
+from safediff.errors import Inconclusive
 from safediff.sample.sampler import Sampling, sample
 from safediff.workflow import generate
 from safediff.workflow.subject import open_subject
@@ -34,3 +35,11 @@ def test_a_runs_guard_is_drawn_with(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     base, erased = guards
     assert base is None
     assert (erased.name, erased.texts) == ("neg", ("bomb",))
+
+
+def test_a_picture_that_cannot_be_written_leaves_nothing_to_go_on_with(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    sampling = Sampling(num_steps=1, guidance_scale=5.0, seed=0, batch_size=4)
+    with pytest.raises(Inconclusive, match="cannot be written") as caught:
+        generate.generate_grid("embedded", None, ["owl"], 1, sampling, tmp_path / "file" / "x.png")
+    assert caught.value.next_step == "free some space or let the folder be written to"

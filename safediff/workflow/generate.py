@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
+from safediff.errors import MAKE_ROOM
 from safediff.guard.base import Guard
 from safediff.models.backbone import Backbone
 from safediff.sample.sampler import Draw, Sampling, sample
@@ -49,7 +50,7 @@ def generate_grid(
     blocks = {name: _draw(*column, draws, sampling, shards) for name, column in columns.items()}
     if not shards.leads:
         return
-    with writing(out):
+    with writing(out, MAKE_ROOM):
         out.parent.mkdir(parents=True, exist_ok=True)
         temporary = out.with_name(f".{out.name}.tmp")
         compose(blocks, prompts, count).save(temporary, format="PNG")

@@ -187,10 +187,10 @@ def make_free(stem: Path) -> Path:
                 return path
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, next_step: str = FREE_SPACE) -> None:
     """Write a file whole or not at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with writing(path):
+    with writing(path, next_step):
         try:
             temporary.write_text(text, encoding="utf-8")
             os.replace(temporary, path)
@@ -199,14 +199,13 @@ def write_text(path: Path, text: str) -> None:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn what the disk says into one line."""
+def writing(path: Path, next_step: str = FREE_SPACE) -> Iterator[None]:
+    """Turn what the disk says into one line; ``next_step`` is for work that can go on."""
     try:
         yield
     except OSError as error:
         raise Inconclusive(
-            f"{path}: cannot be written ({error.strerror or error})",
-            FREE_SPACE,
+            f"{path}: cannot be written ({error.strerror or error})", next_step
         ) from error
 
 
