@@ -591,7 +591,8 @@ def test_what_changes_no_result_does_not_keep_a_checkpoint_from_going_on(
 ) -> None:
     params = replace(SMALL, num_steps=1)
     value = getattr(params, knob)
-    other = replace(params, **{knob: not value if isinstance(value, bool) else value + 1})
+    change: dict[str, Any] = {knob: not value if isinstance(value, bool) else value + 1}
+    other = replace(params, **change)
     assert small_trainer(backbone, params).key == small_trainer(backbone, other).key
 
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import cast
 
 import pytest
-from huggingface_hub.utils import filter_repo_objects
+from huggingface_hub.utils._paths import filter_repo_objects
 from policy_examples import plan_of
 from test_cli_verbs import Ran, here
 from test_policy_rows import BENIGN, ROWS, SMALL, source
