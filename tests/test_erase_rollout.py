@@ -13,9 +13,11 @@ from erase_examples import SMALL, frozen_backbone
 from tiny import tiny_backbone, tiny_xl_backbone
 from torch import Tensor
 
+from safediff.erase.mean_steps import mean_steps
 from safediff.erase.rollout import bin_of, draw_steps, draw_timestep, rollout
 from safediff.erase.weights import PatchedUNet
 from safediff.models.backbone import Backbone, guided
+from safediff.policy.cost import distil_passes
 
 
 class CountingUNet:
@@ -131,6 +133,34 @@ def test_beta_prefers_the_middle(timesteps: str, share: float) -> None:
     g = generator()
     middle = sum(10 <= draw_steps(params, g)[0] < 30 for _ in range(2000)) / 2000
     assert middle == pytest.approx(share, abs=0.05)
+
+
+DISTRIBUTIONS = ("uniform", "beta", "early")
+
+
+@pytest.mark.parametrize("timesteps", DISTRIBUTIONS)
+@pytest.mark.parametrize(("num_steps", "reuse"), [(50, 1), (20, 4), (10, 2), (8, 4)])
+def test_the_mean_number_of_steps_is_that_of_the_largest_drawn(
+    timesteps: str, num_steps: int, reuse: int
+) -> None:
+    params = replace(SMALL, timesteps=timesteps, num_inference_steps=num_steps, reuse=reuse)
+    g, count = generator(), 3000
+    mean = sum(draw_steps(params, g)[-1] for _ in range(count)) / count
+    assert mean_steps(params) == pytest.approx(mean, abs=num_steps / 60)
+
+
+@pytest.mark.parametrize("timesteps", DISTRIBUTIONS)
+def test_rollouts_take_the_passes_that_are_foreseen(backbone: Backbone, timesteps: str) -> None:
+    params = replace(SMALL, timesteps=timesteps, num_inference_steps=20, reuse=4, batch_size=1)
+    unet = CountingUNet(backbone.denoiser)
+    unet.unet = lambda z, t, **_: (torch.zeros_like(z),)
+    model, g, count = backbone.with_denoiser(unet), generator(), 100
+    c_0, c_p = backbone.encode([""]), backbone.encode(["axe"])
+    for _ in range(count):
+        rollout(model, c_0, c_p, draw_steps(params, g), params, g)
+    losses = 4 * params.reuse * count
+    passes = distil_passes(replace(params, num_steps=params.reuse * count)) - losses
+    assert passes == pytest.approx(2 * len(unet.timesteps), rel=0.06)
 
 
 @pytest.mark.parametrize("t", [torch.tensor(501), torch.tensor([501, 20])])

@@ -147,6 +147,16 @@ def early_steps(num_inference_steps: int) -> int:
     return (num_inference_steps + 1) // 2
 
 
+def step_weights(params: DistilParams) -> list[float]:
+    """How often each u in {0 .. N-1} is drawn for a loss, relative to the others."""
+    n = params.num_inference_steps
+    if params.timesteps == "beta":
+        places = ((u + 0.5) / n for u in range(n))
+        return [(x * (1 - x)) ** 2 for x in places]  # the density of Beta(3, 3), up to a factor
+    num_drawn = early_steps(n) if params.timesteps == "early" else n
+    return [1.0] * num_drawn + [0.0] * (n - num_drawn)
+
+
 _ESD = DistilParams(
     num_steps=1000,
     weight_decay=1e-4,

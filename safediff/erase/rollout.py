@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from safediff.erase.params import DistilParams, early_steps
+from safediff.erase.params import DistilParams, step_weights
 from safediff.erase.weights import Cast, PatchedUNet
 from safediff.guard.base import start_guidance
 from safediff.models.backbone import Backbone, Condition
@@ -31,13 +31,7 @@ class State:
 
 def draw_steps(params: DistilParams, generator: torch.Generator) -> list[int]:
     """``reuse`` distinct values of u in {0 .. N-1}, ascending."""
-    n = params.num_inference_steps
-    weights = torch.ones(n)
-    if params.timesteps == "beta":
-        x = (torch.arange(n) + 0.5) / n
-        weights = (x * (1 - x)) ** 2  # the density of Beta(3, 3), up to a factor
-    elif params.timesteps == "early":
-        weights[early_steps(n) :] = 0
+    weights = torch.tensor(step_weights(params))
     return sorted(torch.multinomial(weights, params.reuse, generator=generator).tolist())
 
 

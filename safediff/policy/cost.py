@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 
 from safediff.attack.params import alignment_passes, effort, find_attack
+from safediff.erase.mean_steps import mean_steps
 from safediff.erase.methods import resolve
-from safediff.erase.params import DistilParams, asks_concept, early_steps
+from safediff.erase.params import DistilParams, asks_concept
 from safediff.guard.params import find_preset
 from safediff.policy.plan import AttackCheck, Plan, num_branches
 
@@ -87,18 +88,10 @@ def _guard_passes(plan: Plan) -> int:
 
 
 def distil_passes(params: DistilParams, distilled: bool = False) -> int:
-    """Expected passes of a distillation: rollouts (both guidance branches) and losses.
-
-    A rollout ends at the largest of ``reuse`` distinct u in {0 .. N-1}, whose mean for uniform u
-    is K (N + 1) / (K + 1) - 1.
-    """
-    n, k = params.num_inference_steps, params.reuse
-    if params.timesteps == "early":
-        n = early_steps(n)
-    mean_steps = n / 2 if params.timesteps == "beta" else k * (n + 1) / (k + 1) - 1
-    rollouts = -(-params.num_steps // k)
+    """Expected passes of a distillation: rollouts (both guidance branches) and losses."""
+    rollouts = -(-params.num_steps // params.reuse)
     erase_share = 1 - params.keep_share
     per_loss = 4 + erase_share * (4 * bool(params.anchor_weight) + asks_concept(params))
     branches = num_branches(params.guidance_scale, distilled)
-    rolling = rollouts * branches * mean_steps * params.batch_size
+    rolling = rollouts * branches * mean_steps(params) * params.batch_size
     return round(rolling + params.num_steps * params.batch_size * per_loss)
