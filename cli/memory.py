@@ -15,6 +15,8 @@ LEAN: dict[str, Any] = {"gradient_checkpointing": True, "micro_batch": 1, "offlo
 """The knobs that save memory and change nothing else."""
 LEAST: dict[str, Any] = {**LEAN, "trunk_dtype": "bfloat16", "offload": True}
 """With the precision of the frozen UNet."""
+GUARD_ROWS = 64
+"""Most rows of a guard's branches that the UNet gets at a time."""
 
 
 def memory_rows(plan: "Plan") -> list[Row]:
@@ -60,10 +62,8 @@ def _erasing_rows(found: "Architecture", params: "DistilParams", dtype: str) -> 
 
 
 def _drawing_rows(found: "Architecture", plan: "Plan", edited: Any) -> list[Row]:
-    from safediff.erase.memory import sampling_memory
-
     def peak(batch_size: int) -> int:
-        return sampling_memory(found, batch_size, plan.model.dtype, edited).total
+        return drawing_peak(found, batch_size, plan.model.dtype, edited, _branches(plan))
 
     count = plan.verify.sampling.batch_size
     whole = peak(count)
@@ -72,6 +72,24 @@ def _drawing_rows(found: "Architecture", plan: "Plan", edited: Any) -> list[Row]
         advice = f"with verify.sampling.batch_size 1: {described(peak(1))}"
         rows.append(("less memory, verify", advice))
     return rows
+
+
+def _branches(plan: "Plan") -> int:
+    """Of the policy's guard; two without one."""
+    from safediff.guard.params import find_preset
+
+    guard = plan.guard
+    return 2 if guard is None else find_preset(guard.name).num_branches(len(guard.texts))
+
+
+def drawing_peak(
+    found: "Architecture", batch_size: int, dtype: str, edited: Any, branches: int
+) -> int:
+    """Bytes while pictures are drawn; of the base, which has no guard, in two branches."""
+    from safediff.erase.memory import sampling_memory
+
+    rows = max(2 * batch_size, min(branches * batch_size, GUARD_ROWS))
+    return sampling_memory(found, batch_size, dtype, edited, branches, rows).total
 
 
 def lean_rows() -> list[Row]:

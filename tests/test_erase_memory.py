@@ -21,14 +21,23 @@ from safediff.cli.hours import Hours
 from safediff.cli.memory import LEAN, described, lean_rows, memory_rows
 from safediff.erase import memory
 from safediff.erase.live_bytes import LiveBytes
-from safediff.erase.memory import DRIVER, GIB, erasing_memory, sampling_memory
+from safediff.erase.memory import (
+    DRIVER,
+    GIB,
+    SamplingMemory,
+    erasing_memory,
+    sampling_memory,
+)
 from safediff.erase.params import PRESETS
 from safediff.errors import Inconclusive
+from safediff.guard.base import Guard
+from safediff.guard.load import make_guard
 from safediff.models.architecture import SD1, SD2, SDXL, Architecture, find_architecture
 from safediff.models.flops import flop_counter
 from safediff.models.skeleton import pass_flops
 from safediff.policy.cost import SD1_PASS_FLOPS, distil_passes
 from safediff.policy.plan import ModelPlan
+from safediff.sample.sampler import Draw, Sampling, denoise_all
 
 ROOT = Path(__file__).parents[1]
 FAST = PRESETS["sdd"]["fast"]
@@ -194,6 +203,61 @@ def test_drawing_grows_with_the_batch() -> None:
         w.numel() for n, w in unet.named_parameters() if "attn2.to_k" in n or "attn2.to_v" in n
     )
     assert edited == 2 * (859_520_964 + kv)
+
+
+@torch.no_grad()
+def counted_steps(architecture: Architecture, guard: Guard | None) -> int:
+    """Bytes at the peak of two pictures' steps, beyond the UNet's."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # others are not seen by what counts
+    try:
+        model = benchmark_script("random_model").random_backbone(architecture)
+        with LiveBytes(model.denoiser.parameters()) as live:
+            held = live.now
+            c_0, c = model.encode(["", ""]), model.encode(["hammer", "teacup"])
+            sampling = Sampling(num_steps=2, batch_size=2)
+            denoise_all(model, [Draw("hammer"), Draw("teacup")], c_0, c, sampling, guard)
+    finally:
+        torch.set_num_threads(threads)
+    return live.peak - held
+
+
+@pytest.mark.parametrize("name", [None, "sld-max", "sega-max"])
+def test_every_branch_of_a_guard_is_counted(benchmark: ModuleType, name: str | None) -> None:
+    guard = make_guard(name, ["axe", "bomb", "pistol", "dagger"]) if name else None
+    branches = guard.num_branches if guard else 2
+    expected = sampling_memory(benchmark.SMALL, 2, branches=branches).denoising
+    assert expected == pytest.approx(counted_steps(benchmark.SMALL, guard), rel=0.03)
+
+
+def test_rows_beyond_those_of_a_call_leave_what_lasts_from_step_to_step(
+    benchmark: ModuleType,
+) -> None:
+    """Texts, their keys and values, latents and answers, which are small beside activations."""
+    large = benchmark.form(benchmark.SMALL, sample_size=32)
+    part, two, four = (sampling_memory(large, 4, branches=b, rows=8).denoising for b in (2, 4, 8))
+    assert part == sampling_memory(large, 4).denoising
+    assert four - two == pytest.approx(2 * (two - part), rel=0.1)
+    assert two - part < 0.5 * (sampling_memory(large, 4, branches=4).denoising - part)
+
+
+def test_a_plan_counts_its_guard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, int, int]] = []
+
+    def noting(_: Any, batch_size: int, dtype: str, edited: Any, branches: int, rows: int) -> Any:
+        asked.append((batch_size, branches, rows))
+        return SamplingMemory(models=GIB, denoising=0, decoding=0)
+
+    monkeypatch.setattr(memory, "sampling_memory", noting)
+    hub = "model: {base: CompVis/stable-diffusion-v1-4, revision: " + "a" * 40 + "}"
+    model = ("model: {base: embedded}", hub)
+    eraser = ("keep:", "erase: {method: uce, preset: paper}\nkeep:")
+    memory_rows(plan_of(tmp_path, model, eraser))
+    guarded = plan_of(tmp_path, model, eraser, ("keep:", "guard: {name: sega}\nkeep:"))
+    memory_rows(guarded)
+    assert guarded.guard is not None
+    branches = 2 + len(guarded.guard.texts)
+    assert asked == [(16, 2, 32), (16, branches, min(16 * branches, 64))]
 
 
 def test_large_pictures_are_decoded_one_by_one(benchmark: ModuleType) -> None:

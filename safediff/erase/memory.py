@@ -24,7 +24,8 @@ from safediff.erase.trunk import DTYPES as TRUNK_DTYPES
 from safediff.erase.trunk import trunk
 from safediff.erase.weights import Student, trainable_names
 from safediff.models.architecture import Architecture
-from safediff.models.backbone import Backbone, Condition, guided
+from safediff.models.backbone import Backbone, Condition
+from safediff.models.fast import TEXT_PROJECTIONS, texts_once
 from safediff.models.load import DTYPES
 from safediff.models.skeleton import (
     skeleton_backbone,
@@ -72,8 +73,15 @@ class SamplingMemory:
 
     models: int
     """Text encoders, VAE, the base's UNet, and what is changed in those that share its rest."""
-    drawing: int
-    """What denoising or decoding a batch needs at its peak beyond those."""
+    denoising: int
+    """What the steps of a batch need at their peak beyond those."""
+    decoding: int
+    """The same of its pictures afterwards."""
+
+    @property
+    def drawing(self) -> int:
+        """The larger of the two."""
+        return max(self.denoising, self.decoding)
 
     @property
     def total(self) -> int:
@@ -122,10 +130,18 @@ def sampling_memory(
     batch_size: int,
     dtype: str = "float32",
     edited: Sequence[Trainable] = (),
+    branches: int = 2,
+    rows: int = 0,
 ) -> SamplingMemory:
-    """The peak of drawing ``batch_size`` pictures at a time with classifier-free guidance.
+    """The peak of drawing ``batch_size`` pictures at a time.
 
-    ``edited``: what is changed in every UNet that is held beside the base, and shares the rest.
+    Args:
+        architecture: Of the base.
+        batch_size: Pictures.
+        dtype: Of the loaded model.
+        edited: What is changed in every UNet that is held beside the base, and shares the rest.
+        branches: What guidance asks of every picture and step; two if it is classifier-free.
+        rows: Most rows of all branches that the UNet gets at a time; 0: all.
     """
     torch_dtype = DTYPES[dtype]
     with _fake() as live, torch.no_grad():
@@ -140,11 +156,32 @@ def sampling_memory(
         text = skeleton_condition(architecture, batch_size, torch_dtype)
         z = torch.zeros(batch_size, *backbone.latent_shape, dtype=torch_dtype)
         live.reset_peak()
-        guided(backbone, z, torch.tensor(500), text, text, 7.5)
+        _one_step(backbone, z, text, branches, rows)
+        denoising = live.peak - held
+        live.reset_peak()
         backbone.decode(z)
-        drawing = live.peak - held
+        decoding = live.peak - held
     models = unet_bytes + edit_bytes + _encoder_bytes(architecture, torch_dtype)
-    return SamplingMemory(models=models, drawing=drawing)
+    return SamplingMemory(models=models, denoising=denoising, decoding=decoding)
+
+
+def _one_step(model: Backbone, z: Tensor, text: Condition, branches: int, max_rows: int) -> None:
+    """All branches of every picture, or the last of several parts of them."""
+    texts, z_in = Condition.cat([text] * branches), torch.cat([z] * branches)
+    done = max(0, len(z_in) - max_rows) if max_rows else 0
+    answered = z_in[:done].clone()
+    with texts_once(model.denoiser):
+        if done:
+            _remember(model.denoiser, texts.hidden[:done])
+        rest = texts.rows(slice(done, None))
+        torch.cat([answered, model.denoise(z_in[done:], torch.tensor(500), rest)])
+
+
+def _remember(unet: nn.Module, hidden: Tensor) -> None:
+    """Keys and values of texts, which are there from the first step of a batch to its last."""
+    for name, layer in unet.named_modules():
+        if name.endswith(TEXT_PROJECTIONS):
+            layer(hidden)
 
 
 @contextmanager
