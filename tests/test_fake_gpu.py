@@ -225,6 +225,31 @@ def test_the_average_waits_in_main_memory(tmp_path: Path, kind: str) -> None:
     assert (found.adapter is None) == (kind != "adapter")
 
 
+def test_kept_texts_wait_in_main_memory(tmp_path: Path) -> None:
+    """What is drawn of them is the same, and lies where the network is."""
+    params = replace(SMALL, num_steps=1, batch_size=4, keep_share=0.5, target="frozen", eta=0.3)
+    params = replace(params, trainable="kv", null_space=0.1, warm_start=0.5)
+    params = replace(params, keep_sampling="influence")
+    backbone = frozen_backbone(tmp_path)
+    expected = small_trainer(backbone, params)
+    backbone = on_gpu(backbone)
+    with FakeGpu():
+        trainer = small_trainer(backbone, params)
+        texts = trainer.texts
+        assert texts.keep is not None
+        assert texts.keep.hidden.device == torch.device("cpu")
+        assert texts.kept_tokens().hidden.device == GPU
+        batches = [
+            bank.draw(0, params, torch.Generator().manual_seed(0))
+            for bank in (expected.texts, texts)
+        ]
+        for role in ("c_p", "c_s"):
+            here, there = (getattr(batch, role).hidden for batch in batches)
+            assert there.device == GPU
+            assert torch.equal(there.cpu(), here)
+        assert trainer.run(lambda info: None).teacher.tensors
+
+
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, CheckResult]]:
     """Of a run with every attack and metric, by subject and check."""

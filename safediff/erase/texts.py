@@ -77,7 +77,9 @@ class TextBank:
         self.spoken = [_phrasings_of(text, concept) for text, concept in self.units]
         self.phrasings = [encode([phrasing for phrasing, _ in bank]) for bank in self.spoken]
         self.toward = [targets([instead for _, instead in bank]) for bank in self.spoken]
-        self.keep = encode(keep) if keep else None
+        self.device = str(self.null.hidden.device)
+        self.keep = encode(keep).to("cpu") if keep else None
+        """In main memory: there may be thousands, of which a rollout draws a few."""
         self.keep_weights: Tensor | None = None
         """Relative chance of each kept text, on the CPU; None: all alike."""
 
@@ -93,7 +95,9 @@ class TextBank:
     def kept_tokens(self) -> Condition:
         """The kept texts and the empty one, whose start and padding all texts share."""
         empty = self.encode([""])
-        return empty if self.keep is None else Condition.cat([self.keep, empty])
+        if self.keep is None:
+            return empty
+        return Condition.cat([self.keep, empty.to("cpu")]).to(self.device)
 
     def draw(
         self,
@@ -116,7 +120,8 @@ class TextBank:
         c_p, _ = self._rows(params.rollout_text, units, generator)
         c_s, c_t = self._rows(params.loss_text, units, generator)
         if num_keep and self.keep is not None:
-            kept = self.keep.rows(self._draw_kept(len(self.keep), num_keep, generator))
+            drawn = self._draw_kept(len(self.keep), num_keep, generator)
+            kept = self.keep.rows(drawn).to(self.device)
             c_p, c_s = Condition.cat([c_p, kept]), Condition.cat([c_s, kept])
         return Batch(c_p, c_s, c_t, num_erase, units=tuple(units.tolist()))
 

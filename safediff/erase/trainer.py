@@ -162,7 +162,7 @@ class DistilTrainer:
         start = closed_form_start(base, pairs, student.projector, self.params.warm_start)
         student.begin_at(start)
         if self.params.keep_sampling == "influence" and self.texts.keep is not None:
-            kept = self.original.key_states(self.texts.keep)
+            kept = self.original.key_states(self.texts.keep.to(self.texts.device))
             with torch.no_grad():
                 self.texts.keep_weights = influence(base, student.weights(), kept)
 

@@ -49,11 +49,12 @@ class Condition:
         """One row, ``count`` times."""
         return self.rows(torch.zeros(count, dtype=torch.long))
 
-    def to(self, device: str, dtype: torch.dtype) -> "Condition":
-        """All of it elsewhere, and in another type where it is floating-point."""
+    def to(self, device: str, dtype: torch.dtype | None = None) -> "Condition":
+        """All of it elsewhere, and in another type, if one is given, where it is floating-point."""
 
         def moved(value: Tensor) -> Tensor:
-            return value.to(device, dtype if value.is_floating_point() else value.dtype)
+            cast = dtype is not None and value.is_floating_point()
+            return value.to(device, dtype if cast else value.dtype)
 
         added = None if self.added is None else {k: moved(v) for k, v in self.added.items()}
         return Condition(moved(self.hidden), added)
