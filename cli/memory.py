@@ -11,6 +11,7 @@ Row = tuple[str, str]
 CARDS_GB = (8, 16, 24, 40, 80)
 COMMON_GIB = 24
 """A peak beyond this gets advice where there is no GPU to hold it against."""
+NOT_ESTIMATED = "not estimated: the architecture is known only once it is loaded"
 LEAN: dict[str, Any] = {"gradient_checkpointing": True, "micro_batch": 1, "offload_average": True}
 """The knobs that save memory and change nothing else."""
 LEAST: dict[str, Any] = {**LEAN, "trunk_dtype": "bfloat16", "offload": True}
@@ -33,7 +34,7 @@ def memory_rows(plan: "Plan") -> list[Row]:
 
     found = find_architecture(plan.model)
     if found is None:
-        return [("memory", "not estimated: the architecture is known only once it is loaded")]
+        return [("memory", NOT_ESTIMATED)]
     params = resolve(plan.erase.method, plan.erase.preset, plan.erase.options)
     rows: list[Row] = []
     edited: tuple[Trainable, ...] = ("kv",)  # what closed forms change, at most

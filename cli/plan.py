@@ -38,7 +38,8 @@ def plan(
         print(json.dumps(resolved.to_json(), indent=1, sort_keys=True))
         return
     if compare:
-        plain_console().print(_comparison(resolved))
+        table, lines = _comparison(resolved)
+        plain_console().print(table, *lines, sep="\n")
         return
     table = Table(title=f"{resolved.name} · plan {resolved.sha256[:12]}", title_justify="left")
     table.add_column("what", no_wrap=True)
@@ -108,11 +109,13 @@ def _engine_pictures() -> str:
     return f"on the CPU ({lacking} found here)"
 
 
-def _comparison(plan: "Plan") -> "Table":
-    """The rows of a comparison with their UNet passes."""
+def _comparison(plan: "Plan") -> "tuple[Table, list[str]]":
+    """The rows of a comparison with their UNet passes, and what the memory needs to be."""
     from rich.table import Table
 
+    from safediff.cli.comparison_memory import comparison_memory
     from safediff.cli.hours import Hours
+    from safediff.cli.memory import NOT_ESTIMATED as NO_MEMORY
     from safediff.compare.cost import comparison_cost
     from safediff.compare.rows import choose
     from safediff.models.architecture import find_architecture, guidance_is_distilled
@@ -120,13 +123,16 @@ def _comparison(plan: "Plan") -> "Table":
 
     costs = comparison_cost(plan, choose(["default"], plan), guidance_is_distilled(plan.model))
     total = sum(cost.erase + cost.draw for cost in costs)
+    lines: list[str] = []
     title = f"{plan.name} · {total:,} UNet passes in all"
     if plan.model.base != EMBEDDED:
         if (found := find_architecture(plan.model)) is None:
             title += f", GPU hours {NOT_ESTIMATED}"
+            lines = [f"memory: {NO_MEMORY}"]
         else:
             hours = Hours.of(found)
             title += f", about {hours(total):.0f} GPU hours, {hours.rests_on}"
+            lines = comparison_memory(plan, found, [cost.row for cost in costs])
     table = Table(title=title, title_justify="left")
     for heading in ("row", "system"):
         table.add_column(heading)
@@ -134,4 +140,4 @@ def _comparison(plan: "Plan") -> "Table":
         table.add_column(heading, justify="right")
     for row, erase, draw in costs:
         table.add_row(row.id, row.title_for(plan), f"{erase:,}", f"{draw:,}")
-    return table
+    return table, lines

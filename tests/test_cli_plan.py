@@ -16,9 +16,13 @@ from small_policy import small_plan, write_policy
 from test_cli_verbs import Ran, here
 from tiny import unet_of
 
-from safediff.cli import hours, memory
+from safediff.cli import comparison_memory, hours, memory
 from safediff.cli.hours import RTX_4070_TFLOPS, Card, Hours, card_here
 from safediff.cli.memory import memory_rows
+from safediff.compare.rows import ROWS
+from safediff.erase import memory as erase_memory
+from safediff.erase.methods import find_method
+from safediff.erase.params import DistilParams
 from safediff.errors import Inconclusive
 from safediff.export.single_file import UNET, unet_name
 from safediff.models.architecture import SD1, SD2, SDXL, Architecture, find_architecture
@@ -253,3 +257,45 @@ def test_a_file_that_is_cut_off_is_told(tmp_path: Path) -> None:
     with pytest.raises(Inconclusive, match=r"model\.safetensors: cannot be loaded") as caught:
         find_architecture(ModelPlan(base=str(path)))
     assert caught.value.next_step == "check that the file is whole"
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_a_comparison_says_which_row_needs_most_memory(
+    tmp_path: Path, here: Ran, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    small_folder(tmp_path / "model")
+    asked: list[tuple[str, int]] = []
+    whole = erase_memory.erasing_memory
+
+    def noting(found: Architecture, params: DistilParams, dtype: str) -> Any:
+        asked.append((params.trainable, params.batch_size))
+        return whole(found, params, dtype)
+
+    monkeypatch.setattr(erase_memory, "erasing_memory", noting)
+    done = here("plan", write_policy(tmp_path, FOLDER), "--compare")
+    assert done.returncode == 0, done.stderr
+    *_, erase, draw = done.stdout.splitlines()
+    assert re.match(r"memory, erase: (\S+) needs most, about [\d.]+ GiB at the peak, fits", erase)
+    assert re.match(r"memory, draw: (\S+) needs most, about .* \(16 pictures at a time\)", draw)
+    assert len(asked) == len(set(asked)) < 5  # what another row's needs cover is not computed
+
+
+def test_no_row_is_left_out_that_needs_most() -> None:
+    """Against the peak of every row's settings."""
+    unet = {k: v for k, v in unet_of("sd").config.items() if not k.startswith("_")}
+    small = Architecture(unet=unet, vae=SD1.vae, text_encoders=())
+    found = {id: find_method(m).presets[p] for id, m, p in TRAINED}
+    rows = {id: params for id, params in found.items() if isinstance(params, DistilParams)}
+    chosen = comparison_memory._undominated(rows, lambda id: comparison_memory._needs(rows[id]))
+    peaks = {
+        id: erase_memory.erasing_memory(small, p, "float32").training for id, p in rows.items()
+    }
+    assert max(peaks, key=peaks.__getitem__) in chosen
+    assert len(chosen) < len(rows) == 5
+
+
+TRAINED = [
+    (id, ROWS[id].method or "", ROWS[id].preset)
+    for id in ("esd-u-3", "esd-x-3", "sdd-teacher", "sdd-safediff", "sdd-fast")
+]

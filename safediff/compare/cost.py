@@ -7,7 +7,6 @@ from safediff.attack.params import find_attack
 from safediff.compare.rows import Row
 from safediff.erase.methods import settings_of
 from safediff.erase.params import DistilParams
-from safediff.guard.params import find_preset
 from safediff.policy.cost import distil_passes, search_passes
 from safediff.policy.plan import Plan, num_branches
 
@@ -28,14 +27,10 @@ def comparison_cost(plan: Plan, rows: Sequence[Row], distilled: bool = False) ->
     """
     num_images = plan.verify.num_images(len(plan.concepts))
     on_row, on_base = (plan.verify.num_attack_images(num_safe) for num_safe in (1, 0))
-    num_texts = sum(len(concept.erase) for concept in plan.concepts)
+    plain = num_branches(plan.verify.sampling.guidance_scale, distilled)
     done, costs = set(), []
     for row in rows:
-        branches = num_branches(plan.verify.sampling.guidance_scale, distilled)
-        if row.guard:
-            branches = find_preset(row.guard).num_branches(num_texts)
-        elif row.own and plan.guard:
-            branches = find_preset(plan.guard.name).num_branches(len(plan.guard.texts))
+        branches = row.guidance_branches(plan, plain)
         erase = row.erase_plan(plan)
         passes = 0
         if erase is not None and repr(erase) not in done:
