@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from safediff.policy.cost import Cost
-    from safediff.policy.plan import Plan
+    from safediff.policy.plan import ModelPlan, Plan
 
 
 def plan(
@@ -37,6 +37,7 @@ def plan(
     if json_:
         print(json.dumps(resolved.to_json(), indent=1, sort_keys=True))
         return
+    _require_loadable(resolved.model)
     if compare:
         table, lines = _comparison(resolved)
         plain_console().print(table, *lines, sep="\n")
@@ -74,6 +75,18 @@ def plan(
         for row in memory_rows(resolved):
             table.add_row(*row)
     plain_console().print(table)
+
+
+def _require_loadable(model: "ModelPlan") -> None:
+    """Refuse a single file that would be refused once it is loaded."""
+    if not Path(model.base).is_file():
+        return
+    from safediff.cli.quiet_libraries import quiet_libraries
+
+    quiet_libraries()
+    from safediff.models.load import single_file_pipeline
+
+    single_file_pipeline(Path(model.base), model.config)
 
 
 NOT_ESTIMATED = "not estimated: what a pass computes is known only once the model is loaded"

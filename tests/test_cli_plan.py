@@ -23,10 +23,11 @@ from safediff.compare.rows import ROWS
 from safediff.erase import memory as erase_memory
 from safediff.erase.methods import find_method
 from safediff.erase.params import DistilParams
-from safediff.errors import Inconclusive
+from safediff.errors import Inconclusive, UsageError
 from safediff.export.single_file import UNET, unet_name
 from safediff.models.architecture import SD1, SD2, SDXL, Architecture, find_architecture
-from safediff.models.original_layout import CONV_IN, ENCODER_2, REFINER
+from safediff.models.load import load_pipeline, single_file_pipeline
+from safediff.models.original_layout import CONV_IN, ENCODER_2, OPEN_CLIP, REFINER, VELOCITIES
 from safediff.policy.cost import gpu_hours
 from safediff.policy.plan import ModelPlan
 
@@ -249,6 +250,26 @@ def test_plan_estimates_a_single_file_without_config(
     assert done.stderr.startswith(f"error: {path}: cannot be loaded (")
     save_file({"x": torch.zeros(1)}, path)
     assert "not estimated" in here("plan", write_policy(tmp_path, FILE)).stdout
+
+
+@pytest.mark.usefixtures("no_gpu")
+@pytest.mark.parametrize("options", [(), ("--compare",)])
+def test_plan_refuses_a_single_file_that_loading_refuses(
+    tmp_path: Path, here: Ran, options: tuple[str, ...]
+) -> None:
+    shapes = original_shapes(on_meta(SD2), f"{OPEN_CLIP}ln_final.weight")
+    path = write_checkpoint(tmp_path / "model.safetensors", shapes)
+    with pytest.raises(UsageError, match=r"model\.config must be given") as caught:
+        load_pipeline(ModelPlan(base=str(path)))
+    done = here("plan", write_policy(tmp_path, FILE), *options)
+    assert done.returncode == 2
+    assert str(caught.value).splitlines()[0] in done.stderr
+    assert not done.stdout
+    config_folder(tmp_path / "config", SD2)
+    single_file_pipeline(path, str(tmp_path / "config"))
+    write_checkpoint(path, shapes | {VELOCITIES: (0,)})
+    with pytest.raises(Inconclusive, match=r"scheduler_config\.json: cannot be read"):
+        single_file_pipeline(path, str(tmp_path / "config"))
 
 
 def test_a_file_that_is_cut_off_is_told(tmp_path: Path) -> None:

@@ -215,6 +215,21 @@ def _from_single_file(path: Path, plan: ModelPlan, options: dict[str, Any]) -> A
     """A checkpoint in the original layout; everything but weights is from ``plan.config``."""
     import diffusers
 
+    family = single_file_pipeline(path, plan.config)
+    where: dict[str, Any] = (
+        {} if plan.config is None else {"config": plan.config, "local_files_only": True}
+    )
+    options |= where | _unchecked(family)
+    return getattr(diffusers, family).from_single_file(str(path), **options)
+
+
+def single_file_pipeline(path: Path, config: str | None) -> str:
+    """The diffusers pipeline of a checkpoint, by its header; ``config`` is the policy's.
+
+    Raises:
+        UsageError: it is of no kind that is loaded, or ``config`` has to be given.
+        Inconclusive: the file, or the scheduler of ``config``, cannot be read.
+    """
     shapes = read_shapes(path)
     channels, wanted = channels_of(shapes)
     if channels != wanted:
@@ -223,13 +238,9 @@ def _from_single_file(path: Path, plan: ModelPlan, options: dict[str, Any]) -> A
             "or editing model",
             "point model.base at the text-to-image model that it was made from",
         )
-    family = _single_file_family(path, kind_of(shapes), has_config=plan.config is not None)
-    where: dict[str, Any] = (
-        {} if plan.config is None else {"config": plan.config, "local_files_only": True}
-    )
-    _require_told_prediction(path, shapes, plan.config)
-    options |= where | _unchecked(family)
-    return getattr(diffusers, family).from_single_file(str(path), **options)
+    family = _single_file_family(path, kind_of(shapes), has_config=config is not None)
+    _require_told_prediction(path, shapes, config)
+    return family
 
 
 def _require_told_prediction(path: Path, shapes: Shapes, config: str | None) -> None:
@@ -249,7 +260,12 @@ def _require_told_prediction(path: Path, shapes: Shapes, config: str | None) -> 
             "let it be the diffusers folder of the same checkpoint; no weights need be there",
         )
     scheduler = Path(config) / "scheduler" / "scheduler_config.json"
-    told = json.loads(scheduler.read_text(encoding="utf-8"))
+    try:
+        told = json.loads(scheduler.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise Inconclusive(
+            f"{scheduler}: cannot be read ({error})", "check the folder of model.config"
+        ) from error
     found = told.get("prediction_type", "epsilon")
     if found != "v_prediction":
         raise UsageError(
