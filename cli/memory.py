@@ -16,8 +16,6 @@ LEAN: dict[str, Any] = {"gradient_checkpointing": True, "micro_batch": 1, "offlo
 """The knobs that save memory and change nothing else."""
 LEAST: dict[str, Any] = {**LEAN, "trunk_dtype": "bfloat16", "offload": True}
 """With the precision of the frozen UNet."""
-GUARD_ROWS = 64
-"""Most rows of a guard's branches that the UNet gets at a time."""
 
 
 def memory_rows(plan: "Plan") -> list[Row]:
@@ -88,8 +86,9 @@ def drawing_peak(
 ) -> int:
     """Bytes while pictures are drawn; of the base, which has no guard, in two branches."""
     from safediff.erase.memory import sampling_memory
+    from safediff.guard.base import num_calls
 
-    rows = max(2 * batch_size, min(branches * batch_size, GUARD_ROWS))
+    rows = batch_size * -(-branches // num_calls(branches, batch_size))
     return sampling_memory(found, batch_size, dtype, edited, branches, rows).total
 
 

@@ -64,7 +64,8 @@ def plan(
         table.add_row(f"attack {attack.name}", f"{limit}, {len(attack.attempts)} prompts")
     table.add_row("export", ", ".join(resolved.export.targets) + f" {resolved.export.precision}")
     table.add_row("pictures", f"{cost.num_images:,} over base, result and engines")
-    table.add_row("UNet passes, erase", f"{cost.erase_passes:,} (one sample each)")
+    most = "at most " if resolved.erase.options.get("stop_at") else ""
+    table.add_row("UNet passes, erase", f"{most}{cost.erase_passes:,} (one sample each)")
     table.add_row("UNet passes, verify", f"{cost.verify_passes:,}")
     if student := student_passes(resolved, guidance_is_distilled(resolved.model)):
         table.add_row("student", f"+ {student:,} passes of verify, on top: it is drawn beside")

@@ -30,6 +30,7 @@ from safediff.erase.memory import (
 )
 from safediff.erase.params import PRESETS
 from safediff.errors import Inconclusive
+from safediff.guard import base as guard_base
 from safediff.guard.base import Guard
 from safediff.guard.load import make_guard
 from safediff.models.architecture import SD1, SD2, SDXL, Architecture, find_architecture
@@ -257,7 +258,10 @@ def test_a_plan_counts_its_guard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     memory_rows(guarded)
     assert guarded.guard is not None
     branches = 2 + len(guarded.guard.texts)
-    assert asked == [(16, 2, 32), (16, branches, min(16 * branches, 64))]
+    assert asked == [(16, 2, 32), (16, branches, 16 * branches)]
+    monkeypatch.setattr(guard_base, "MOST_ROWS", 48)
+    memory_rows(guarded)
+    assert (branches, asked[-1]) == (5, (16, 5, 48))  # calls of three branches and of two
 
 
 def test_large_pictures_are_decoded_one_by_one(benchmark: ModuleType) -> None:

@@ -23,6 +23,14 @@ MOST_ROWS = 96
 without a guard, too."""
 
 
+def num_calls(num_branches: int, num_rows: int) -> int:
+    """Of the denoiser, at a step of ``num_rows`` trajectories; each of whole branches.
+
+    One has as many of them as another, or one more.
+    """
+    return math.ceil(num_branches / max(2, MOST_ROWS // num_rows))
+
+
 class Guidance(ABC):
     """Guidance along one batch of trajectories; holds what earlier steps left behind.
 
@@ -39,7 +47,7 @@ class Guidance(ABC):
 
     def _parts(self, num_rows: int) -> list[Condition]:
         """Whole branches, each part as many as the others or one more."""
-        count = math.ceil(self.num_branches / max(2, MOST_ROWS // num_rows))
+        count = num_calls(self.num_branches, num_rows)
         if count == 1:
             return [self.condition]
         ends = [num_rows * (self.num_branches * i // count) for i in range(count + 1)]
