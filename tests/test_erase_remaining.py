@@ -119,6 +119,9 @@ def test_it_ends_when_little_enough_is_left(backbone: Backbone, tmp_path: Path) 
     more: list[StepInfo] = []
     again.run(more.append)
     assert more == []
+    pushed = small_trainer(backbone, replace(params, stop_at=0.0, eta=0.5))
+    pushed.left.fill_(-0.1)
+    assert not pushed.finished
     unmeasured: list[StepInfo] = []
     small_trainer(backbone, SMALL).run(unmeasured.append)
     assert {info.most_left for info in unmeasured} == {None}

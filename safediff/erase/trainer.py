@@ -130,7 +130,8 @@ class DistilTrainer:
     @property
     def finished(self) -> bool:
         """Whether all steps were taken, or there is too little left to take more."""
-        enough = float(self.left.max()) < self.params.stop_at
+        stop_at = self.params.stop_at
+        enough = stop_at > 0 and float(self.left.max()) < stop_at  # a push goes below nothing left
         return enough or self.progress.step >= self.params.num_steps
 
     @property

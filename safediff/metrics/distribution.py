@@ -34,7 +34,8 @@ def fid(real: Tensor, fake: Tensor) -> float:
     r_a, r_b = _covariance_root(a), _covariance_root(b)
     gap = (a.mean(0) - b.mean(0)).square().sum()
     overlap = torch.linalg.svdvals(r_a @ r_b.T).sum()
-    return float(gap + r_a.square().sum() + r_b.square().sum() - 2 * overlap)
+    found = float(gap + r_a.square().sum() + r_b.square().sum() - 2 * overlap)
+    return 0.0 if found < 0 else found  # of a set against itself rounding leaves -1e-13
 
 
 def _covariance_root(features: Tensor) -> Tensor:
