@@ -33,6 +33,7 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
         (5, 100, [100, 200, 200]),  # no fewer than without a guard
         (21, 3, [63]),
         (21, 5, [50, 55]),
+        (3, 0, [0]),  # of more processes than rows
     ],
 )
 def test_a_call_has_whole_branches_and_no_more_rows_than_fit(

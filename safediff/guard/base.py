@@ -28,7 +28,8 @@ def num_calls(num_branches: int, num_rows: int) -> int:
 
     One has as many of them as another, or one more.
     """
-    return math.ceil(num_branches / max(2, MOST_ROWS // num_rows))
+    fit = MOST_ROWS // max(1, num_rows)  # a process may have no rows
+    return math.ceil(num_branches / max(2, fit))
 
 
 class Guidance(ABC):
