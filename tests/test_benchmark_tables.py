@@ -18,7 +18,7 @@ def test_the_cost_formula_is_told_with_its_checks() -> None:
     assert benchmark_script("cost_model").table(found) in page
 
 
-@pytest.mark.parametrize("name", ["demo-weapons"])
+@pytest.mark.parametrize("name", ["demo-weapons", "demo-vices"])
 def test_rows_leave_nothing_out(name: str) -> None:
     """But for those that the table says are of an earlier run."""
     table = json.loads((FOLDER / f"compare_{name}.json").read_text(encoding="utf-8"))
