@@ -91,9 +91,7 @@ def _is_file(path: Path, descriptor: int) -> bool:
 
 
 def _clear(folder: Path, name: str, made: bool) -> None:
-    """Leave nothing behind in an empty folder, nor that one where it was ``made``."""
-    if not is_empty(folder):
-        return
+    """Leave no lock behind, nor an empty folder where it was ``made``."""
     (folder / name).unlink(missing_ok=True)
-    if made:
+    if made and is_empty(folder):
         folder.rmdir()
