@@ -89,7 +89,7 @@ def test_nothing_is_drawn_on_the_cpu_instead(monkeypatch: pytest.MonkeyPatch) ->
         drawing_provider()
     assert "onnxruntime-gpu" in caught.value.next_step
     assert _engine_pictures().startswith("nowhere: CUDAExecutionProvider")
-    for name in ("_say_cut", "require_exportable", "require_scales"):
+    for name in ("_say_cut", "require_exportable", "require_scales", "require_levels"):
         monkeypatch.setattr(proofs, name, lambda *_: None)
     wanted: Any = SimpleNamespace(export=SimpleNamespace(targets=("onnx",)), guard=None)
     base: Any = SimpleNamespace(picture_size=(8, 8))

@@ -29,7 +29,7 @@ def test_the_commands_are_measured_in_processes_of_their_own(script: Any, tmp_pa
         assert "within its limits" in row["said"]
     assert "compared in brief (2 calls, latents of side 2)" in rows["command swap"]["said"]
     assert json.loads(json.dumps(rows)) == rows
-    with pytest.raises(SystemExit, match=r"command swap: exit code 2: .*neither a run nor"):
+    with pytest.raises(SystemExit, match=r"command swap: exit code 3: .*no such engine"):
         script.run_command("command swap", "tiny", tmp_path / "nothing")
 
 
