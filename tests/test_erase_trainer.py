@@ -34,6 +34,7 @@ HINTS = get_type_hints(DistilParams)
 # Another value than SMALL's; Literal knobs are tried in all their values.
 CHANGED: dict[str, Any] = {
     "num_steps": 5,
+    "stop_at": 0.9,
     "learning_rate": 2e-3,
     "weight_decay": 0.5,
     "beta1": 0.5,
@@ -58,6 +59,10 @@ CHANGED: dict[str, Any] = {
 }
 # What must be on for a knob to have something to act on.
 NEEDS: dict[str, dict[str, Any]] = {
+    "stop_at": {
+        **{"target": "frozen", "trainable": "kv", "batch_size": 4},
+        **{"num_steps": 40, "learning_rate": 1e-2},
+    },
     "eta": {"target": "frozen"},
     "order": {"target": "frozen"},
     "keep_weight": {"keep_share": 0.5},

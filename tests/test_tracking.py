@@ -53,6 +53,7 @@ STEPS = [
         grad_norm=2.0,
         num_passes=10 * step,
         null_drift=None if step else 0.0625,
+        most_left=None,
     )
     for step in range(2)
 ]
