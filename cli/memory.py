@@ -61,8 +61,12 @@ def _erasing_rows(found: "Architecture", params: "DistilParams", dtype: str) -> 
 
 
 def _drawing_rows(found: "Architecture", plan: "Plan", edited: Any) -> list[Row]:
+    from safediff.guard.params import planned_branches
+
+    branches = planned_branches(plan.guard)
+
     def peak(batch_size: int) -> int:
-        return drawing_peak(found, batch_size, plan.model.dtype, edited, _branches(plan))
+        return drawing_peak(found, batch_size, plan.model.dtype, edited, branches)
 
     count = plan.verify.sampling.batch_size
     whole = peak(count)
@@ -71,14 +75,6 @@ def _drawing_rows(found: "Architecture", plan: "Plan", edited: Any) -> list[Row]
         advice = f"with verify.sampling.batch_size 1: {described(peak(1))}"
         rows.append(("less memory, verify", advice))
     return rows
-
-
-def _branches(plan: "Plan") -> int:
-    """Of the policy's guard; two without one."""
-    from safediff.guard.params import find_preset
-
-    guard = plan.guard
-    return 2 if guard is None else find_preset(guard.name).num_branches(len(guard.texts))
 
 
 def drawing_peak(

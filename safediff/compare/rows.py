@@ -7,7 +7,7 @@ from typing import Any, Literal
 from safediff.erase.methods import METHODS, find_method, settings_of
 from safediff.erase.params import HOW_IT_RUNS, MEMORY, DistilParams
 from safediff.errors import UsageError
-from safediff.guard.params import find_preset
+from safediff.guard.params import find_preset, planned_branches
 from safediff.policy.plan import ErasePlan, Plan
 from safediff.policy.problems import did_you_mean
 
@@ -73,9 +73,7 @@ class Row:
         if self.guard:
             num_texts = sum(len(concept.erase) for concept in plan.concepts)
             return find_preset(self.guard).num_branches(num_texts)
-        if self.own and plan.guard:
-            return find_preset(plan.guard.name).num_branches(len(plan.guard.texts))
-        return plain
+        return planned_branches(plan.guard if self.own else None, plain)
 
     def _memory_of(self, policy: ErasePlan) -> Mapping[str, Any]:
         """The policy's knobs of memory, where the row distils: all rows then train alike."""

@@ -9,10 +9,13 @@ Imports no torch: policies are resolved from here.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from safediff.errors import UsageError
 from safediff.policy.problems import did_you_mean
+
+if TYPE_CHECKING:
+    from safediff.policy.plan import GuardPlan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,3 +142,8 @@ def find_preset(name: str) -> GuardParams:
             f"unknown guard {name!r}{did_you_mean(name, PRESETS)}", f"use {', '.join(PRESETS)}"
         )
     return PRESETS[name]
+
+
+def planned_branches(guard: "GuardPlan | None", plain: int = 2) -> int:
+    """UNet passes of one picture and step behind a policy's guard; ``plain``: without one."""
+    return plain if guard is None else find_preset(guard.name).num_branches(len(guard.texts))

@@ -6,7 +6,7 @@ from safediff.attack.params import alignment_passes, effort, find_attack
 from safediff.erase.mean_steps import mean_steps
 from safediff.erase.methods import resolve
 from safediff.erase.params import DistilParams, asks_concept
-from safediff.guard.params import find_preset
+from safediff.guard.params import planned_branches
 from safediff.policy.plan import AttackCheck, Plan, num_branches
 
 PASSES_PER_S = 35.0
@@ -64,9 +64,8 @@ def student_passes(plan: Plan, distilled: bool = False) -> int:
     params = resolve(plan.erase.method, plan.erase.preset, plan.erase.options)
     if not isinstance(params, DistilParams) or not params.ema_decay:
         return 0
-    branches = num_branches(plan.verify.sampling.guidance_scale, distilled)
-    if plan.guard is not None:
-        branches = find_preset(plan.guard.name).num_branches(len(plan.guard.texts))
+    plain = num_branches(plan.verify.sampling.guidance_scale, distilled)
+    branches = planned_branches(plan.guard, plain)
     per_model = plan.verify.num_images(len(plan.concepts))
     return branches * per_model * plan.verify.sampling.num_steps
 
@@ -81,7 +80,7 @@ def _guard_passes(plan: Plan) -> int:
     """What a guard adds to one step of every picture; the base is drawn without it."""
     if plan.guard is None:
         return 0
-    branches = find_preset(plan.guard.name).num_branches(len(plan.guard.texts))
+    branches = planned_branches(plan.guard)
     per_model = plan.verify.num_images(len(plan.concepts))
     per_model += sum(attack.num_safe_images for attack in plan.verify.attacks)
     return (branches - 2) * per_model * (1 + len(plan.export.targets))
