@@ -1,5 +1,6 @@
 """Every preset of UCE, RECE and SPEED against the least squares that it states, in float64."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -32,7 +33,7 @@ from safediff.erase.closed_form.rece import rece
 from safediff.erase.closed_form.speed import null_pins, speed
 from safediff.erase.closed_form.uce import uce
 from safediff.models.backbone import Backbone
-from safediff.models.patch import Patch
+from safediff.models.patch import Patch, state_sha256
 
 Weights = dict[str, Tensor]
 EXACT = 1e-6
@@ -45,8 +46,26 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
     return frozen_backbone(tmp_path_factory.mktemp("tiny"))
 
 
+Guided = Mapping[str, str]
+"""By phrasing what is drawn instead; of all others it is the preset's guide."""
+INSTEAD: Guided = {"one axe here": "tree", "one bomb here": "red tree", "pistol": "tree"}
+NOTHING: Guided = {}
+GUIDED = tuple(
+    replace(concept, toward=tuple(INSTEAD.get(text, "") for text in concept.phrasings))
+    for concept in CONCEPTS
+)
+"""``CONCEPTS`` by a policy that says so."""
+
+
 def erased(texts: str) -> tuple[str, ...]:
     return PHRASED if texts == "phrasings" else ERASED
+
+
+def guides(
+    backbone: Backbone, texts: Sequence[str], guide: str, tokens: str, instead: Guided
+) -> Tensor:
+    own = [guides_of(backbone, [text], instead.get(text, guide), tokens) for text in texts]
+    return torch.cat(own)
 
 
 def edited_matrices(backbone: Backbone, matrices: str) -> Weights:
@@ -59,10 +78,12 @@ def identity(width: int) -> Tensor:
     return torch.eye(width, dtype=torch.float64)
 
 
-def uce_by_regression(backbone: Backbone, p: UceParams, weight: float = 1.0) -> Weights:
+def uce_by_regression(
+    backbone: Backbone, p: UceParams, weight: float = 1.0, instead: Guided = NOTHING
+) -> Weights:
     """``weight`` scales the first term: at 1 it is the objective."""
     texts = erased(p.texts)
-    c, c_g = rows_of(backbone, texts, p.tokens), guides_of(backbone, texts, p.guide, p.tokens)
+    c, c_g = rows_of(backbone, texts, p.tokens), guides(backbone, texts, p.guide, p.tokens, instead)
     c_k = rows_of(backbone, KEEP, p.tokens)
     return {
         name: solve(
@@ -90,14 +111,17 @@ def way_back(edited: Weights, original: Weights, c: Tensor, reg: float) -> Tenso
     return torch.from_numpy(np.linalg.lstsq(rows, targets)[0].T)
 
 
-def rece_by_regression(backbone: Backbone, p: ReceParams, num_epochs: int) -> Weights:
+def rece_by_regression(
+    backbone: Backbone, p: ReceParams, num_epochs: int, instead: Guided = NOTHING
+) -> Weights:
     texts, original = erased(p.texts), stored(backbone)
-    edited = {**original, **uce_by_regression(backbone, p)}
+    edited = {**original, **uce_by_regression(backbone, p, instead=instead)}
     c = rows_of(backbone, texts, p.repeat_tokens)
-    guide = guides_of(backbone, texts, p.repeat_guide, p.repeat_tokens)
+    guide = guides(backbone, texts, p.repeat_guide, p.repeat_tokens, instead)
     kept = rows_of(backbone, KEEP, p.repeat_tokens)
     if p.repeat_keep == "guide":
-        kept = rows_of(backbone, [p.repeat_guide], p.repeat_tokens).repeat(len(texts), 1)
+        stand_ins = [instead.get(text, p.repeat_guide) for text in texts]
+        kept = rows_of(backbone, stand_ins, p.repeat_tokens)
     for _ in range(num_epochs):
         back = way_back(edited, original, c, p.reg)
 
@@ -148,10 +172,13 @@ def orthogonal_to(columns: Tensor) -> Tensor:
     return left[:, int((energy > 1e-9 * energy[0]).sum()) :]
 
 
-def speed_by_regression(backbone: Backbone, p: SpeedParams, ridge: float) -> Weights:
+def speed_by_regression(
+    backbone: Backbone, p: SpeedParams, ridge: float, instead: Guided = NOTHING
+) -> Weights:
     """1/n |D c - W (c_a - c)|^2 + r |D|^2 + 1/lambda |D K|^2 among D = D P; D K = 0 at lambda 0."""
     texts = erased(p.texts)
-    c, c_a = rows_of(backbone, texts, p.tokens), guides_of(backbone, texts, p.anchor, p.tokens)
+    c = rows_of(backbone, texts, p.tokens)
+    c_a = guides(backbone, texts, p.anchor, p.tokens, instead)
     rows = rows_of(backbone, KEEP, p.tokens)
     if p.retain == "null":
         rows = rows_of(backbone, [""], "after_start")
@@ -178,6 +205,38 @@ def test_speed(backbone: Backbone, preset: str) -> None:
     patch = speed(backbone, CONCEPTS, KEEP, params)
     assert worst(patch, speed_by_regression(backbone, params, params.ridge)) < EXACT
     assert worst(patch, speed_by_regression(backbone, params, 2 * params.ridge)) > EXACT
+
+
+def test_phrasings_get_what_is_drawn_instead(backbone: Backbone) -> None:
+    """What a policy has drawn instead of a phrasing is the guide of that one, in every method."""
+    of_uce, of_rece = UCE_PRESETS["safediff"], RECE_PRESETS["safediff"]
+    of_rece = replace(of_rece, repeat_keep="guide", repeat_ridge=1.0)
+    of_speed = SPEED_PRESETS["safediff"]
+
+    def both(instead: Guided) -> list[Weights]:
+        return [
+            uce_by_regression(backbone, of_uce, instead=instead),
+            rece_by_regression(backbone, of_rece, of_rece.num_epochs, instead),
+            speed_by_regression(backbone, of_speed, of_speed.ridge, instead),
+        ]
+
+    patches = [
+        uce(backbone, GUIDED, KEEP, of_uce),
+        rece(backbone, GUIDED, KEEP, of_rece),
+        speed(backbone, GUIDED, KEEP, of_speed),
+    ]
+    for patch, right, wrong in zip(patches, both(INSTEAD), both(NOTHING), strict=True):
+        assert worst(patch, right) < EXACT
+        assert worst(patch, wrong) > 100 * EXACT
+
+
+@pytest.mark.parametrize("preset", ["paper", "style"])
+def test_erase_texts_have_the_preset_s_guide(backbone: Backbone, preset: str) -> None:
+    """What is drawn instead belongs to phrasings, which these presets do not hear."""
+    params = UCE_PRESETS[preset]
+    assert state_sha256(uce(backbone, GUIDED, KEEP, params).tensors) == state_sha256(
+        uce(backbone, CONCEPTS, KEEP, params).tensors
+    )
 
 
 def moved(backbone: Backbone, patch: Patch, tokens: Tensor) -> Tensor:

@@ -9,10 +9,10 @@ import torch
 from erase_examples import KEEP, SMALL, concept, frozen_backbone, small_trainer
 from transformer_examples import example
 
-from safediff.erase.closed_form.kv import Pairs
+from safediff.erase.closed_form.kv import Pairs, guided_pairs
 from safediff.erase.null_space import relative_change, second_moment, soft_projector
 from safediff.erase.params import DistilParams, check_together
-from safediff.erase.warm_start import closed_form_start, influence, spoken_pairs
+from safediff.erase.warm_start import closed_form_start, influence
 from safediff.errors import UsageError
 from safediff.models.backbone import Backbone
 
@@ -70,7 +70,7 @@ def test_a_stronger_start_goes_further() -> None:
 
 def test_every_phrasing_is_paired_with_what_is_drawn_instead(backbone: Backbone) -> None:
     spoken = [("axe", ""), ("axe in oil", "in oil"), ("bomb", "")]
-    pairs = spoken_pairs(backbone, spoken)
+    pairs = guided_pairs(backbone, spoken)
     order = ["axe", "bomb", "axe in oil"]  # by what is drawn instead
     window = backbone.num_tokens
     hidden = backbone.encode(order).hidden.double()
@@ -84,7 +84,7 @@ def test_training_begins_at_the_start(backbone: Backbone) -> None:
     base = {name: w.float() for name, w in trainer.student.base.items()}
     spoken = [pair for bank in trainer.texts.spoken for pair in bank]
     start = closed_form_start(
-        base, spoken_pairs(backbone, spoken), trainer.student.projector, STARTED.warm_start
+        base, guided_pairs(backbone, spoken), trainer.student.projector, STARTED.warm_start
     )
     projector = trainer.student.projector
     assert projector is not None
@@ -103,7 +103,7 @@ def test_without_a_projector_the_matrices_themselves_start_there(backbone: Backb
     trainer = small_trainer(backbone, params)
     base = {name: w.float() for name, w in trainer.student.base.items()}
     spoken = [pair for bank in trainer.texts.spoken for pair in bank]
-    start = closed_form_start(base, spoken_pairs(backbone, spoken), None, params.warm_start)
+    start = closed_form_start(base, guided_pairs(backbone, spoken), None, params.warm_start)
     found = trainer.student.weights()
     for name, w in base.items():
         torch.testing.assert_close(found[name], w + start[name])

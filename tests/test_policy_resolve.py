@@ -466,6 +466,28 @@ def test_targets_are_filled_like_their_phrasings(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("method", "preset", "is_read"),
+    [
+        ("sdd", "safediff", True),
+        ("sdd", "paper", False),
+        ("uce", "paper", False),
+        ("uce", "safediff", True),
+        ("rece", "hard", False),
+        ("speed", "safediff", True),
+    ],
+)
+def test_targets_that_nothing_reads_are_noted(
+    tmp_path: Path, method: str, preset: str, is_read: bool
+) -> None:
+    with_targets = TOWARD.replace("erase: {", f"erase: {{method: {method}, preset: {preset}, ")
+    note = (
+        f"erase.toward is not read: {method}'s preset '{preset}' hears the erase texts "
+        "themselves, not the phrasings that it belongs to"
+    )
+    assert (note in plan_of(tmp_path, ("keep:", with_targets)).notes) is not is_read
+
+
+@pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
         ('["", "a {style} thing"]', '[""]', "erase.toward: 1 targets for 2 phrasings"),

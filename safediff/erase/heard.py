@@ -30,6 +30,11 @@ def _erased(plan: Plan, params: EraserParams) -> Iterator[str]:
     yield guide
 
 
+def reads_phrasings(params: EraserParams) -> bool:
+    """Does it hear the policy's phrasings, and so what is drawn instead of each?"""
+    return "phrasings" in _roles(params)[0]
+
+
 def _roles(params: EraserParams) -> tuple[set[str], str]:
     """In which form erased texts are read, and the text that all of them are led to."""
     if isinstance(params, DistilParams):

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from safediff import __version__
 from safediff.erase.checkpoint import Progress, load_checkpoint, save_checkpoint
-from safediff.erase.closed_form.kv import KEYS_AND_VALUES
+from safediff.erase.closed_form.kv import KEYS_AND_VALUES, guided_pairs
 from safediff.erase.hardening import harden
 from safediff.erase.losses import Losses, null_drift
 from safediff.erase.micro_batch import backward
@@ -24,7 +24,7 @@ from safediff.erase.remaining import update
 from safediff.erase.rollout import State, draw_steps, rollout
 from safediff.erase.texts import Batch, TextBank
 from safediff.erase.trunk import check_compiled, trunk
-from safediff.erase.warm_start import closed_form_start, influence, spoken_pairs
+from safediff.erase.warm_start import closed_form_start, influence
 from safediff.erase.weights import PatchedUNet, Student, trainable_names
 from safediff.errors import Inconclusive
 from safediff.models.adapter import Adapter
@@ -158,7 +158,7 @@ class DistilTrainer:
     def _warm_start(self) -> None:
         """Let the student begin at the closed-form edit, and hear kept texts by its influence."""
         spoken = [pair for bank in self.texts.spoken for pair in bank]
-        pairs, student = spoken_pairs(self.original, spoken), self.student
+        pairs, student = guided_pairs(self.original, spoken), self.student
         base = {name: w.float() for name, w in student.base.items()}
         start = closed_form_start(base, pairs, student.projector, self.params.warm_start)
         student.begin_at(start)

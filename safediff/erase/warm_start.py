@@ -13,33 +13,20 @@ arXiv:2503.07392), both softened. It takes no UNet pass and removes most of a co
 distillation removes the rest.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
 
-from safediff.erase.closed_form.kv import Pairs, token_pairs
+from safediff.erase.closed_form.kv import Pairs
 from safediff.erase.null_space import relative_change
-from safediff.models.backbone import Backbone, Condition
+from safediff.models.backbone import Condition
 
 INFLUENCE_POWER = 3
 """How steeply the chance of a kept text rises with what the start changes of it: the few that an
 edit would take along are then drawn several times as often as the many that it leaves alone."""
 _CHUNK = 64
 """Texts whose keys and values are computed at a time."""
-
-
-def spoken_pairs(backbone: Backbone, spoken: Sequence[tuple[str, str]]) -> Pairs:
-    """C and C_t of phrasings, each given with what is drawn instead.
-
-    Raises:
-        UsageError: a text is longer than the encoder's window.
-    """
-    by_target: dict[str, list[str]] = {}
-    for phrasing, instead in spoken:
-        by_target.setdefault(instead, []).append(phrasing)
-    parts = [token_pairs(backbone, texts, instead, "all") for instead, texts in by_target.items()]
-    return Pairs(*(torch.cat(rows) for rows in zip(*parts, strict=True)))
 
 
 def closed_form_start(

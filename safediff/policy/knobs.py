@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
+from safediff.erase.heard import reads_phrasings
 from safediff.erase.methods import find_method, resolve
 from safediff.erase.params import DistilParams
 from safediff.errors import UsageError
@@ -49,6 +50,7 @@ def check_options(desk: Desk, preset: str) -> None:
                 return
         else:
             _check_window(desk, preset, options)
+            _note_unread_targets(desk, preset, options)
             return
 
 
@@ -69,6 +71,17 @@ def _check_window(desk: Desk, preset: str, options: Mapping[str, Any]) -> None:
             "or choose a preset that does not join them"
         )
         desk.source.refuse(("concepts",), message)
+
+
+def _note_unread_targets(desk: Desk, preset: str, options: Mapping[str, Any]) -> None:
+    """What is drawn instead belongs to phrasings, and some settings hear the erase texts alone."""
+    entry = desk.policy.erase
+    if entry.toward is None or reads_phrasings(resolve(entry.method, preset, options)):
+        return
+    desk.notes.append(
+        f"erase.toward is not read: {entry.method}'s preset '{preset}' hears the erase texts "
+        "themselves, not the phrasings that it belongs to"
+    )
 
 
 def _split(message: str) -> tuple[str, str]:

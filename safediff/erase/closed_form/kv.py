@@ -87,6 +87,21 @@ def erased_texts(concepts: Sequence[ConceptPlan], texts: Texts) -> tuple[str, ..
     )
 
 
+def guided_texts(
+    concepts: Sequence[ConceptPlan], texts: Texts, guide: str
+) -> tuple[tuple[str, str], ...]:
+    """What is erased, each with the text whose tokens stand for it.
+
+    Of a phrasing that is what the policy has drawn instead (``erase.toward``), where it says so;
+    of everything else it is ``guide``.
+    """
+    found = dict.fromkeys(erased_texts(concepts, texts), guide)
+    if texts == "phrasings":
+        for concept in concepts:
+            found |= {p: t for p, t in zip(concept.phrasings, concept.toward, strict=False) if t}
+    return tuple(found.items())
+
+
 def token_mask(backbone: Backbone, texts: Sequence[str], tokens: Tokens) -> Tensor:
     """Which positions of each text are read, (n, window), True where they are."""
     spelt, start = backbone.spelt_tokens(texts), backbone.num_start_tokens
@@ -132,6 +147,21 @@ class Pairs(NamedTuple):
     def guide_moment(self) -> Tensor:
         """A = sum of c_guide c^T, (d, d)."""
         return self.guides.T @ self.erased
+
+
+def guided_pairs(
+    backbone: Backbone, guided: Sequence[tuple[str, str]], tokens: Tokens = "all"
+) -> Pairs:
+    """The chosen tokens of texts, each given with its guide; rows of one guide stand together.
+
+    Raises:
+        UsageError: a text is longer than the encoder's window.
+    """
+    by_guide: dict[str, list[str]] = {}
+    for text, guide in guided:
+        by_guide.setdefault(guide, []).append(text)
+    parts = [token_pairs(backbone, texts, guide, tokens) for guide, texts in by_guide.items()]
+    return Pairs(*(torch.cat(rows) for rows in zip(*parts, strict=True)))
 
 
 def token_pairs(backbone: Backbone, texts: Sequence[str], guide: str, tokens: Tokens) -> Pairs:

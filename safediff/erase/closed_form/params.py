@@ -34,7 +34,8 @@ class UceParams:
     matrices: Matrices = "kv"
     """Which matrices of cross-attention change."""
     guide: str = ""
-    """The text whose keys and values erased texts get."""
+    """The text whose keys and values erased texts get, but for phrasings that the policy has drawn
+    as another text (``erase.toward``): these get that one's."""
     erase_scale: Positive = 1.0
     """a, weight of an erased token."""
     keep_scale: NotNegative = 1.0
@@ -52,7 +53,7 @@ class ReceParams(UceParams):
     reg: Positive = 0.1
     """Weight of |c'|^2 when the way back c' is found."""
     repeat_guide: str = " "
-    """The text whose keys and values c' gets."""
+    """The text whose keys and values c' gets, but for phrasings with one of their own."""
     repeat_tokens: Tokens = "all"
     """Which tokens of c' and of preserved texts a repeated edit reads."""
     repeat_erase_scale: Positive = 1.0
@@ -76,7 +77,7 @@ class SpeedParams:
     matrices: Matrices = "v"
     """Which matrices of cross-attention change."""
     anchor: str = ""
-    """The text whose keys and values erased texts get."""
+    """The text whose keys and values erased texts get, but for phrasings with one of their own."""
     ridge: Positive = 1.0
     """r, weight of the size of the change."""
     pin_slack: NotNegative = 0.0

@@ -5,16 +5,20 @@ closed form, c' (``closed_form_attack``), and edits it away as UCE edits a text,
 of the epoch before.
 """
 
+from collections import Counter
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor
 
 from safediff.erase.closed_form.attack import closed_form_attack
 from safediff.erase.closed_form.kv import (
     Pairs,
-    erased_texts,
+    guided_pairs,
+    guided_texts,
     kv_patch,
     kv_weights,
     token_moment,
-    token_pairs,
 )
 from safediff.erase.closed_form.params import ReceParams
 from safediff.erase.closed_form.uce import edit_factor, uce_weights
@@ -26,14 +30,14 @@ from safediff.policy.plan import ConceptPlan
 def rece(
     backbone: Backbone, concepts: tuple[ConceptPlan, ...], keep: tuple[str, ...], params: ReceParams
 ) -> Patch:
-    """UCE, then ``num_epochs`` times: find c' of every erased text, give it the guide's place.
+    """UCE, then ``num_epochs`` times: find c' of every erased text, give it its guide's place.
 
     Raises:
         UsageError: the UNet has no cross-attention, or a text is longer than the encoder's window.
     """
-    texts = erased_texts(concepts, params.texts)
-    pairs = token_pairs(backbone, texts, params.repeat_guide, params.repeat_tokens)
-    kept = _preserved(backbone, keep, params, len(texts))
+    guided = guided_texts(concepts, params.texts, params.repeat_guide)
+    pairs = guided_pairs(backbone, guided, params.repeat_tokens)
+    kept = _preserved(backbone, keep, params, [guide for _, guide in guided])
     original = kv_weights(backbone.denoiser)
     edited = uce_weights(backbone, concepts, keep, params)
     for _ in range(params.num_epochs):
@@ -51,9 +55,13 @@ def rece(
 
 
 def _preserved(
-    backbone: Backbone, keep: tuple[str, ...], params: ReceParams, num_texts: int
+    backbone: Backbone, keep: tuple[str, ...], params: ReceParams, guides: Sequence[str]
 ) -> Tensor | None:
     """Sum of c c^T over the tokens that a repeated edit preserves, (d, d)."""
     if params.repeat_keep == "guide":
-        return num_texts * token_moment(backbone, [params.repeat_guide], params.repeat_tokens)
+        moments = [
+            count * token_moment(backbone, [guide], params.repeat_tokens)
+            for guide, count in Counter(guides).items()
+        ]
+        return torch.stack(moments).sum(0)
     return token_moment(backbone, keep, params.repeat_tokens) if keep else None

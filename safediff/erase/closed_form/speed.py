@@ -22,10 +22,10 @@ from torch import Tensor
 
 from safediff.erase.closed_form.kmeans import kmeans_centres
 from safediff.erase.closed_form.kv import (
-    erased_texts,
+    guided_pairs,
+    guided_texts,
     kv_patch,
     kv_weights,
-    token_pairs,
     token_rows,
 )
 from safediff.erase.closed_form.params import SpeedParams
@@ -83,15 +83,15 @@ def speed(
     keep: tuple[str, ...],
     params: SpeedParams,
 ) -> Patch:
-    """Give erased texts the keys and values of the anchor, within what retained tokens leave free.
+    """Give erased texts their anchors' keys and values, within what retained tokens leave free.
 
     Raises:
         UsageError: the UNet has no cross-attention, a text is longer than the encoder's window, or
             the retained tokens leave no direction to edit.
     """
-    texts = erased_texts(concepts, params.texts)
-    pairs = token_pairs(backbone, texts, params.anchor, params.tokens)
-    own, anchor = pairs.own_moment() / len(texts), pairs.guide_moment() / len(texts)
+    anchored = guided_texts(concepts, params.texts, params.anchor)
+    pairs = guided_pairs(backbone, anchored, params.tokens)
+    own, anchor = pairs.own_moment() / len(anchored), pairs.guide_moment() / len(anchored)
     retained = _retained_rows(backbone, keep, params)
     pins = null_pins(backbone, params)
     generator = torch.Generator().manual_seed(params.seed)

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from safediff.erase.closed_form.kv import (
     Pairs,
-    erased_texts,
+    guided_pairs,
+    guided_texts,
     kv_patch,
     kv_weights,
     token_moment,
-    token_pairs,
 )
 from safediff.erase.closed_form.params import UceParams
 from safediff.models.backbone import Backbone
@@ -54,9 +54,9 @@ def uce_weights(
     backbone: Backbone, concepts: tuple[ConceptPlan, ...], keep: tuple[str, ...], params: UceParams
 ) -> dict[str, Tensor]:
     """The edited matrices by name, in float64."""
-    texts = erased_texts(concepts, params.texts)
+    guided = guided_texts(concepts, params.texts, params.guide)
     factor = edit_factor(
-        token_pairs(backbone, texts, params.guide, params.tokens),
+        guided_pairs(backbone, guided, params.tokens),
         token_moment(backbone, keep, params.tokens) if keep else None,
         params.erase_scale,
         params.keep_scale,
@@ -68,7 +68,7 @@ def uce_weights(
 def uce(
     backbone: Backbone, concepts: tuple[ConceptPlan, ...], keep: tuple[str, ...], params: UceParams
 ) -> Patch:
-    """Give erased texts the keys and values of the guide text.
+    """Give erased texts the keys and values of their guides.
 
     Raises:
         UsageError: the UNet has no cross-attention, or a text is longer than the encoder's window.
