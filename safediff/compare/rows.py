@@ -146,7 +146,7 @@ ROWS: Mapping[str, Row] = {
     )
 }
 
-QUICK = ("sd", "neg", "sld-medium", "sld-max", "uce", "rece", "speed", POLICY)
+QUICK = ("sd", "neg", "sld-max", "uce", "rece", POLICY)
 """What is measured in minutes: no published distillation."""
 
 DEFAULT = (
