@@ -65,7 +65,7 @@ def compare(
 
         earlier = read_earlier(add_to, plan)
         # a row that is asked for by name is measured again
-        chosen = [row for row in chosen if row.id in (rows or ()) or not earlier.has(row.id)]
+        chosen = [row for row in chosen if row.id in (rows or ()) or not earlier.settles(row.id)]
         if not chosen:
             refuse_pictures(output or [], add_to)
     from safediff.cli.progress import RichUi

@@ -5,10 +5,13 @@ from pathlib import Path
 
 import pytest
 from small_policy import QUICK, write_policy
+from test_compare_rows import entry
 
 from safediff.cli import app
 from safediff.compare.rows import SETS, Row
+from safediff.compare.table import Comparison, to_json
 from safediff.errors import UsageError
+from safediff.policy.load import load_plan
 
 
 def ran(
@@ -108,6 +111,33 @@ def test_wrong_arguments_are_refused_before_anything_runs(
     assert (code, out) == (2, "")
     assert said in err
     assert not (tmp_path / "o").exists()
+
+
+def test_a_row_that_is_left_out_is_not_tried_again_unless_it_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    policy, table, again = write_policy(tmp_path), tmp_path / "t.json", tmp_path / "2.json"
+    before = Comparison(
+        plan=load_plan(policy),
+        entries=(entry("sd", "xx"), entry("policy", "x.")),
+        facts={"base": "embedded"},
+        left_out={"neg": "no guidance"},
+    )
+    table.write_text(json.dumps(to_json(before)), encoding="utf-8")
+    asked: list[str] = []
+
+    def noted(plan: object, rows: list[Row], *_: object, **__: object) -> None:
+        asked.extend(row.id for row in rows)
+        raise UsageError("noted")
+
+    monkeypatch.setattr("safediff.workflow.compare.run_contest", noted)
+    monkeypatch.setattr("safediff.compare.rows.SETS", {"default": ("neg",)})
+    options = ("--add-to", table, "--quiet", "-o", again)
+    code, _, err = ran(monkeypatch, capsys, "compare", policy, *options)
+    assert (code, err, asked) == (0, "", [])
+    assert json.loads(again.read_text(encoding="utf-8")) == to_json(before)
+    code, _, err = ran(monkeypatch, capsys, "compare", policy, *options, "--rows", "neg")
+    assert (code, err.splitlines()[0], asked) == (2, "error: noted", ["neg"])
 
 
 def test_a_named_row_that_the_base_does_not_allow_is_refused(

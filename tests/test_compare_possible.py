@@ -113,5 +113,8 @@ def test_the_table_says_what_is_missing(tmp_path: Path) -> None:
     earlier = read_earlier(tmp_path / "table.json", plan)
     assert earlier.left_out == to_json(found)["left_out"] == found.left_out
     assert earlier.joined(replace(found, left_out={})).left_out == found.left_out
+    none, _ = run_contest(plan, [ROWS["neg"]], tmp_path / "out", ui)
+    assert (none.entries, none.left_out) == ((), found.left_out)
+    assert earlier.joined(none).entries == earlier.entries
     now = replace(found.entries[0], id="neg")
     assert earlier.joined(replace(found, entries=(now,), left_out={})).left_out == {}

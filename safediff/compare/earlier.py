@@ -31,6 +31,10 @@ class Earlier:
         """Whether a row is among them."""
         return any(entry.id == id for entry in self.entries)
 
+    def settles(self, id: str) -> bool:
+        """Whether a row needs no measuring: it is among them, or the base does not allow it."""
+        return self.has(id) or id in self.left_out
+
     def alone(self, plan: Plan) -> Comparison:
         """The table as it was, to write it again."""
         return Comparison(plan=plan, entries=self.entries, facts=self.facts, left_out=self.left_out)

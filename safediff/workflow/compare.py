@@ -301,6 +301,7 @@ def run_contest(
         Contest(plan, base, folder, ui, shards) as contest,
         contest.distilling(rows, num_jobs),
     ):
+        elapsed = clock.tick(shards)
         for row in contest.in_turn(rows):
             entries[row.id], albums[row.id] = contest.measure(row)
             elapsed = clock.tick(shards)
