@@ -35,6 +35,7 @@ from safediff.models.patch import state_sha256, unet_sha256
 from safediff.policy.load import load_plan
 from safediff.policy.plan import ModelPlan
 from safediff.sample.sampler import Draw, Sampling, sample
+from safediff.workflow.subject import open_subject
 
 SAMPLING = Sampling(num_steps=2, guidance_scale=3.0)
 
@@ -161,6 +162,25 @@ def test_of_the_hub_only_1x_is_asked_for_without_its_checker(
     assert asked["revision"] == "a" * 40
     assert (OFF.items() <= asked.items()) == (family == "StableDiffusionPipeline")
     assert ("safety_checker" in asked) == (family == "StableDiffusionPipeline")
+
+
+def test_a_folder_named_like_a_hub_id_does_not_stand_for_its_revision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, revision = tmp_path / "owner" / "model", "a1" * 20
+    folder.mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError) as caught:
+        load_backbone(ModelPlan(base="owner/model", revision=revision))
+    said = f"is read from {folder}, which is not the hub's revision {revision}"
+    assert str(caught.value) == f"model.base 'owner/model': {said}"
+    with pytest.raises(UsageError, match="only hub ids have a --revision"):
+        open_subject("owner/model", revision)
+    (folder / "plan.json").touch()  # a run
+    with pytest.raises(UsageError, match="only hub ids have a --revision"):
+        open_subject("owner/model", revision)
+    with pytest.raises(UsageError, match="is not the hub's revision"):
+        open_subject("embedded", revision)
 
 
 def test_without_configurations_or_hub_it_is_said_what_is_needed(

@@ -58,7 +58,7 @@ def load_backbone(plan: ModelPlan) -> Backbone:
     """Load the model of a plan onto the best device present.
 
     Raises:
-        UsageError: the folder or file does not exist or is of an unsupported family.
+        UsageError: see ``load_pipeline``, or it is of an unsupported family.
         Inconclusive: the hub cannot be reached or the weights cannot be read.
     """
     pipeline = load_pipeline(plan)
@@ -156,8 +156,19 @@ def merge_lora(pipeline: Any, path: str, scale: float) -> None:
 
 
 def load_pipeline(plan: ModelPlan) -> Any:
-    """The diffusers pipeline of a plan, safety checker off (the gate measures the model itself)."""
+    """The diffusers pipeline of a plan, safety checker off (the gate measures the model itself).
+
+    Raises:
+        UsageError: there is no such model, or a path stands before the revision that is meant.
+        Inconclusive: it cannot be loaded.
+    """
     path = embedded_folder() if plan.base == EMBEDDED else Path(plan.base)
+    if plan.revision is not None and path.exists():  # diffusers, too, would read it before the hub
+        raise UsageError(
+            f"model.base {plan.base!r}: is read from {path.resolve()}, which is not the hub's "
+            f"revision {plan.revision}",
+            "run it from another folder, or leave the revision out to mean that path",
+        )
     options: dict[str, Any] = {"dtype": DTYPES[plan.dtype], "use_safetensors": True}
     try:
         if path.is_file():

@@ -48,11 +48,16 @@ def open_subject(model: str, revision: str | None = None, dtype: Dtype = "float3
     ``dtype`` is for a model's name: runs and releases say what they were verified in.
 
     Raises:
-        UsageError: nothing of that name, or a release does not match its checksums, or holds other
-            weights than its certificate speaks of.
+        UsageError: nothing of that name, or a path where a revision is asked for; a release does
+            not match its checksums, or holds other weights than its certificate speaks of.
         Inconclusive: it cannot be read.
     """
     path = Path(model)
+    if revision is not None and path.exists():
+        raise UsageError(
+            f"MODEL {model!r}: is a path here ({path.resolve()}); only hub ids have a --revision",
+            "run it from another folder, or leave --revision out to mean that path",
+        )
     if (path / "plan.json").exists():
         return _open_run(RunFolder(path))
     if (path / COMBINATION).exists():
