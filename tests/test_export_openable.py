@@ -89,7 +89,8 @@ def test_nothing_is_drawn_on_the_cpu_instead(monkeypatch: pytest.MonkeyPatch) ->
         drawing_provider()
     assert "onnxruntime-gpu" in caught.value.next_step
     assert _engine_pictures().startswith("nowhere: CUDAExecutionProvider")
-    for name in ("_say_cut", "require_exportable", "require_scales", "require_levels"):
+    asked = ("require_steps", "require_scales", "require_levels")
+    for name in ("_say_cut", "require_exportable", *asked):
         monkeypatch.setattr(proofs, name, lambda *_: None)
     wanted: Any = SimpleNamespace(export=SimpleNamespace(targets=("onnx",)), guard=None)
     base: Any = SimpleNamespace(picture_size=(8, 8))

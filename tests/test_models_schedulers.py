@@ -268,6 +268,18 @@ def test_timesteps_that_the_model_does_not_count_in_are_refused(pipeline: Any) -
     require_erasable(edm, (), replace(bins, loss_timestep="step"))
 
 
+def test_rollouts_of_more_steps_than_the_scheduler_takes_are_refused(pipeline: Any) -> None:
+    lcm = as_backbone("tiny", pipeline).with_scheduler("lcm")
+    long = replace(PARAMS, rollout_scheduler="model", num_inference_steps=51)
+    said = r"num_inference_steps: 51, but the LCMScheduler takes at most 50"
+    with pytest.raises(UsageError, match=said):
+        require_erasable(lcm, (), long)
+    with pytest.raises(UsageError, match=said):
+        DistilTrainer(lcm, (), (), long, seed=0)
+    require_erasable(lcm, (), replace(long, num_inference_steps=50))
+    require_erasable(lcm, (), replace(long, rollout_scheduler="ddim"))
+
+
 @pytest.mark.parametrize("scheduler", [EDMEulerScheduler(), EDMDPMSolverMultistepScheduler()])
 def test_drift_and_attacks_need_levels_that_edm_does_not_say(pipeline: Any, scheduler: Any) -> None:
     edm = replace(as_backbone("tiny", pipeline), scheduler=scheduler)

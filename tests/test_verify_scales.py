@@ -1,4 +1,4 @@
-"""A guidance scale that can't be drawn at is refused before training, wherever it comes from."""
+"""Scales and steps that can't be drawn with are refused before training, wherever they are from."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +12,9 @@ from transformer_examples import example
 from safediff.erase.trainer import DistilTrainer
 from safediff.errors import UsageError
 from safediff.guard.load import planned_guard
+from safediff.models.load import load_backbone
 from safediff.policy.plan import Plan
-from safediff.verify.scales import require_scales
+from safediff.verify.scales import require_scales, require_steps
 from safediff.workflow.erase import erase
 from safediff.workflow.run_folder import open_run
 from safediff.workflow.ui import SilentUi
@@ -60,3 +61,23 @@ def test_nothing_is_trained_or_drawn_then(tmp_path: Path, monkeypatch: pytest.Mo
         erase(plan, open_run(plan, tmp_path / "run", resume=False), SilentUi())
     with pytest.raises(UsageError, match=STEERS):
         verify(plan, "embedded", None, tmp_path / "out", SilentUi())
+
+
+def test_nor_where_the_scheduler_takes_fewer_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("too late")
+
+    monkeypatch.setattr(DistilTrainer, "__init__", refuse)
+    monkeypatch.setattr("safediff.verify.verification.Verification.__init__", refuse)
+    lcm = ("{base: embedded}", "{base: embedded, scheduler: lcm}")
+    plan = small_plan(tmp_path, lcm, ("num_steps: 4, guidance", "num_steps: 51, guidance"))
+    said = r"verify\.sampling\.num_steps: 51, but the LCMScheduler takes at most 50"
+    with pytest.raises(UsageError, match=said):
+        erase(plan, open_run(plan, tmp_path / "run", resume=False), SilentUi())
+    with pytest.raises(UsageError, match=said):
+        verify(plan, "embedded", None, tmp_path / "out", SilentUi())
+    fewer = replace(plan.verify.sampling, num_steps=50)
+    plan = replace(plan, verify=replace(plan.verify, sampling=fewer))
+    require_steps(plan, load_backbone(plan.model))

@@ -8,6 +8,7 @@ from safediff.erase.weights import trainable_names
 from safediff.errors import UsageError
 from safediff.models.backbone import Backbone
 from safediff.models.flow import FlowSteps
+from safediff.models.schedulers import max_num_steps
 from safediff.policy.plan import ConceptPlan
 
 
@@ -31,11 +32,12 @@ def require_erasable(
 
 
 def require_rollouts(backbone: Backbone, params: DistilParams) -> None:
-    """Refuse rollouts that the model has no steps for, and timesteps that it was not trained at.
+    """Refuse rollouts that the model has no such steps for, and timesteps it was not trained at.
 
     Raises:
         UsageError: see ``with_scheduler``; or bins of timesteps are asked for, and the model's own
-            timesteps are not numbers of training steps (EDM's are logarithms of its levels).
+            timesteps are not numbers of training steps (EDM's are logarithms of its levels); or
+            a trajectory has more steps than its scheduler takes.
     """
     steps = backbone.rollout_scheduler(params.rollout_scheduler)
     known = isinstance(steps, FlowSteps) or hasattr(steps, "alphas_cumprod")
@@ -44,6 +46,13 @@ def require_rollouts(backbone: Backbone, params: DistilParams) -> None:
             f"erase.options.loss_timestep: {params.loss_timestep!r} draws timesteps of 0 to 999, "
             f"which {type(steps).__name__} does not count in",
             "set erase.options.loss_timestep: step",
+        )
+    asked, most = params.num_inference_steps, max_num_steps(steps)
+    if asked > most:
+        raise UsageError(
+            f"erase.options.num_inference_steps: {asked}, but the "
+            f"{type(steps).__name__} takes at most {most}",
+            f"ask for at most {most}",
         )
 
 

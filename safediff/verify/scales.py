@@ -2,6 +2,7 @@
 
 import torch
 
+from safediff.errors import UsageError
 from safediff.guard.base import Guard, start_guidance
 from safediff.models.backbone import Backbone
 from safediff.models.prediction import levels
@@ -24,6 +25,21 @@ def require_scales(plan: Plan, base: Backbone, guard: Guard | None = None) -> No
         start_guidance(None, base, null, null, scale)
     if guard is not None:
         start_guidance(guard, base, null, null, min(scales))
+
+
+def require_steps(plan: Plan, base: Backbone) -> None:
+    """Refuse more steps than the model's scheduler takes.
+
+    Raises:
+        UsageError: the sampling asks for more.
+    """
+    asked, most = plan.verify.sampling.num_steps, base.max_num_steps
+    if asked > most:
+        scheduler = type(base.scheduler).__name__
+        raise UsageError(
+            f"verify.sampling.num_steps: {asked}, but the {scheduler} takes at most {most}",
+            f"ask for at most {most}, or name another model.scheduler",
+        )
 
 
 def require_levels(plan: Plan, base: Backbone) -> None:

@@ -14,7 +14,7 @@ from safediff.policy.plan import Plan
 from safediff.verify.accuracy import prove_limits
 from safediff.verify.long_prompts import cut_prompts
 from safediff.verify.quality import prove_sources
-from safediff.verify.scales import require_levels, require_scales
+from safediff.verify.scales import require_levels, require_scales, require_steps
 from safediff.workflow.engines import require_exportable
 from safediff.workflow.ui import Ui
 
@@ -42,16 +42,17 @@ def prove_base(
     """The base can be drawn as the plan asks, judged, and exported where an engine will be made.
 
     Raises:
-        UsageError: the model cannot be exported, or not be sampled at the policy's scales or with
-            its guard; its steps do not say the levels of noise that drift and attacks need; a
-            prompt of the policy is longer than a text encoder reads; a judge reads pictures of
-            another size.
+        UsageError: the model cannot be exported, or not be sampled in so many steps, at the
+            policy's scales or with its guard; its steps do not say the levels of noise that drift
+            and attacks need; a prompt of the policy is longer than a text encoder reads; a judge
+            reads pictures of another size.
         Inconclusive: the engine's pictures can't be drawn here, or a judge cannot read pictures.
     """
     _say_cut(plan, base, ui)
     if exports and "onnx" in plan.export.targets:
         require_exportable(base)
         drawing_provider()
+    require_steps(plan, base)
     require_scales(plan, base, planned_guard(plan))
     require_levels(plan, base)
     prove_sight(judges, base.picture_size)
