@@ -162,7 +162,7 @@ ACTS_BESIDE: Mapping[str, Mapping[str, Any]] = {
     "trainable": {"null_space": 0.0, "warm_start": 0.0, "keep_sampling": "uniform"},
     "target": {"eta": 0.0},
     "stop_at": {
-        **{"target": "frozen", "trainable": "kv", "batch_size": 4},
+        **{"target": "frozen", "loss_text": "each", "trainable": "kv", "batch_size": 4},
         **{"num_steps": 40, "learning_rate": 1e-2},
     },
     "eta": {"target": "frozen"},

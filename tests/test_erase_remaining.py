@@ -174,3 +174,12 @@ def test_it_needs_the_originals_answers() -> None:
         resolve("sdd", "paper", {"order": "remaining"})
     with pytest.raises(UsageError, match=r"erase.options.stop_at: .*original's answers"):
         resolve("sdd", "paper", {"stop_at": 0.1})
+
+
+def test_it_needs_one_text_at_a_time() -> None:
+    for knob, value in (("order", "remaining"), ("stop_at", 0.1)):
+        options = {knob: value, "target": "frozen"}
+        with pytest.raises(UsageError, match=rf"erase\.options\.{knob}: .* joined") as refused:
+            resolve("sdd", "paper", options)
+        assert refused.value.next_step == "set loss_text: each"
+        resolve("sdd", "paper", {**options, "loss_text": "each"})

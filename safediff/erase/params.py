@@ -29,7 +29,8 @@ class DistilParams:
     """Optimiser steps."""
     stop_at: Share = 0.0
     """Take no more steps once less than this is left of every erase text, of the 1 that was there
-    (``safediff.erase.remaining``; needs ``target: frozen``); 0: all of ``num_steps``."""
+    (``safediff.erase.remaining``; needs ``target: frozen`` and a ``loss_text`` that is not joined);
+    0: all of ``num_steps``."""
     learning_rate: Number = 1e-5
     rate_schedule: Literal["constant", "cosine"] = "constant"
     """cosine: from the learning rate down to zero over ``num_steps``."""
@@ -71,7 +72,7 @@ class DistilParams:
     """c_p, likewise."""
     order: Literal["cyclic", "random", "remaining"] = "cyclic"
     """How the erase texts of a rollout are chosen: in turn, at random, or more often those of which
-    more is left (``safediff.erase.remaining``; needs ``target: frozen``)."""
+    more is left (``safediff.erase.remaining``; needs what ``stop_at`` needs)."""
     target: Literal["student", "frozen"] = "student"
     """Whose answer to the empty prompt is the target: the student's own, or the original's."""
     eta: Number = 0.0
@@ -256,12 +257,7 @@ def check_together(params: DistilParams) -> None:
         raise UsageError(
             "erase.options.eta: pushes away from the original's answer", "set target: frozen"
         )
-    for knob, measures in (("order", params.order == "remaining"), ("stop_at", params.stop_at > 0)):
-        if measures and params.target != "frozen":
-            raise UsageError(
-                f"erase.options.{knob}: what remains is measured on the original's answers",
-                "set target: frozen",
-            )
+    _check_remaining(params)
     if params.null_space and params.trainable != "kv":
         raise UsageError(
             "erase.options.null_space: works on keys and values only", "set trainable: kv"
@@ -286,3 +282,23 @@ def check_together(params: DistilParams) -> None:
             "erase.options.lora_rank: works on attention matrices only",
             "set trainable: kv, xattn or selfattn",
         )
+
+
+def _check_remaining(params: DistilParams) -> None:
+    """What remains is measured on the original's answers, to one erase text at a time.
+
+    Raises:
+        UsageError: it is asked for, and there are no such answers.
+    """
+    for knob, asked in (("order", params.order == "remaining"), ("stop_at", params.stop_at > 0)):
+        if asked and params.target != "frozen":
+            raise UsageError(
+                f"erase.options.{knob}: what remains is measured on the original's answers",
+                "set target: frozen",
+            )
+        if asked and params.loss_text == "joined":
+            raise UsageError(
+                f"erase.options.{knob}: what remains is measured on each erase text, not on all of "
+                "them joined",
+                "set loss_text: each",
+            )
