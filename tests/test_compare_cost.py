@@ -43,6 +43,14 @@ def test_a_patch_that_two_rows_share_is_paid_once(tmp_path: Path) -> None:
     assert costs["sdd-teacher"].erase > 0 == costs["sdd-student"].erase
 
 
+def test_without_kept_texts_all_rows_of_a_batch_are_erased(tmp_path: Path) -> None:
+    kept, none = plan_of(tmp_path), plan_of(tmp_path, ("keep: [banana, hammer, dagger, rose]", ""))
+    found = [estimate_cost(plan).erase_passes for plan in (kept, none)]
+    # 256 steps of 24 rows, of which 0.7 were kept: the original is asked about each one more time
+    assert found[1] - found[0] == pytest.approx(256 * 24 * 0.7, abs=1)
+    assert [comparison_cost(none, [ROWS[POLICY]])[0].erase] == found[1:]
+
+
 def test_hours_follow_passes() -> None:
     assert gpu_hours(126_000) == pytest.approx(1.0)
     assert gpu_hours(126_000, 2 * SD1_PASS_FLOPS) == pytest.approx(2.0)

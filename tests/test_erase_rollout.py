@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
-from erase_examples import SMALL, frozen_backbone
+from erase_examples import KEEP, SMALL, frozen_backbone, small_trainer
 from tiny import tiny_backbone, tiny_xl_backbone
 from torch import Tensor
 
@@ -161,6 +161,16 @@ def test_rollouts_take_the_passes_that_are_foreseen(backbone: Backbone, timestep
     losses = 4 * params.reuse * count
     passes = distil_passes(replace(params, num_steps=params.reuse * count)) - losses
     assert passes == pytest.approx(2 * len(unet.timesteps), rel=0.06)
+
+
+@pytest.mark.parametrize("keep", [KEEP, ()])
+def test_losses_take_the_passes_that_are_foreseen(
+    backbone: Backbone, keep: tuple[str, ...]
+) -> None:
+    params = replace(SMALL, target="frozen", eta=0.5, anchor_weight=1.0, keep_share=0.5)
+    params = replace(params, batch_size=4, num_inference_steps=1)  # no step is rolled out
+    erased = small_trainer(backbone, params, keep=keep).run(lambda info: None)
+    assert erased.num_passes == distil_passes(params, has_keep=bool(keep))
 
 
 @pytest.mark.parametrize("t", [torch.tensor(501), torch.tensor([501, 20])])

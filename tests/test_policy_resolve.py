@@ -53,6 +53,21 @@ def test_keep_leaves_out_erased_and_held_out_texts(tmp_path: Path) -> None:
     assert "keep: 1 texts left out (held out for a retention group)" in plan.notes
 
 
+def test_settings_about_kept_texts_are_noted_where_none_is_kept(tmp_path: Path) -> None:
+    list_of = "keep: [banana, hammer, dagger, rose]"
+    for keep in ("", "keep: [dagger]"):  # dagger is erased
+        assert (
+            "keep: no text is kept, so keep_share 0.7 has no effect and null_space 0.01 protects "
+            "the empty prompt alone"
+        ) in plan_of(tmp_path, (list_of, keep)).notes
+    for erase in ("preset: paper", "method: uce", "options: {keep_share: 0, null_space: 0}"):
+        plan = plan_of(tmp_path, (list_of, f"erase: {{{erase}}}"))
+        assert not any("no text is kept" in note for note in plan.notes)
+    assert not any("no text is kept" in note for note in plan_of(tmp_path).notes)
+    wrong = findings(tmp_path, (list_of, "erase: {options: {keep_shar: 0.5}}"))
+    assert len(wrong) == 1
+
+
 def test_keep_may_overlap_with_groups_from_files(tmp_path: Path) -> None:
     plan = plan_of(tmp_path)
     far = {prompt.labels[0] for prompt in plan.verify.retention[1].prompts}

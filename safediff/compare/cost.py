@@ -5,9 +5,7 @@ from typing import NamedTuple
 
 from safediff.attack.params import find_attack
 from safediff.compare.rows import Row
-from safediff.erase.methods import settings_of
-from safediff.erase.params import DistilParams
-from safediff.policy.cost import distil_passes, search_passes
+from safediff.policy.cost import erase_passes, search_passes
 from safediff.policy.plan import Plan, num_branches
 
 
@@ -35,8 +33,7 @@ def comparison_cost(plan: Plan, rows: Sequence[Row], distilled: bool = False) ->
         passes = 0
         if erase is not None and repr(erase) not in done:
             done.add(repr(erase))
-            params = settings_of(erase)
-            passes = distil_passes(params, distilled) if isinstance(params, DistilParams) else 0
+            passes = erase_passes(erase, distilled)
         base_only = row.guard is None and erase is None
         images = num_images + (on_base if base_only else on_row - on_base)
         draw = images * branches * plan.verify.sampling.num_steps

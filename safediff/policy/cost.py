@@ -7,7 +7,7 @@ from safediff.erase.mean_steps import mean_steps
 from safediff.erase.methods import resolve
 from safediff.erase.params import DistilParams, asks_concept
 from safediff.guard.params import planned_branches
-from safediff.policy.plan import AttackCheck, Plan, num_branches
+from safediff.policy.plan import AttackCheck, ErasePlan, Plan, num_branches
 
 PASSES_PER_S = 35.0
 """UNet sample passes a second of Stable Diffusion 1.x at 512 x 512 on one RTX 4070, for estimates:
@@ -38,7 +38,6 @@ def estimate_cost(plan: Plan, distilled: bool = False) -> Cost:
     Under the sequential rule checks may stop before that. ``distilled``: guidance is an input of
     the model, which then takes one pass a picture and step.
     """
-    params = resolve(plan.erase.method, plan.erase.preset, plan.erase.options)
     branches = num_branches(plan.verify.sampling.guidance_scale, distilled)
     per_step = branches * plan.num_images + _guard_passes(plan)
     verify_passes = per_step * plan.verify.sampling.num_steps
@@ -50,10 +49,18 @@ def estimate_cost(plan: Plan, distilled: bool = False) -> Cost:
         num_engines = 0 if profile.needs_gradients else len(plan.export.targets)
         verify_passes += search_passes(check) * (1 + num_engines + int(profile.changes_base))
     return Cost(
-        erase_passes=distil_passes(params, distilled) if isinstance(params, DistilParams) else 0,
+        erase_passes=erase_passes(plan.erase, distilled),
         verify_passes=verify_passes,
         num_images=plan.num_images,
     )
+
+
+def erase_passes(erase: ErasePlan, distilled: bool = False) -> int:
+    """Expected passes of a distillation as planned; 0 for other erasers."""
+    params = resolve(erase.method, erase.preset, erase.options)
+    if not isinstance(params, DistilParams):
+        return 0
+    return distil_passes(params, distilled, has_keep=bool(erase.keep))
 
 
 def student_passes(plan: Plan, distilled: bool = False) -> int:
@@ -86,10 +93,13 @@ def _guard_passes(plan: Plan) -> int:
     return (branches - 2) * per_model * (1 + len(plan.export.targets))
 
 
-def distil_passes(params: DistilParams, distilled: bool = False) -> int:
-    """Expected passes of a distillation: rollouts (both guidance branches) and losses."""
+def distil_passes(params: DistilParams, distilled: bool = False, *, has_keep: bool = True) -> int:
+    """Expected passes of a distillation: rollouts (both guidance branches) and losses.
+
+    Without kept texts (``has_keep``) their share of each batch is erased, too.
+    """
     rollouts = -(-params.num_steps // params.reuse)
-    erase_share = 1 - params.keep_share
+    erase_share = 1 - params.keep_share * has_keep
     per_loss = 4 + erase_share * (4 * bool(params.anchor_weight) + asks_concept(params))
     branches = num_branches(params.guidance_scale, distilled)
     rolling = rollouts * branches * mean_steps(params) * params.batch_size

@@ -27,6 +27,7 @@ from safediff.policy.retention import resolve_keep, resolve_retention
 from safediff.policy.source import Source
 from safediff.policy.templates import placeholders
 from safediff.policy.waivers import resolve_waivers
+from safediff.policy.without_keep import note_without_keep
 
 
 def resolve(policy: schema.Policy, source: Source) -> Plan:
@@ -47,6 +48,8 @@ def resolve(policy: schema.Policy, source: Source) -> Plan:
     keep = resolve_keep(desk, concepts, phrasings or default.templates)
     preset = resolve_preset(desk)
     check_options(desk, preset)
+    if not keep:
+        note_without_keep(desk, preset)
     guard = resolve_guard(desk, concepts)
     _check_unused_values(desk)
     entry = policy.erase
