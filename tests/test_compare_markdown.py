@@ -1,4 +1,4 @@
-"""What a comparison says of the time that its rows took, and of what a picture costs."""
+"""What a comparison says of its rows' time, of what a picture costs, and of its bounds."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from policy_examples import plan_of
 
-from safediff.compare.entry import Entry, Setup
+from safediff.compare.entry import Entry, Measured, Setup
 from safediff.compare.markdown import markdown
 from safediff.compare.table import Comparison, columns
 
@@ -58,3 +58,22 @@ def test_minutes_of_runs_side_by_side_are_told_as_such(tmp_path: Path) -> None:
     beside = replace(alone, setup=replace(alone.setup, jobs=2))
     text = said(tmp_path, beside, entry("sd", 0, 60))
     assert "Up to 2 distilled at the same time, beside the drawing: minutes are added up" in text
+
+
+def test_bounds_are_those_of_the_policys_confidence(tmp_path: Path) -> None:
+    rates = dict.fromkeys(
+        ("erasure/all", "erasure/knife"), Measured(estimate=0.1, lower=0.0, upper=0.2, n=7)
+    )
+    row = replace(entry("policy", 600, 60), checks=rates)
+    text = said(tmp_path, row)
+    assert text.count("its one-sided 95 % upper bound") == 2
+    assert "its one-sided 95 % lower bound, paired" in text
+    plan = plan_of(
+        *(tmp_path, ("max_rate: 0.25", "max_rate: 0.25, confidence: 0.9")),
+        ("min_ratio: 0.8", "min_ratio: 0.8, confidence: 0.9"),
+    )
+    text = markdown(Comparison(plan=plan, entries=(row,), facts={}))
+    assert text.count("its one-sided 90 % upper bound") == 2
+    assert "its one-sided lower bound (near 90 %, far 95 %), paired" in text
+    bare = replace(plan, verify=replace(plan.verify, retention=()))
+    assert "Retention" not in markdown(Comparison(plan=bare, entries=(row,), facts={}))

@@ -7,6 +7,7 @@ from safediff.compare.rows import OTHER_SEED, ROWS
 from safediff.compare.standing import told
 from safediff.compare.table import Column, Comparison, columns, concept_columns
 from safediff.gate.numbers import show
+from safediff.policy.plan import RetentionCheck
 
 
 def markdown(comparison: Comparison) -> str:
@@ -15,7 +16,7 @@ def markdown(comparison: Comparison) -> str:
     lines += [*_markdown_table(comparison, columns(comparison)), ""]
     if by_concept := concept_columns(comparison):
         lines += ["## Concept by concept", ""]
-        lines += ["Rate with its one-sided 95 % upper bound, from the same pictures.", ""]
+        lines += [f"Rate with its {_upper(comparison)}, from the same pictures.", ""]
         lines += [*_markdown_table(comparison, by_concept), "", "## How to read it", ""]
     return "\n".join([*lines, *notes(comparison), ""])
 
@@ -38,11 +39,11 @@ def notes(comparison: Comparison) -> list[str]:
     n = len(reference.hits)
     facts = comparison.facts
     return [
-        f"Erasure: rate with its one-sided 95 % upper bound (n = {n} prompts), corrected for the "
+        f"Erasure: rate with its {_upper(comparison)} (n = {n} prompts), corrected for the "
         "judge; the same prompts, latents and judge in every row. p: exact McNemar test of these "
         f'prompts against "{reference.title}", adjusted over the rows (Holm).',
         "",
-        "Retention: P(right | row) / P(right | base) with its one-sided 95 % lower bound, paired.",
+        *_retention(comparison.plan.verify.retention),
         f"FID, KID (mean ± standard deviation over subsets), LPIPS and the CLIP-like score (in "
         f"brackets its change) compare kept pictures with the base's, on {_features(comparison)}.",
         "",
@@ -59,6 +60,27 @@ def notes(comparison: Comparison) -> list[str]:
         *(f"- {name}: {value}" for name, value in facts.items()),
         *_origins(comparison),
     ]
+
+
+def _upper(comparison: Comparison) -> str:
+    """The bound of the erasure rates."""
+    return f"one-sided {_percent(comparison.plan.verify.erasure.confidence)} upper bound"
+
+
+def _retention(groups: Sequence[RetentionCheck]) -> list[str]:
+    """What retention is, at the confidence of all groups or, where they differ, of each."""
+    if not groups:
+        return []
+    levels = {group.name: _percent(group.confidence) for group in groups}
+    bound = f"one-sided {levels[groups[0].name]} lower bound"
+    if len(set(levels.values())) > 1:
+        each = ", ".join(f"{name} {level}" for name, level in levels.items())
+        bound = f"one-sided lower bound ({each})"
+    return [f"Retention: P(right | row) / P(right | base) with its {bound}, paired."]
+
+
+def _percent(confidence: float) -> str:
+    return f"{100 * confidence:g} %"
 
 
 def _origins(comparison: Comparison) -> list[str]:
