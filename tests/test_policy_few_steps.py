@@ -9,7 +9,11 @@ from small_policy import small_plan
 
 BASE = "model: {base: embedded}"
 LCM = {"_class_name": "LCMScheduler"}
-TURBO = {"_class_name": "EulerAncestralDiscreteScheduler", "timestep_spacing": "trailing"}
+TURBO = {
+    "_class_name": "EulerAncestralDiscreteScheduler",
+    "timestep_spacing": "trailing",
+    "rescale_betas_zero_snr": False,
+}
 FEW = (
     ("guidance_scale: 5.0", "guidance_scale: 0.0"),
     ("reuse: 2,", "reuse: 2, rollout_scheduler: model, loss_timestep: step,"),
@@ -47,6 +51,7 @@ def test_settings_for_few_steps_are_not(tmp_path: Path) -> None:
     [
         {"_class_name": "DDIMScheduler", "timestep_spacing": "trailing"},
         {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "leading"},
+        {**TURBO, "rescale_betas_zero_snr": True},
         [],
     ],
 )

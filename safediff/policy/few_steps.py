@@ -15,7 +15,8 @@ LOW_GUIDANCE = 2.0
 _CLASSES = ("LCMScheduler", "TCDScheduler")
 _NAMES = {"lcm": "LCMScheduler", "tcd": "TCDScheduler"}
 _TURBO = ("EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler")
-"""With trailing timesteps: SD Turbo, SDXL Turbo, SDXL Lightning."""
+"""With trailing timesteps: SD Turbo, SDXL Turbo, SDXL Lightning. Models of many steps have them
+too, where the last level is pure noise (``rescale_betas_zero_snr``)."""
 
 
 def note_few_steps(desk: Desk, model: ModelPlan) -> None:
@@ -61,4 +62,6 @@ def _of(config: Mapping[str, Any]) -> str | None:
     if name in _CLASSES:
         return str(name)
     trailing = config.get("timestep_spacing") == "trailing"
-    return f"{name} with trailing timesteps" if name in _TURBO and trailing else None
+    if name not in _TURBO or not trailing or config.get("rescale_betas_zero_snr"):
+        return None
+    return f"{name} with trailing timesteps"
