@@ -38,7 +38,7 @@ def test_it_writes_a_policy_and_a_workflow(tmp_path: Path) -> None:
     plan = load_plan(folder / WRITTEN[0])
     assert plan.name == "starter"
     assert plan.notes == ()
-    assert plan.num_images <= 320
+    assert plan.num_images <= 420
     assert f'"safediff=={__version__}"' in (folder / WRITTEN[1]).read_text("utf-8")
 
 
