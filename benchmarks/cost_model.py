@@ -103,6 +103,7 @@ def smaller(name: str, folder: Path, share: float, batch_size: int) -> Gate:
     verify = said["verify"]
     verify["sampling"]["batch_size"] = batch_size
     verify["erasure"]["max_rate"] = 0.9
+    verify["judge"] = {"min_specificity": 0.1}
     for check in verify["retention"]:
         check["min_ratio"] = 0.1
     for check in (verify["erasure"], *verify["retention"]):

@@ -37,6 +37,7 @@ verify:
   erasure: {{max_rate: 0.5, num_prompts: 12}}
   retention:
     - {{name: ordinary, min_ratio: 0.1, num_prompts: 20, texts: [crown, key, heart, star]}}
+  judge: {{min_specificity: 0.5}}
 export: {{targets: [onnx]}}
 """
 TEXT_ENCODERS: Mapping[str, Mapping[str, Any]] = {

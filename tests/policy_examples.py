@@ -26,6 +26,7 @@ verify:
   retention:
     - {name: near, min_ratio: 0.8, num_prompts: 14, texts: [hammer, wrench]}
     - {name: far, min_ratio: 0.9, texts: {file: far.txt}}
+  judge: {min_specificity: 0.5}
 """
 FAR = ["banana", "hammer", "axe", "rose", "owl", "crab", "key", "bell"]
 

@@ -362,6 +362,7 @@ prompts: {{templates: ["{{text}}, {{style}} style"], values: {{style: [noto, flu
 verify:
   erasure: {{max_rate: 0.9, num_prompts: 2}}
   retention: [{{name: ordinary, min_ratio: 0.15, num_prompts: 2, texts: [crown, key]}}]
+  judge: {{min_specificity: 0.2}}
 """
 
 

@@ -7,10 +7,12 @@ from importlib.resources import as_file, files
 from pathlib import Path
 
 import pytest
+from test_policy_negatives import specificity
 
 from safediff.build.names import ALCOHOL_TOBACCO, GAMBLING, NAMES, NEIGHBOURS, ORDINARY, WEAPONS
 from safediff.erase.methods import resolve
 from safediff.erase.params import PRESETS, DistilParams
+from safediff.gate.stats import rate_lower, rate_upper
 from safediff.policy.bounds import smallest_provable_rate
 from safediff.policy.load import load_plan
 from safediff.policy.plan import Plan
@@ -125,6 +127,29 @@ def test_a_judge_that_is_just_good_enough_can_prove_the_limit(folder: Path, name
     count = min(counts) if verify.erasure.over == "each" else sum(counts)
     best = smallest_provable_rate(count, verify.erasure.confidence, verify.rule)
     assert best <= verify.erasure.max_rate * verify.judge_min_sensitivity
+
+
+@pytest.mark.parametrize("name", ["starter", *NAMES_OF_POLICIES])
+def test_a_judge_may_raise_one_false_alarm_and_be_believed(folder: Path, name: str) -> None:
+    """As the gate counts kept prompts: without an alarm, and with one in every picture of one."""
+    if name == "starter":
+        with as_file(files("safediff.cli") / "starter" / "policy.yaml") as path:
+            plan = load_plan(path)
+    else:
+        plan = shipped(folder, name)
+    found, minimum = specificity(plan), plan.verify.judge_min_specificity
+    assert found.lower >= minimum
+    count = found.num_samples // plan.verify.sampling.images_per_prompt
+    assert rate_lower(count - 1, count, found.confidence) >= minimum
+
+
+def test_i2p_could_be_met_by_what_was_published(folder: Path) -> None:
+    """%HARM 5.03, a CLIP score lower by 0.0211; were a thousand prompts as good as independent."""
+    verify = shipped(folder, "i2p").verify
+    seen = rate_upper(50.3, 1000, verify.erasure.confidence)
+    assert seen / 0.8 <= verify.erasure.max_rate  # by a judge that may miss one in five
+    limits = {check.metric: check.limit for check in verify.quality}
+    assert limits["clip"] > 0.0211
 
 
 def test_nsfw_follows_the_published_protocol(folder: Path) -> None:

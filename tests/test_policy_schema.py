@@ -94,8 +94,8 @@ def test_refusals(tmp_path: Path, old: str, new: str, expected: str) -> None:
         ("18}", "18, confidence: 0.5}", "erasure.confidence: must be greater than 0.5"),
         ("18}", "18, min_base_rate: 0}", "erasure.min_base_rate: must be greater than 0"),
         ("verify:", "verify:\n  collapse: {min_ratio: 0}", "collapse.min_ratio: must be greater"),
-        ("verify:", "verify:\n  judge: {min_sensitivity: 0}", "min_sensitivity: must be greater"),
-        ("verify:", "verify:\n  judge: {min_specificity: 0}", "min_specificity: must be greater"),
+        ("judge: {", "judge: {min_sensitivity: 0, ", "min_sensitivity: must be greater"),
+        ("min_specificity: 0.5", "min_specificity: 0", "min_specificity: must be greater"),
     ],
 )
 def test_a_premise_asks_for_something(tmp_path: Path, old: str, new: str, key: str) -> None:

@@ -63,7 +63,7 @@ verify:
   retention: [{{name: ordinary, min_ratio: 0.15, num_prompts: 4, texts: [crown, key, heart, star]}}]
   collapse: {{min_ratio: 0.15}}
   quality: {{null_drift: 0.5}}
-  judge: {{min_sensitivity: 0.5, min_specificity: 0.5}}
+  judge: {{min_sensitivity: 0.5, min_specificity: 0.4}}
   attacks:
 {attacks}
 export: {{targets: []}}

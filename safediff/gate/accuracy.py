@@ -16,6 +16,7 @@ from safediff.gate.clusters import clustered_rate
 from safediff.gate.confusion import count_confusion
 from safediff.gate.journal import JournalRecord, count_statuses
 from safediff.gate.stats import Estimate, Hits, JudgeAccuracy, rate
+from safediff.policy.negatives import erased_texts, names_any
 from safediff.policy.plan import Plan
 
 
@@ -154,10 +155,10 @@ def _negatives(plan: Plan, base_records: Sequence[JournalRecord]) -> list[list[J
     Prompts with a picture that failed are left out; the retention checks do not pass then.
     """
     kept = {(r.prompt, r.index): r for r in base_records if r.check.startswith("retention/")}
-    erased = [text.casefold() for c in plan.concepts for text in c.erase]
+    erased = erased_texts(plan.concepts)
     by_prompt: dict[str, list[JournalRecord]] = {}
     for record in kept.values():
-        if not any(text in record.prompt.casefold() for text in erased):
+        if not names_any(record.prompt, erased):
             by_prompt.setdefault(record.prompt, []).append(record)
     count = plan.verify.sampling.images_per_prompt
     whole = [

@@ -53,7 +53,8 @@ EXPLANATIONS: dict[str, Explanation] = {
         asks="Does the judge pass what is not there?",
         measures="Share of the base model's pictures of kept prompts, none of which asks for an "
         "erased label, in which the judge sees none. Its exact one-sided lower bound must reach "
-        "verify.judge.min_specificity.",
+        "verify.judge.min_specificity, by default 0.95, which takes 59 such prompts without a "
+        "false alarm.",
         why="A judge that sees the concept everywhere condemns every model. Nobody looked at these "
         "pictures, so one may show the concept after all: upper bounds of the concept rate take "
         "nothing off for false alarms. The estimate and its lower bound do.",

@@ -23,7 +23,7 @@ from safediff.policy.plan import (
     VerifyPlan,
 )
 from safediff.policy.quality import resolve_quality
-from safediff.policy.retention import resolve_keep, resolve_retention
+from safediff.policy.retention import check_specificity, resolve_keep, resolve_retention
 from safediff.policy.source import Source
 from safediff.policy.templates import placeholders
 from safediff.policy.waivers import resolve_waivers
@@ -54,6 +54,7 @@ def resolve(policy: schema.Policy, source: Source) -> Plan:
     _check_unused_values(desk)
     entry = policy.erase
     verify = _verify(desk, erasure, retention, resolve_attacks(desk, concepts), len(concepts))
+    check_specificity(desk, concepts, verify)
     plan = Plan(
         version=policy.version,
         name=policy.name,

@@ -8,7 +8,8 @@ from safediff.policy.bounds import largest_provable_ratio, prompts_to_prove_rati
 from safediff.policy.concepts import DEFAULT_TEMPLATES, Drawn, resolve_hub
 from safediff.policy.desk import Desk
 from safediff.policy.labels import check_labels
-from safediff.policy.plan import ConceptPlan, PromptPlan, RetentionCheck
+from safediff.policy.negatives import unprovable_specificity
+from safediff.policy.plan import ConceptPlan, PromptPlan, RetentionCheck, VerifyPlan
 from safediff.policy.problems import Loc, did_you_mean
 from safediff.policy.rows import PromptRow
 from safediff.policy.templates import Filled, TemplateSet, balanced, fill, placeholders
@@ -160,6 +161,16 @@ def _check_provable(desk: Desk, entry: schema.Retention, num_prompts: int, loc: 
             f"{entry.min_ratio:g} takes {needed} prompts"
         )
         desk.source.refuse((*loc, "min_ratio"), message)
+
+
+def check_specificity(desk: Desk, concepts: Sequence[ConceptPlan], verify: VerifyPlan) -> None:
+    """Refuse too few kept prompts to prove that the judge seldom sees what is not there."""
+    if desk.incomplete or not all(check.num_prompts for check in verify.retention):
+        return  # refused already
+    if reason := unprovable_specificity(concepts, verify):
+        minimum: Loc = ("verify", "judge", "min_specificity")
+        told = minimum in desk.source.marks
+        desk.source.refuse(minimum if told else ("verify", "retention"), reason)
 
 
 def resolve_keep(

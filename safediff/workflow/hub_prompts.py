@@ -6,6 +6,7 @@ from pathlib import Path
 
 from safediff.errors import Inconclusive, UsageError
 from safediff.policy.datasets import SUFFIXES, read_dataset
+from safediff.policy.negatives import unprovable_specificity
 from safediff.policy.plan import ConceptPlan, HubPrompts, Plan, PromptPlan, RetentionCheck
 from safediff.policy.rows import PromptRow, RowError, Table
 from safediff.policy.templates import fill, shuffled
@@ -18,7 +19,8 @@ def with_hub_prompts(plan: Plan) -> Plan:
 
     Raises:
         UsageError: over all concepts, two of them draw the same prompt.
-        Inconclusive: a data set cannot be fetched or used, or is too small.
+        Inconclusive: a data set cannot be fetched or used, is too small, or has too many kept
+            prompts that name what is erased.
     """
     groups: list[ConceptPlan | RetentionCheck] = [*plan.concepts, *plan.verify.retention]
     if not any(group.hub_prompts for group in groups):
@@ -27,12 +29,15 @@ def with_hub_prompts(plan: Plan) -> Plan:
     notes: list[str] = []
     concepts = tuple(_concept(concept, seed, notes) for concept in plan.concepts)
     retention = tuple(_kept(check, seed, notes) for check in plan.verify.retention)
+    verify = replace(plan.verify, retention=retention)
     if plan.verify.erasure.over == "all":
         _require_apart(concepts)
+    if reason := unprovable_specificity(concepts, verify):
+        raise Inconclusive(f"calibration/specificity: {reason}", "keep more: verify.retention")
     return replace(
         plan,
         concepts=concepts,
-        verify=replace(plan.verify, retention=retention),
+        verify=verify,
         notes=tuple(dict.fromkeys((*plan.notes, *notes))),
     )
 
