@@ -1,5 +1,6 @@
 """``safediff plan``: what a policy would do, and what it would cost, before anything runs."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -41,6 +42,7 @@ def plan(
     if compare:
         table, lines = _comparison(resolved)
         plain_console().print(table, *lines, sep="\n")
+        _say_notes(resolved)
         return
     table = Table(title=f"{resolved.name} · plan {resolved.sha256[:12]}", title_justify="left")
     table.add_column("what", no_wrap=True)
@@ -76,6 +78,13 @@ def plan(
         for row in memory_rows(resolved):
             table.add_row(*row)
     plain_console().print(table)
+    _say_notes(resolved)
+
+
+def _say_notes(plan: "Plan") -> None:
+    """What the policy leaves out or does not go with, on stderr; as JSON the plan has it itself."""
+    for note in plan.notes:
+        print(f"note: {note}", file=sys.stderr)
 
 
 def _require_loadable(model: "ModelPlan") -> None:

@@ -90,6 +90,18 @@ def test_a_folder_without_weights_is_enough(
 
 
 @pytest.mark.usefixtures("no_gpu")
+@pytest.mark.parametrize("options", [(), ("--compare",)])
+def test_notes_of_the_policy_are_told_beside_the_table(
+    tmp_path: Path, here: Ran, options: tuple[str, ...]
+) -> None:
+    small_folder(tmp_path / "model")
+    done = here("plan", write_policy(tmp_path, FOLDER), *options)
+    (line,) = [line for line in done.stderr.splitlines() if "preset" in line]
+    assert line.startswith("note: erase.preset: 'safediff', the default, was tuned on the emb")
+    assert "note:" not in done.stdout
+
+
+@pytest.mark.usefixtures("no_gpu")
 def test_a_peak_beyond_the_gpu_gets_one_line_of_advice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,11 +9,14 @@ from safediff.erase.heard import reads_phrasings
 from safediff.erase.methods import find_method, resolve
 from safediff.erase.params import DistilParams
 from safediff.errors import UsageError
+from safediff.policy.base_model import EMBEDDED
 from safediff.policy.desk import Desk
 from safediff.policy.problems import Loc, did_you_mean
 from safediff.policy.window import MAX_TOKENS, estimated_tokens
 
 _ONE_KNOB = re.compile(r"erase\.options\.(\w+): (.*)", re.DOTALL)
+_TUNED_HERE = ("safediff", "fast")
+"""Presets of SDD whose settings were found on the embedded model."""
 
 
 def resolve_preset(desk: Desk) -> str:
@@ -28,6 +31,18 @@ def resolve_preset(desk: Desk) -> str:
         )
         return presets[0]
     return entry.preset
+
+
+def note_preset(desk: Desk, preset: str) -> None:
+    """A note where settings that were found on the embedded model are to train another one."""
+    entry = desk.policy.erase
+    if desk.policy.model.base == EMBEDDED or entry.method != "sdd" or preset not in _TUNED_HERE:
+        return
+    default = ", the default," if entry.preset is None else ""
+    desk.notes.append(
+        f"erase.preset: '{preset}'{default} was tuned on the embedded model only; preset: paper is "
+        "the published one"
+    )
 
 
 def check_options(desk: Desk, preset: str) -> None:

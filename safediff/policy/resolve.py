@@ -10,7 +10,7 @@ from safediff.policy.desk import Desk
 from safediff.policy.few_steps import note_few_steps
 from safediff.policy.guard import resolve_guard
 from safediff.policy.judges import resolve_judges
-from safediff.policy.knobs import check_options, resolve_preset
+from safediff.policy.knobs import check_options, note_preset, resolve_preset
 from safediff.policy.labels import check_label_owners
 from safediff.policy.plan import (
     AttackCheck,
@@ -47,6 +47,7 @@ def resolve(policy: schema.Policy, source: Source) -> Plan:
     check_label_owners(desk, concepts, retention)
     keep = resolve_keep(desk, concepts, phrasings or default.templates)
     preset = resolve_preset(desk)
+    note_preset(desk, preset)
     check_options(desk, preset)
     if not keep:
         note_without_keep(desk, preset)
