@@ -5,15 +5,19 @@ from pathlib import Path
 
 import pytest
 from clip_examples import write_clip
+from fake_gpu import FakeGpu, on_gpu
 from small_policy import small_plan
-from tiny import tiny_pipeline
+from test_workflow_many import Spoken
+from tiny import tiny_backbone, tiny_pipeline
 
 from safediff.compare.rows import choose
 from safediff.errors import Inconclusive, UsageError
-from safediff.policy.plan import Plan
+from safediff.models.load import load_backbone
+from safediff.policy.plan import ModelPlan, Plan
 from safediff.workflow.combine import Part, combine
 from safediff.workflow.compare import run_contest
 from safediff.workflow.erase import erase
+from safediff.workflow.proofs import say_device
 from safediff.workflow.run_folder import RunFolder, open_run
 from safediff.workflow.ui import SilentUi
 from safediff.workflow.verify import verify
@@ -43,6 +47,28 @@ def test_a_judge_of_other_pictures(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="embedded judge reads 64 x 64"):
         verify(plan, str(tmp_path / "model"), None, tmp_path / "verified", SilentUi())
     assert not (tmp_path / "verified" / "journal.jsonl").exists()
+
+
+def test_a_model_on_the_cpu_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By erasing and verifying, before all else; not of the embedded one, nor on a GPU."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    tiny_pipeline(tmp_path / "words").save_pretrained(tmp_path / "model")
+    plan = small_plan(tmp_path, *EDITS, ("base: embedded", f"base: {tmp_path / 'model'}"))
+    run, ui = open_run(plan, tmp_path / "run", resume=False), Spoken()
+    with pytest.raises(UsageError, match="embedded judge reads"):
+        erase(plan, run, ui)
+    with pytest.raises(UsageError, match="embedded judge reads"):
+        verify(plan, str(tmp_path / "model"), None, tmp_path / "verified", ui)
+    assert len(ui.said) == 2
+    for line in ui.said:
+        assert line.startswith("note: torch ")
+        assert "sees no GPU here, so the model runs on the CPU" in line
+        assert "\n" not in line
+    ui.said.clear()
+    say_device(load_backbone(ModelPlan(base="embedded")), ui)
+    with FakeGpu():
+        say_device(on_gpu(tiny_backbone(tmp_path / "more")), ui)
+    assert ui.said == []
 
 
 MISSING = pytest.mark.parametrize(

@@ -36,7 +36,7 @@ from safediff.workflow.engines import ENGINE, prepare_engine
 from safediff.workflow.erase import TEACHER, Pictures
 from safediff.workflow.evidence import certificate_evidence, cost_of, report_data, write_reports
 from safediff.workflow.held_folders import held_run
-from safediff.workflow.proofs import prove_base, prove_plan
+from safediff.workflow.proofs import prove_base, prove_plan, say_device
 from safediff.workflow.run_folder import GATES, RunFolder, write_text, writing
 from safediff.workflow.safe_model import patched
 from safediff.workflow.subject import COMBINATION
@@ -173,6 +173,7 @@ def combine(
     plans = [part.plan for part in parts] + ([then] if then else [])
     judges = [prove_plan(plan) for plan in plans]
     base = load_backbone(parts[0].plan.model)
+    say_device(base, ui)
     for plan, seeing in zip(plans, judges, strict=True):
         prove_base(plan, base, seeing, ui, exports=True)
     patch = merge_patches(base.denoiser, [load_patch(part.run.patch) for part in parts])

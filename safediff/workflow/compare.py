@@ -34,7 +34,7 @@ from safediff.workflow.ahead import Ahead, read_jobs
 from safediff.workflow.clock import Clock
 from safediff.workflow.distiller import Job
 from safediff.workflow.erase import Pictures
-from safediff.workflow.proofs import prove_base, prove_plan
+from safediff.workflow.proofs import prove_base, prove_plan, say_device
 from safediff.workflow.run_folder import RunFolder, write_text
 from safediff.workflow.safe_model import patched
 from safediff.workflow.trained_with import COST, require_same_settings
@@ -292,6 +292,7 @@ def run_contest(
     # a limit that no row could meet stops nothing: the table shows how far each of them comes
     judges = prove_plan(protocol, limits=False)
     base = load_backbone(plan.model)
+    say_device(base, ui)
     prove_base(protocol, base, judges, ui, exports=False)
     rows, left_out = possible_rows(rows, plan, base, named)
     require_patches(rows, plan, folder)

@@ -20,7 +20,7 @@ from safediff.workflow.evidence import (
     report_data,
     write_reports,
 )
-from safediff.workflow.proofs import prove_base, prove_plan
+from safediff.workflow.proofs import prove_base, prove_plan, say_device
 from safediff.workflow.run_folder import RunFolder
 from safediff.workflow.safe_model import patched
 from safediff.workflow.training import Training, train
@@ -92,6 +92,7 @@ def erase(
     judges = prove_plan(plan)  # before hours of training, not after
     if base is None:
         base = load_backbone(plan.model)
+    say_device(base, ui)
     prove_base(plan, base, judges, ui, exports=True)
     training = train(plan, base, run, ui, shards, trackers)
     outcome = Outcome(run)

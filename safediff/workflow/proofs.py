@@ -5,11 +5,14 @@
 
 from collections.abc import Mapping
 
+import torch
+
 from safediff.export.providers import drawing_provider
 from safediff.guard.load import planned_guard
 from safediff.judge.base import Judge
 from safediff.judge.load import prove_judges, prove_sight
 from safediff.models.backbone import Backbone
+from safediff.policy.base_model import EMBEDDED
 from safediff.policy.plan import Plan
 from safediff.verify.accuracy import prove_limits
 from safediff.verify.long_prompts import cut_prompts
@@ -56,6 +59,15 @@ def prove_base(
     require_scales(plan, base, planned_guard(plan))
     require_levels(plan, base)
     prove_sight(judges, base.picture_size)
+
+
+def say_device(base: Backbone, ui: Ui) -> None:
+    """Note a model that was loaded onto the CPU, but for the embedded one, which is made for it."""
+    if base.name != EMBEDDED and next(base.denoiser.parameters()).device.type == "cpu":
+        ui.say(
+            f"note: torch {torch.__version__} sees no GPU here, so the model runs on the CPU, "
+            "which may take days: safediff doctor shows what there is"
+        )
 
 
 def _say_cut(plan: Plan, base: Backbone, ui: Ui) -> None:

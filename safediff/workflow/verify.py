@@ -17,7 +17,7 @@ from safediff.workflow.engines import ENGINE
 from safediff.workflow.erase import Pictures
 from safediff.workflow.evidence import report_data, write_reports
 from safediff.workflow.plan_gate import open_plan_of
-from safediff.workflow.proofs import prove_base, prove_plan
+from safediff.workflow.proofs import prove_base, prove_plan, say_device
 from safediff.workflow.run_folder import RunFolder
 from safediff.workflow.subject import base_beside, engine_backbone, open_subject
 from safediff.workflow.ui import Ui
@@ -50,6 +50,7 @@ def verify(
     planned = None if plan_file is None else open_plan_of(Path(model), plan_file)
     subject = open_subject(model, revision, plan.model.dtype)
     base = base_beside(subject, plan.model)
+    say_device(base, ui)
     prove_base(plan, base, judges, ui, exports=False)
     *_, torch_model = subject.models.values()
     if subject.engine is not None:
