@@ -239,6 +239,31 @@ def test_q16_never_unpickles(tmp_path: Path, encoder: ClipEncoder) -> None:
     assert not (tmp_path / "executed").exists()
 
 
+def test_the_pages_conversion_reads_arrays_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import pickle
+
+    class Bomb:
+        def __reduce__(self) -> tuple[object, ...]:
+            return (Path.touch, (tmp_path / "executed",))
+
+    page = Path(__file__).parents[1] / "docs" / "judges.md"
+    (code,) = re.findall(r"```python\n(import pickle\n.*?)```", page.read_text("utf-8"), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    prompts = np.arange(2 * WIDTH, dtype=np.float16).reshape(2, 1, WIDTH) + 1
+    for protocol in range(3, pickle.HIGHEST_PROTOCOL + 1):
+        Path("prompts.p").write_bytes(pickle.dumps(prompts, protocol))
+        exec(code, {"__name__": "page"})
+        expected = torch.nn.functional.normalize(torch.tensor(prompts[:, 0]).float(), dim=-1)
+        torch.testing.assert_close(read_prompts(Path("q16.npy")), expected)
+    for other in (Bomb(), [prompts, Bomb()], np.array([Bomb()], dtype=object)):
+        Path("prompts.p").write_bytes(pickle.dumps(other))
+        with pytest.raises(pickle.UnpicklingError, match="which is no array: not read"):
+            exec(code, {"__name__": "page"})
+    assert not Path("executed").exists()
+
+
 @pytest.mark.parametrize("shape", [(3, WIDTH), (2,), (2, WIDTH, 2)])
 def test_prompts_of_a_wrong_shape_are_refused(tmp_path: Path, shape: tuple[int, ...]) -> None:
     path = write_prompts(tmp_path / "p.npy", torch.ones(shape))
