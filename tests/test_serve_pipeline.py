@@ -1,12 +1,14 @@
 """Releases are checked before they are opened; engines draw what PyTorch draws."""
 
 import os
+import shutil
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 import torch
@@ -317,6 +319,21 @@ def test_a_swapped_compiled_part(tmp_path: Path, name: str) -> None:
     assert establish(path, engine="torch").engine == "torch"  # then it is not opened
 
 
+@pytest.mark.parametrize("engine", ["auto", "torch"])
+def test_compiled_parts_that_no_certificate_speaks_of(tmp_path: Path, engine: str) -> None:
+    """With the certified weights, in graphs that were compared with nothing."""
+    path = copy_of(release(), tmp_path / "r")
+    for part in ("text_encoder", "vae_decoder"):
+        shutil.copytree(exported() / part, path / part, dirs_exist_ok=True)
+        model = onnx.load(path / part / "model.onnx", load_external_data=False)
+        model.doc_string = "another graph"
+        onnx.save(model, path / part / "model.onnx")
+    write_checksums(path)
+    message = r"text_encoder/model\.onnx is an engine that the certificate does not speak of"
+    refused(path, message, engine=engine)
+    refused(path, message, engine=engine, accept_unverified=REASON)
+
+
 def test_a_verdict_that_is_not_pass(tmp_path: Path) -> None:
     path = write_example(tmp_path / "r", passed=False)
     refused(path, "its certificate says inconclusive, not pass")
@@ -441,6 +458,7 @@ def test_a_gated_engine_of_other_weights(tmp_path: Path, metadata: dict[str, str
     swap_weights(tiny_engine(), engine, tiny_unet(seed=7).state_dict(), metadata=metadata)
     for name in ("model.onnx", "model.onnx.data"):
         (path / "unet" / name).write_bytes((engine / name).read_bytes())
+    shutil.rmtree(path / "triton")  # which serves the earlier engine
     manifest = read_manifest(path)
     assert manifest is not None
     for key, name in (("sha256", "model.onnx"), ("data_sha256", "model.onnx.data")):

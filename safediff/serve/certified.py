@@ -6,6 +6,7 @@ only to compare its weights, after everything that hashes can decide.
 
 from collections.abc import Mapping
 from datetime import date
+from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
@@ -25,7 +26,7 @@ from safediff.export.parts import (
 )
 from safediff.export.plan_sidecar import read_sidecar
 from safediff.export.plan_weights import prove_plan
-from safediff.release.certified_files import uncertified_weights
+from safediff.release.certified_files import foreign_graphs, uncertified_weights
 from safediff.release.engines import PLAN_SUFFIX, engine_problems
 from safediff.release.proofs import certified_state
 from safediff.release.weights import UNET_PATH, denoiser_folder
@@ -65,7 +66,7 @@ def engine_files(path: Path) -> tuple[str, str]:
 
 
 def require_certified(path: Path, certificate: Json, sums: Mapping[str, str]) -> None:
-    """Every file that the certificate speaks of is there, and no weights or plan but those.
+    """Every file that the certificate speaks of is there, and no weights, plan or graph but those.
 
     The denoiser's engine is left to ``choose_engine``.
 
@@ -78,9 +79,13 @@ def require_certified(path: Path, certificate: Json, sums: Mapping[str, str]) ->
             raise UsageError(
                 f"{path}: {name} is not the file that the certificate speaks of", NEXT_STEP
             )
-    for problem in engine_problems(path, certificate, sums):
-        raise UsageError(f"{path}: {problem}", NEXT_STEP)
-    for problem in uncertified_weights(certificate, sums):
+    others = {name: sha256 for name, sha256 in sums.items() if name not in engine}
+    problems = chain(
+        engine_problems(path, certificate, sums),
+        uncertified_weights(certificate, sums),
+        foreign_graphs(certificate, others),
+    )
+    for problem in problems:
         raise UsageError(f"{path}: {problem}", NEXT_STEP)
 
 
