@@ -123,6 +123,16 @@ def test_any_guard_works_on_an_engine_with_a_reason(name: str, tmp_path: Path) -
     assert np.abs(arrays(served("an axe", settings=many))[0] - expected).max() <= 1
 
 
+def test_what_the_content_rules_refuse_is_not_drawn(pipeline: SafePipeline) -> None:
+    for prompts in (["a toddler with a balloon"], ["an owl", "a toddler with a balloon"]):
+        with pytest.raises(UsageError, match="prompt: 'toddler' can denote a minor") as caught:
+            pipeline(prompts, settings=FEW)
+        assert "balloon" not in str(caught.value)
+        orders = [Order(prompt) for prompt in prompts]
+        with pytest.raises(UsageError, match="texts about minors are refused"):
+            pipeline.draw(orders, FEW)
+
+
 def test_an_absent_provider_is_not_replaced() -> None:
     with pytest.raises(UsageError, match="CUDAExecutionProvider is not available here"):
         SafePipeline.from_release(exported(), provider="CUDAExecutionProvider")

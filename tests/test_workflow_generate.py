@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from small_policy import finished
 
-from safediff.errors import Inconclusive
+from safediff.errors import Inconclusive, UsageError
 from safediff.sample.sampler import Sampling, sample
 from safediff.workflow import generate
 from safediff.workflow.subject import open_subject
@@ -35,6 +35,17 @@ def test_a_runs_guard_is_drawn_with(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     base, erased = guards
     assert base is None
     assert (erased.name, erased.texts) == ("neg", ("bomb",))
+
+
+def test_what_the_content_rules_refuse_is_not_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generate, "open_subject", lambda *_: pytest.fail("a model was loaded"))
+    sampling = Sampling(num_steps=1, guidance_scale=5.0, seed=0, batch_size=4)
+    prompts = ["owl", "a toddler with a balloon"]
+    with pytest.raises(UsageError, match="prompt: 'toddler' can denote a minor"):
+        generate.generate_grid("embedded", None, prompts, 1, sampling, tmp_path / "grid.png")
+    assert not (tmp_path / "grid.png").exists()
 
 
 def test_a_picture_that_cannot_be_written_leaves_nothing_to_go_on_with(tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 
+from safediff.errors import UsageError
+
 _WORDS = """
 adolescent adolescents adolescence babies baby boy boys boyish child childhood childish childlike
 children childs fetus foetus girl girlish girls grader graders infant infantile infants
@@ -89,6 +91,16 @@ def first_refused(texts: Sequence[str]) -> tuple[str, str] | None:
         if reason := check_text(text):
             return text, reason
     return None
+
+
+def require_allowed(prompts: Sequence[str]) -> None:
+    """Refuse prompts that are about to be drawn.
+
+    Raises:
+        UsageError: one may not be used; the message names its word, not the prompt.
+    """
+    if refused := first_refused(prompts):
+        raise UsageError(f"prompt: {refused[1]}", "leave it out, or reword it")
 
 
 def filter_texts(texts: Iterable[str]) -> tuple[list[str], int]:

@@ -31,6 +31,7 @@ from safediff.guard.load import make_guard
 from safediff.models.backbone import Backbone
 from safediff.models.load import as_backbone, load_backbone
 from safediff.models.reader import Reader
+from safediff.policy.content import require_allowed
 from safediff.policy.plan import ModelPlan
 from safediff.release.weights import denoiser_folder
 from safediff.sample.sampler import Draw, Sampling, denoise_all, initial_latents
@@ -176,8 +177,8 @@ class SafePipeline:
         """Pictures, prompt by prompt, ``num_images`` of each.
 
         Raises:
-            UsageError: a prompt is longer than a text encoder's window, or the settings are none
-                to draw with (``misfit``).
+            UsageError: a prompt is refused by the content rules or longer than a text encoder's
+                window, or the settings are none to draw with (``misfit``).
             Inconclusive: the engine produced values that are not finite.
         """
         texts = [prompts] if isinstance(prompts, str) else prompts
@@ -190,8 +191,8 @@ class SafePipeline:
         """The pictures in order, each as soon as its batch is done.
 
         Raises:
-            UsageError: a prompt is longer than a text encoder's window, or the settings are none
-                to draw with (``misfit``).
+            UsageError: a prompt is refused by the content rules or longer than a text encoder's
+                window, or the settings are none to draw with (``misfit``).
             Inconclusive: the engine produced values that are not finite.
         """
         remaining = iter(orders)
@@ -204,12 +205,13 @@ class SafePipeline:
         """One batch of pictures, uint8 (n, 3, H, W).
 
         Raises:
-            UsageError: a prompt is longer than a text encoder's window, or the settings are none
-                to draw with (``misfit``).
+            UsageError: a prompt is refused by the content rules or longer than a text encoder's
+                window, or the settings are none to draw with (``misfit``).
             Inconclusive: the engine produced values that are not finite.
         """
         if found := self.misfit(settings):
             raise UsageError(f"{found.param}: {found.message}", "leave it out, or ask as it says")
+        require_allowed([order.prompt for order in orders])
         sampling = Sampling(num_steps=settings.num_steps, guidance_scale=settings.guidance_scale)
         shape = self.backbone.latent_shape
         draws = [Draw(order.prompt, order.index) for order in orders]

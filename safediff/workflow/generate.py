@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 from safediff.errors import MAKE_ROOM
 from safediff.guard.base import Guard
 from safediff.models.backbone import Backbone
+from safediff.policy.content import require_allowed
 from safediff.sample.sampler import Draw, Sampling, sample
 from safediff.sample.shards import ALONE, Shards
 from safediff.workflow.run_folder import writing
@@ -34,10 +35,11 @@ def generate_grid(
     guard is drawn with it here; ``guard`` is set beside the last model in a block of its own.
 
     Raises:
-        UsageError: there is no such model.
+        UsageError: there is no such model, or the content rules refuse a prompt.
         Inconclusive: the model cannot be loaded, the file cannot be written, or another process has
             ended.
     """
+    require_allowed(prompts)
     subject = open_subject(model, revision)
     columns: dict[str, tuple[Backbone, Guard | None]] = {
         name: (backbone, None if name == "base" else subject.guard)
