@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from safediff.cli.export_options import Asked, require_possible
+
 if TYPE_CHECKING:
     from safediff.export.engine_files import Precision
     from safediff.export.to_tensorrt import Kind
     from safediff.workflow.deploy import Layout
-
-PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int8-weights")
-LAYOUTS = ("triton", "single-file")
 
 
 def export(
@@ -90,65 +89,37 @@ def export(
     ] = None,
 ) -> None:
     """Export the erased model and prove which weights the engine holds."""
-    from safediff.errors import UsageError
-
-    if plan is not None:
-        if not gate or any((onnx, full, trt, trt_rtx, swap_weights, layout)):
-            raise UsageError(
-                "--plan: a plan that is there is gated, nothing else",
-                "safediff export RELEASE --plan engines/NAME.plan --gate POLICY",
-            )
-        _gate_plan(run, plan, gate, out)
-        return
-    _require_one_target(onnx=onnx, swap=swap_weights is not None, trt=trt, trt_rtx=trt_rtx)
-    if (trt or trt_rtx) and full:
-        raise UsageError(
-            "--full: a whole folder holds ONNX engines, not plans", "add --onnx, without --trt"
-        )
-    if precision is not None and precision not in PRECISIONS:
-        raise UsageError(f"--precision {precision}: expected {', '.join(PRECISIONS)}")
-    if opset not in (None, 18, 23):
-        raise UsageError(f"--opset {opset}: expected 18 or 23")
-    layouts = tuple(layout or ())
-    for name in layouts:
-        if name not in LAYOUTS:
-            raise UsageError(f"--layout {name}: expected {', '.join(LAYOUTS)}")
-    if swap_weights and (trt or trt_rtx):
-        _require_nothing_of_a_build(opset=opset, target=target, layout=layout)
-        if gate:
-            raise UsageError(
-                "--gate: a plan is gated after its weights were swapped, in a second step",
-                "swap without --gate, then safediff export RELEASE --plan engines/NAME.plan "
-                "--gate POLICY",
-            )
-    with_plan = trt and layouts == ("triton",)
-    if layouts and (trt or trt_rtx) and not with_plan:
-        raise UsageError("--layout: of a plan there is triton alone, of --trt", "leave it out")
-    if (gate or layouts) and not (full or trt or trt_rtx):
-        raise UsageError("--layout and --gate belong to a whole folder", "add --full")
-    if swap_weights and precision is not None and precision.startswith("int8"):
-        raise UsageError(
-            "--swap-weights: the scales of an int8 engine belong to its weights",
-            "swap in fp32 first, then export with --precision int8",
-        )
-    if max_error is not None and precision != "int8":
-        raise UsageError("--max-error: belongs to --precision int8", "add --precision int8")
-    if max_error is not None and not max_error > 0:
-        raise UsageError(f"--max-error {max_error:g}: expected a positive number")
-    if target and not trt_rtx:
-        raise UsageError("--target: belongs to --trt-rtx", "add --trt-rtx")
-    if (static or refit) and (swap_weights or not (trt or trt_rtx)):
-        raise UsageError("--static and --refit: say how a plan is built", "add --trt or --trt-rtx")
+    layouts, policies = tuple(layout or ()), tuple(gate or ())
+    asked = Asked(
+        onnx=onnx,
+        full=full,
+        swap_weights=swap_weights,
+        trt=trt,
+        trt_rtx=trt_rtx,
+        target=target,
+        static=static,
+        refit=refit,
+        plan=plan,
+        precision=precision,
+        max_error=max_error,
+        opset=opset,
+        layouts=layouts,
+        gate=policies,
+    )
+    require_possible(asked)
     from safediff.cli.quiet_libraries import quiet_libraries
 
     quiet_libraries()
+    if plan is not None:
+        _gate_plan(run, plan, policies, out)
+        return
     if swap_weights:
         given = cast("Precision | None", precision), opset
         if trt or trt_rtx:
             _swap_plan(run, swap_weights, "tensorrt_rtx" if trt_rtx else "tensorrt", given[0], out)
         else:
             named = cast("tuple[Layout, ...]", layouts)
-            _swap_engine(run, swap_weights, given, out, full=full, layouts=named, gate=gate or ())
+            _swap_engine(run, swap_weights, given, out, full=full, layouts=named, gate=policies)
         return
     from safediff.workflow.export_source import OPSET, policy_form
 
@@ -165,8 +136,8 @@ def export(
             opset=opset,
             static=static,
             refittable=refit,
-            triton=with_plan,
-            policies=gate or (),
+            triton=asked.triton_plan,
+            policies=policies,
         )
         print(line)
     elif full:
@@ -176,7 +147,7 @@ def export(
         folder = out or _beside(run, chosen)
         limit = MAX_ERROR if max_error is None else max_error
         named = cast("tuple[Layout, ...]", layouts)
-        deployed = deploy_run(run, folder, chosen, opset, named, None, gate or (), limit)
+        deployed = deploy_run(run, folder, chosen, opset, named, None, policies, limit)
         print(f"{folder}: {deployed.line}")
     else:
         from safediff.workflow.calibrate import MAX_ERROR
@@ -220,36 +191,10 @@ def _swap_plan(
     print(refit_plan(run, plan, out or _beside(run, f"{kind}-{kept}")))
 
 
-def _require_nothing_of_a_build(**given: object) -> None:
-    from safediff.errors import UsageError
-
-    named = [f"--{name}" for name, value in given.items() if value]
-    if named:
-        raise UsageError(
-            f"{' and '.join(named)}: of a plan that is built; --swap-weights takes one that is "
-            "there as it is",
-            f"leave {' and '.join(named)} out, or build a plan of these weights instead",
-        )
-
-
-def _gate_plan(run: Path, plan: Path, policies: list[Path], out: Path | None) -> None:
-    from safediff.cli.quiet_libraries import quiet_libraries
-
-    quiet_libraries()
+def _gate_plan(run: Path, plan: Path, policies: Sequence[Path], out: Path | None) -> None:
     from safediff.workflow.plan_gate import gate_plan
 
     print(gate_plan(run, plan, policies, out or _beside(run, "gated")))
-
-
-def _require_one_target(*, onnx: bool, swap: bool, trt: bool, trt_rtx: bool) -> None:
-    from safediff.errors import UsageError
-
-    given = {"--onnx": onnx, "--trt": trt, "--trt-rtx": trt_rtx}
-    named = [name for name, wanted in given.items() if wanted]
-    if not named and not swap:
-        raise UsageError("no target given", "add --onnx, --trt-rtx, --trt or --swap-weights")
-    if len(named) > 1:
-        raise UsageError(f"{' and '.join(named)}: one target at a time", "export once for each")
 
 
 def _beside(run: Path, what: str) -> Path:

@@ -253,6 +253,30 @@ def test_options_that_would_be_ignored(here: Ran, options: tuple[str, ...], line
     assert said(here("export", release(), *options), 2).startswith(f"error: {line}")
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--onnx",),
+        ("--full",),
+        ("--swap-weights", "engine"),
+        ("--trt",),
+        ("--trt-rtx",),
+        ("--target", ""),
+        ("--static",),
+        ("--refit",),
+        ("--precision", "fp16"),
+        ("--max-error", "0"),
+        ("--opset", "0"),
+        ("--layout", "triton"),
+    ],
+    ids=lambda options: str(options[0]),
+)
+def test_a_plan_that_is_gated_stays_as_it_is(here: Ran, options: tuple[str, ...]) -> None:
+    done = here("export", "r", "--plan", "engines/x.plan", "--gate", "policy.yaml", *options)
+    assert said(done, 2) == "error: --plan: a plan that is there is gated, nothing else"
+    assert f"leave {options[0]} out" in done.stderr
+
+
 def test_another_policy_is_refused_for_the_gate(tmp_path: Path, here: Ran) -> None:
     policy = Path(__file__).parents[1] / "policies" / "demo-weapons.yaml"
     out = tmp_path / "serve"

@@ -134,6 +134,25 @@ def test_whether_it_is_recorded_is_told_to_the_plan(
     assert seen == [(signed.plan.name, sha256_file(signed.plan), asked)]
 
 
+@pytest.mark.parametrize(
+    ("asked", "option"),
+    [
+        ({"engine": NAME, "provider": "NoSuchProvider"}, "--provider"),
+        ({"engine": NAME, "spin": False}, "--no-spin"),
+        ({"spin": False}, "--no-spin"),
+    ],
+    ids=str,
+)
+def test_options_of_onnx_runtime_where_it_runs_nothing(
+    fake: FakeTrt, signed: Signed, asked: dict[str, Any], option: str
+) -> None:
+    """Text encoder and decoder are PyTorch's here."""
+    message = f"{option} is for ONNX Runtime, which runs no part beside {NAME}"
+    with pytest.raises(UsageError, match=message) as caught:
+        SafePipeline.from_release(signed.path, num_threads=1, public_key=signed.public, **asked)
+    assert caught.value.next_step == f"leave {option} out"
+
+
 def no_driver(plan: Path, sha256: str, *, cuda_graph: bool | None) -> Any:
     raise Inconclusive(f"{plan.name}: the runtime refuses it")
 

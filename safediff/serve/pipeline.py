@@ -246,14 +246,15 @@ class _Running:
     cuda_graph: bool | None
     spin: bool
 
+    def without_onnx_runtime(self) -> str | None:
+        """The first option that does nothing where ONNX Runtime runs no part."""
+        if self.provider not in (None, CPU_PROVIDER):
+            return "--provider"
+        return None if self.spin else "--no-spin"
+
     def ignored_by_torch(self) -> str | None:
         """The first option that does nothing where PyTorch's weights are served."""
-        asked = {
-            "--provider": self.provider not in (None, CPU_PROVIDER),
-            "--cuda-graph": bool(self.cuda_graph),
-            "--no-spin": not self.spin,
-        }
-        return next((option for option, given in asked.items() if given), None)
+        return self.without_onnx_runtime() or ("--cuda-graph" if self.cuda_graph else None)
 
 
 def _plan_session(trust: Trust, running: _Running) -> PlanSession | None:
@@ -286,6 +287,9 @@ def _open(
         "spin": running.spin,
     }
     if session is not None:
+        if not is_compiled(trust.path) and (option := running.without_onnx_runtime()):
+            asked = f"{option} is for ONNX Runtime, which runs no part beside {trust.plan_file}"
+            raise UsageError(f"{trust.path}: {asked}", f"leave {option} out")
         return _around(trust, ExportedUNet(folder, session=session), options)
     if provider == TENSORRT_PROVIDER and folder.name == "unet":
         options["profile"] = _profile(folder, max_rows)
