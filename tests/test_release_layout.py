@@ -1,6 +1,7 @@
 """Releases load, hold what was verified, and take nobody else's place."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -181,6 +182,16 @@ def test_extra_files_cannot_leave_or_replace(backbone: Backbone, tmp_path: Path,
     with pytest.raises(UsageError, match="not a free place in the release"):
         write_release(tmp_path / "r", backbone, make_evidence(), extra_files={name: source})
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+def test_anybody_may_read_it(backbone: Backbone, tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        write_release(tmp_path / "r", backbone, make_evidence(), engine=tiny_engine())
+    finally:
+        os.umask(before)
+    for path in (tmp_path / "r", *(tmp_path / "r").rglob("*")):
+        assert path.stat().st_mode & 0o777 == (0o755 if path.is_dir() else 0o644), path
 
 
 def test_a_run_that_is_killed_leaves_no_release(

@@ -1,5 +1,6 @@
 """Signatures with a local key: what they cover, whose they are, and how the commands end."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -36,6 +37,15 @@ def test_a_signed_release_agrees_wherever_it_lies(release: Path, keys: tuple[Pat
     sign_release(release, keys[0])
     assert check_signature(release, keys[1]) is None
     assert [p.name for p in release.parent.iterdir()] == ["moved"]
+
+
+def test_anybody_may_read_a_signature(release: Path, keys: tuple[Path, Path]) -> None:
+    before = os.umask(0o077)
+    try:
+        sign_release(release, keys[0])
+    finally:
+        os.umask(before)
+    assert (release / "model.sig").stat().st_mode & 0o777 == 0o644
 
 
 CHANGES: dict[str, Callable[[Path], object]] = {

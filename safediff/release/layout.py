@@ -83,16 +83,20 @@ def write_release(
         for name, further in (more or {}).items():
             text = dump_certificate(issue_certificate(further, subject))
             (release / name).write_text(text, encoding="utf-8")
-        make_readable(release)
         write_checksums(release)
+        make_readable(release)
     return certificate
 
 
 def make_readable(folder: Path) -> None:
-    """Let everybody read what is there: safetensors makes files that only their owner can."""
+    """Let everybody read what is there, whatever the umask.
+
+    safetensors makes files that only their owner can read, and copies keep the modes of what was
+    copied. To be called when the last file is written.
+    """
+    folder.chmod(0o755)
     for path in folder.rglob("*"):
-        if path.is_file():
-            path.chmod(0o644)
+        path.chmod(0o755 if path.is_dir() else 0o644)
 
 
 def _write_evidence(release: Path, certificate: Json) -> None:

@@ -43,6 +43,7 @@ def sign_release(release: Path, private_key: Path) -> Path:
         ) from error
     try:
         config.sign(release, temporary)
+        temporary.chmod(0o644)  # as all other files of it, whatever the umask
         temporary.replace(path)
     except (OSError, TypeError, ValueError) as error:
         raise Inconclusive(

@@ -59,8 +59,8 @@ def enter(
     if is_certified(folder):
         add_engines(folder, added, paths, {row["path"]: gates_of(row) for row in engines})
         write_derived(folder, read_certificate(folder / CERTIFICATE_NAME))
-    make_readable(folder)
     write_checksums(folder)
+    make_readable(folder)
 
 
 def _header(source: ExportSource) -> Json:
