@@ -9,7 +9,7 @@ files; it has no writer for them.
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,13 +17,19 @@ from torch import Tensor
 from safediff.errors import Inconclusive
 from safediff.models.backbone import Backbone
 from safediff.models.patch import save_whole
-from safediff.models.stable_diffusion_xl import StableDiffusionXL
 
 UNET, VAE, TEXT = "model.diffusion_model.", "first_stage_model.", "cond_stage_model.transformer."
 XL_TEXT, XL_TEXT_2 = "conditioner.embedders.0.transformer.", "conditioner.embedders.1.model."
 
 OPEN_CLIP_WIDTH = 1024
 """Of the text encoder of Stable Diffusion 2.x, whose original is OpenCLIP's."""
+FILES = {
+    "unet": "diffusion_pytorch_model.safetensors",
+    "vae": "diffusion_pytorch_model.safetensors",
+    "text_encoder": "model.safetensors",
+    "text_encoder_2": "model.safetensors",
+}
+"""Where a diffusers folder has the weights that go into a single file."""
 
 _RESNET = {
     "norm1": "in_layers.0",
@@ -86,34 +92,64 @@ def _require_noise(model: Backbone) -> None:
         )
 
 
+class Network(NamedTuple):
+    """What of a network its original names are made from."""
+
+    config: Mapping[str, Any]
+    state: Mapping[str, Tensor]
+
+
 def original_state(model: Backbone) -> dict[str, Tensor]:
     """All tensors by their original names.
 
     Raises:
         Inconclusive: a tensor has none.
     """
-    text: Any = model.text_encoder.config
-    xl = isinstance(model, StableDiffusionXL)
-    if text.hidden_size == OPEN_CLIP_WIDTH and not xl:
+    parts = model.components()
+    return renamed(
+        {
+            name: Network(_plain(parts[name].config), parts[name].state_dict())
+            for name in FILES
+            if name in parts
+        }
+    )
+
+
+def _plain(config: Any) -> Mapping[str, Any]:
+    """A configuration as a mapping, which those of transformers are not."""
+    found: Mapping[str, Any] = config if isinstance(config, Mapping) else config.to_dict()
+    return found
+
+
+def renamed(networks: Mapping[str, Network]) -> dict[str, Tensor]:
+    """All tensors by their original names.
+
+    Args:
+        networks: By the names of their folders; a second text encoder is SDXL's.
+
+    Raises:
+        Inconclusive: a tensor has none.
+    """
+    unet, vae, text = (networks[name] for name in ("unet", "vae", "text_encoder"))
+    second = networks.get("text_encoder_2")
+    if text.config.get("hidden_size") == OPEN_CLIP_WIDTH and second is None:
         raise Inconclusive(
             "the text encoder of Stable Diffusion 2.x has other names in its original form",
             "leave out --layout single-file for this family",
         )
-    config: Any = model.denoiser.config
-    attends = ["CrossAttn" in block for block in config.up_block_types]
+    attends = ["CrossAttn" in block for block in unet.config["up_block_types"]]
     state: dict[str, Tensor] = {}
-    for key, tensor in model.denoiser.state_dict().items():
-        state[UNET + unet_name(key, config.layers_per_block, attends)] = tensor
-    vae: Any = model.vae.config
-    for key, tensor in model.vae.state_dict().items():
-        name = vae_name(key, len(vae.block_out_channels))
+    for key, tensor in unet.state.items():
+        state[UNET + unet_name(key, unet.config["layers_per_block"], attends)] = tensor
+    for key, tensor in vae.state.items():
+        name = vae_name(key, len(vae.config["block_out_channels"]))
         is_matrix = ".attn_1." in name and name.endswith("weight") and tensor.ndim == 2
         state[VAE + name] = tensor[:, :, None, None] if is_matrix else tensor
-    first = _text_state(model.text_encoder.state_dict())
-    state |= {(XL_TEXT if xl else TEXT) + name: tensor for name, tensor in first.items()}
-    if isinstance(model, StableDiffusionXL):
-        second = open_clip_state(model.text_encoder_2.state_dict())
-        state |= {XL_TEXT_2 + name: tensor for name, tensor in second.items()}
+    first = TEXT if second is None else XL_TEXT
+    state |= {first + name: tensor for name, tensor in _text_state(text.state).items()}
+    if second is not None:
+        tower = open_clip_state(second.state)
+        state |= {XL_TEXT_2 + name: tensor for name, tensor in tower.items()}
     return state
 
 

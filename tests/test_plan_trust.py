@@ -105,7 +105,7 @@ def test_plans_and_engines_add_up(planned: Path, tmp_path: Path) -> None:
     full = tmp_path / "full"
     export_plan(exported(), full, "tensorrt_rtx", "fp32", "SM89", static=True)
     rows = read_certificate(full / CERTIFICATE)["engines"]
-    assert [row["part"] for row in rows] == ["unet", "text_encoder", "vae_decoder"]
+    assert [row["part"] for row in rows] == ["unet", "model", "text_encoder", "vae_decoder"]
     assert establish(full).engine == "onnx"
 
 

@@ -16,6 +16,7 @@ from safediff.policy.plan import ModelPlan
 from safediff.release.certified_files import uncertified_weights
 from safediff.release.checksums import write_checksums
 from safediff.release.weights import UNET_PATH
+from safediff.serve.trust import establish
 from safediff.workflow.export_source import open_source
 from safediff.workflow.subject import open_subject
 
@@ -32,8 +33,14 @@ def other_graph(path: Path) -> None:
     flip_a_byte(path / "unet" / "model.onnx.data")
 
 
+def other_single_file(path: Path) -> None:
+    """Where none was exported."""
+    save_file(tiny_unet(seed=3).state_dict(), path / "model.safetensors")
+
+
 FORGED: list[tuple[Callable[[Path], None], str]] = [
     (shard_beside, MORE),
+    (other_single_file, rf"model\.safetensors {MORE}"),
     (half_beside, rf"unet/diffusion_pytorch_model\.fp16\.safetensors {MORE}"),
     (lambda path: flip_a_byte(path / UNET_PATH), f"{UNET_PATH} differs from the certificate"),
     (other_graph, r"unet/model\.onnx\.data differs from the certificate"),
@@ -79,6 +86,17 @@ def test_diffusers_prefers_an_index_to_the_certified_file(tmp_path: Path) -> Non
     assert unet_sha256(load_backbone(ModelPlan(base=str(path))).denoiser) != certified
 
 
+def test_a_single_file_is_the_one_that_was_exported(tmp_path: Path) -> None:
+    path = copy_of(exported(), tmp_path / "r")
+    assert open_subject(str(path)).engine
+    flip_a_byte(path / "model.safetensors")
+    write_checksums(path)
+    with pytest.raises(UsageError, match=rf"model\.safetensors {MORE}"):
+        open_subject(str(path))
+    with pytest.raises(UsageError, match=r"model\.safetensors is not the file that the certifi"):
+        establish(path)
+
+
 def test_exported_folders_are_opened_with_what_was_added() -> None:
     for precision in ("fp32", "fp16"):  # the second in the place of the certified graph
         assert open_subject(str(exported(precision))).engine == exported(precision) / "unet"
@@ -91,10 +109,11 @@ def test_exported_folders_are_opened_with_what_was_added() -> None:
         ("unet/diffusion_pytorch_model.safetensors.index.json", True),
         ("unet/diffusion_pytorch_model.safetensors.index.fp16.json", True),
         ("unet/config.json", False),
+        ("model.safetensors", True),  # of the whole model, which front ends load
         ("model_index.json", False),
-        ("model.safetensors", False),  # of the whole model; no part is loaded from it
+        ("bom.cdx.json", False),
     ],
 )
 def test_where_loaders_look_for_weights(name: str, is_weights: bool) -> None:
-    found = list(uncertified_weights({"subject": []}, [name]))
+    found = list(uncertified_weights({"subject": []}, {name: "00" * 32}))
     assert found == ([f"{name} {MORE}"] if is_weights else [])

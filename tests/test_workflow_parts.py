@@ -1,4 +1,4 @@
-"""Text encoders and decoder of an export: compared with PyTorch and certified, or not written."""
+"""Text encoders, decoder and single file of an export: proved and certified, or not written."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,17 +7,20 @@ from typing import Any
 import onnx
 import pytest
 from onnx import helper
+from safetensors.torch import load_file, save_file
 from serving_examples import exported, exported_of, release, release_of
 from tiny import Form
 
-from safediff.errors import PolicyViolated
+from safediff.errors import Inconclusive, PolicyViolated
 from safediff.export.engine_files import MODEL_NAME
 from safediff.export.identity import tensor_sha256
 from safediff.export.manifest import read_manifest
+from safediff.export.single_file_proof import verify_single_file
 from safediff.release.certificate_schema import read_certificate
 from safediff.release.checksums import sha256_file
+from safediff.release.weights import file_state_sha256
 from safediff.workflow import deploy_parts
-from safediff.workflow.deploy import Layout, deploy_run
+from safediff.workflow.deploy import SINGLE_FILE, Layout, deploy_run
 
 CERTIFICATE = "safety-certificate.json"
 
@@ -34,6 +37,7 @@ def test_every_part_is_compared(form: Form, parts: list[str]) -> None:
     folder = exported_of(form)
     certificate = read_certificate(folder / CERTIFICATE)
     rows = {row["part"]: row for row in certificate["engines"]}
+    single = [] if form == "sd-v" else [rows.pop("model")["part"]]
     assert sorted(rows) == parts  # the UNet's engine is the release's own
     for name, row in rows.items():
         path = folder / name / MODEL_NAME
@@ -51,8 +55,33 @@ def test_every_part_is_compared(form: Form, parts: list[str]) -> None:
     assert certificate["extends"] == sha256_file(release_of(form) / CERTIFICATE)
     manifest = read_manifest(folder)
     assert manifest is not None
-    assert [row["part"] for row in manifest["parts"]] == parts
+    assert [row["part"] for row in manifest["parts"]] == [*parts, *single]
     assert certificate["verdict"] == "pass"
+
+
+@pytest.mark.parametrize("form", ["sd", "sdxl"])
+def test_a_single_file_is_proved_tensor_by_tensor(tmp_path: Path, form: Form) -> None:
+    folder = exported_of(form)
+    path = folder / SINGLE_FILE
+    (row,) = [r for r in read_certificate(folder / CERTIFICATE)["engines"] if r["part"] == "model"]
+    assert (row["path"], row["kind"], row["precision"]) == (SINGLE_FILE, "safetensors", "fp32")
+    assert (row["sha256"], row["weights_sha256"]) == (sha256_file(path), file_state_sha256(path))
+    verify_single_file(path, folder)
+    state = load_file(path)
+    name = "model.diffusion_model.out.2.bias"
+    more, less = (
+        state | {"lora": state[name].clone()},
+        {k: v for k, v in state.items() if k != name},
+    )
+    for changed in (state | {name: -state[name]}, more, less):
+        save_file(changed, tmp_path / "f")
+        with pytest.raises(Inconclusive, match="differs from the weights it should hold"):
+            verify_single_file(tmp_path / "f", folder)
+    save_file({key: tensor.half() for key, tensor in state.items()}, tmp_path / "f")
+    verify_single_file(tmp_path / "f", folder)
+    (tmp_path / "f").write_bytes(b"no tensors")
+    with pytest.raises(Inconclusive, match="cannot be compared with the weights of its folder"):
+        verify_single_file(tmp_path / "f", folder)
 
 
 def test_an_engine_of_another_precision_has_an_entry(tmp_path: Path) -> None:
@@ -61,7 +90,7 @@ def test_an_engine_of_another_precision_has_an_entry(tmp_path: Path) -> None:
     assert (row["precision"], row["gate"], row["parity"]["gate_rerun"]) == ("int8", None, False)
     deploy_run(exported("int8"), tmp_path / "again", "fp32", 18)
     rows = read_certificate(tmp_path / "again" / CERTIFICATE)["engines"]
-    assert sorted(row["part"] for row in rows) == ["text_encoder", "unet", "vae_decoder"]
+    assert [row["part"] for row in rows] == ["model", "text_encoder", "unet", "vae_decoder"]
     (row,) = [row for row in rows if row["part"] == "unet"]
     assert row["precision"] == "fp32"  # its graph was traced anew
 

@@ -7,7 +7,7 @@ graphs that the certificate does not name are refused, not ignored.
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,10 @@ from safediff.release.engines import certificate_names
 
 Json = dict[str, Any]
 
-_WEIGHTS = re.compile(r"/[^/]*(\.safetensors|\.bin|\.index(\.[^/]*)?\.json)$")
-"""Where diffusers and transformers look for a part's weights; an index would name other files."""
+_WEIGHTS = re.compile(r"(^|/)[^/]*(\.safetensors|\.bin|\.index(\.[^/]*)?\.json)$")
+"""Where diffusers and transformers look for a part's weights, and front ends for a whole model's.
+
+An index would name other files."""
 _GRAPHS = (".onnx", ".onnx.data")
 _COMPILED = ("onnx", "onnx-external-data")
 """Formats of files that ``export`` may write anew, in another precision of the same weights."""
@@ -77,11 +79,12 @@ def differing(certified: Mapping[str, str], sums: Mapping[str, str]) -> Iterator
             yield f"{name} differs from the certificate"
 
 
-def uncertified_weights(certificate: Json, names: Iterable[str]) -> Iterator[str]:
-    """Weights in a part's folder that the certificate does not name, in words."""
+def uncertified_weights(certificate: Json, sums: Mapping[str, str]) -> Iterator[str]:
+    """Weights that the certificate does not name, in words; of added ones it names the bytes."""
     known = {row["path"] for row in certificate["subject"]}
-    for name in names:
-        if _WEIGHTS.search(name) and name not in known:
+    added = {row["path"]: row["sha256"] for row in certificate.get("engines", ())}
+    for name, sha256 in sums.items():
+        if _WEIGHTS.search(name) and name not in known and added.get(name) != sha256:
             yield f"{name} holds weights that the certificate does not speak of"
 
 

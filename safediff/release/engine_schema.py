@@ -128,13 +128,15 @@ class PlanPart(Part):
 
 
 class AddedEngine(Part):
-    """What was compiled after the certificate was issued; the verdict does not speak of it."""
+    """What was added after the certificate was issued; the verdict does not speak of it."""
 
     path: RelativePath
     sha256: Sha256
     files: dict[RelativePath, Sha256] = Field(description="What belongs to it: data, sidecar.")
     size_bytes: Count
-    kind: Literal["onnx", "tensorrt", "tensorrt_rtx"]
+    kind: Literal["onnx", "tensorrt", "tensorrt_rtx", "safetensors"] = Field(
+        description="safetensors: one file of the whole model, with the original names."
+    )
     part: str
     precision: str
     added_at: Time

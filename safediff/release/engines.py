@@ -2,7 +2,8 @@
 
 The certificate's verdict speaks of what was measured then. What is compiled later gets an entry of
 its own in ``engines``: which weights it holds and how that was proved, and whether it was ever run
-or gated. A release may hold no plan without such an entry.
+or gated. A single file of the same weights gets one, too. A release may hold no plan, graph or
+weights without such an entry.
 """
 
 import json
@@ -22,6 +23,12 @@ UNET_GRAPH = "unet/model.onnx"
 BYTE_BY_BYTE = "every initializer compared byte by byte with the certified weights, cast"
 QUANTISED_ANEW = "every initializer compared with what quantising the certified weights gives"
 """How it is proved that an ONNX engine holds the certified weights."""
+
+SINGLE_FILE_KIND = "safetensors"
+"""Of the entry of one file with the weights of the whole model, which is no engine."""
+BY_ORIGINAL_NAME = (
+    "every tensor compared byte by byte with the certified weights, by its original name"
+)
 
 
 def how_proved(precision: str) -> str:

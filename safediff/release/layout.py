@@ -170,13 +170,14 @@ def _subject(release: Path) -> list[Json]:
             "sha256": sha256_file(path),
             "size_bytes": path.stat().st_size,
             "format": _FORMATS[path.suffix],
-            "precision": _precision(path),
+            "precision": precision_of(path),
         }
         for path in paths
     ]
 
 
-def _precision(path: Path) -> str:
+def precision_of(path: Path) -> str:
+    """Of the weights in a file: safetensors, or an engine's graph or data."""
     if path.suffix == ".safetensors":
         with safe_open(path, "pt") as file:
             first = next(iter(file.keys()))

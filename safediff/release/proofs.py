@@ -1,6 +1,6 @@
-"""Whether what was compiled after the certificate holds the certified weights.
+"""Whether what was added after the certificate holds the certified weights.
 
-Graphs and plans are read, never run.
+Graphs, plans and single files are read, never run.
 """
 
 from collections.abc import Iterator, Mapping
@@ -21,7 +21,8 @@ from safediff.export.parts import (
 )
 from safediff.export.plan_sidecar import read_sidecar
 from safediff.export.plan_weights import prove_plan
-from safediff.release.engines import PLAN_KINDS
+from safediff.export.single_file_proof import verify_single_file
+from safediff.release.engines import PLAN_KINDS, SINGLE_FILE_KIND
 from safediff.release.layout import TEXT_LEVEL
 
 Json = dict[str, Any]
@@ -47,13 +48,16 @@ def prove_engines(folder: Path, certificate: Json) -> Iterator[tuple[str, str]]:
 
 
 def _prove(folder: Path, row: Json) -> str:
-    """How much of the weights an engine holds.
+    """How much of the weights an engine or a single file holds.
 
     Raises:
         SafediffError: other ones, or too few.
     """
-    state, prefix = certified_state(folder, row["part"])
     path = folder / row["path"]
+    if row["kind"] == SINGLE_FILE_KIND:
+        verify_single_file(path, folder)
+        return "the certified weights"
+    state, prefix = certified_state(folder, row["part"])
     if row["kind"] in PLAN_KINDS:
         found = prove_plan(path, read_sidecar(path), state)
         return f"{found.found} of {found.of} weights"

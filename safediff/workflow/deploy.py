@@ -2,7 +2,8 @@
 
 The folder is loaded unchanged by diffusers (weights), by optimum's ONNX pipelines (engines) and by
 ``safediff serve``. It is a copy of the release, and its certificate is the release's with an entry
-for each engine that was added; the manifest holds the gate reports on those.
+for each engine that was added, and for a single file; the manifest holds the gate reports on
+engines.
 """
 
 import shutil
@@ -16,6 +17,7 @@ from safediff.export.engine_files import DATA_NAME, MODEL_NAME, Precision
 from safediff.export.identity import verify_identity
 from safediff.export.manifest import MANIFEST_NAME, is_exported
 from safediff.export.single_file import write_single_file
+from safediff.export.single_file_proof import verify_single_file
 from safediff.export.to_triton import REPOSITORY, write_repository
 from safediff.folders import new_folder
 from safediff.gate.verdict import GateReport
@@ -27,7 +29,7 @@ from safediff.workflow.deploy_parts import write_parts
 from safediff.workflow.engine_gate import gates_line, measure_gate, require_met, same_policy
 from safediff.workflow.engine_report import EngineReport, measure_engine, require_passed
 from safediff.workflow.engines import require_unet
-from safediff.workflow.entries import added_unet, enter, onnx_engine
+from safediff.workflow.entries import added_single_file, added_unet, enter, onnx_engine
 from safediff.workflow.export import check_engine, require_opset, swap_into, write_engine
 from safediff.workflow.export_source import ExportSource, open_source
 
@@ -157,7 +159,8 @@ def deploy(
             sha256 = unet_sha256(source.model.denoiser)
             write_repository(out / REPOSITORY, out / "unet", sha256)
         if "single-file" in layouts:
-            write_single_file(out / SINGLE_FILE, source.model)
+            verify_single_file(write_single_file(out / SINGLE_FILE, source.model), out)
+            added.append(added_single_file(out, SINGLE_FILE))
         enter(out, source, [entry], added)
     line = f"{report.line}; {gates_line(source, gated)}" if gated else report.line
     return Deployed(engine=report, gates=tuple(gated), line=line)

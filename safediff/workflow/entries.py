@@ -1,4 +1,4 @@
-"""Enters engines into an exported folder: manifest, certificates, checksums."""
+"""Enters engines, and a single file, into an exported folder: manifest, certificates, checksums."""
 
 import json
 from collections.abc import Sequence
@@ -18,8 +18,15 @@ from safediff.models.patch import unet_sha256
 from safediff.release.certificate import CERTIFICATE_NAME, is_certified
 from safediff.release.certificate_schema import read_certificate
 from safediff.release.checksums import sha256_file, write_checksums
-from safediff.release.engines import BYTE_BY_BYTE, add_engines, how_proved
-from safediff.release.layout import make_readable, write_derived
+from safediff.release.engines import (
+    BY_ORIGINAL_NAME,
+    BYTE_BY_BYTE,
+    SINGLE_FILE_KIND,
+    add_engines,
+    how_proved,
+)
+from safediff.release.layout import make_readable, precision_of, write_derived
+from safediff.release.weights import file_state_sha256
 from safediff.workflow.engine_report import EngineReport
 from safediff.workflow.engines import compared
 from safediff.workflow.export_source import ExportSource
@@ -145,6 +152,26 @@ def added_part(folder: Path, part: str, prefix: str, found: PartParity) -> Json:
         "weights_sha256": tensor_sha256(folder / part / MODEL_NAME, prefix),
         "weights": BYTE_BY_BYTE,
         "parity": found.to_json(),
+        "gate": None,
+    }
+
+
+def added_single_file(folder: Path, name: str) -> Json:
+    """The certificate's entry of one file that holds the weights of the whole model."""
+    path = folder / name
+    return {
+        "path": name,
+        "sha256": sha256_file(path),
+        "files": {},
+        "size_bytes": path.stat().st_size,
+        "kind": SINGLE_FILE_KIND,
+        "part": "model",
+        "precision": precision_of(path),
+        "added_at": _now(),
+        "weights_sha256": file_state_sha256(path),
+        "weights": BY_ORIGINAL_NAME,
+        "parity": None,
+        "plan": None,
         "gate": None,
     }
 
