@@ -1,7 +1,9 @@
 """Exporting runs and releases: identity, swapped weights, whole folders, refusals."""
 
 import json
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -10,13 +12,13 @@ import pytest
 import torch
 from diffusers import DiffusionPipeline, StableDiffusionPipeline
 from release_examples import make_evidence
-from serving_examples import copy_of, exported, release, write_example
+from serving_examples import copy_of, exported, passed_gate, release, write_example
 from tiny import tiny_backbone, tiny_engine, tiny_unet
 
 from safediff.errors import Inconclusive, PolicyViolated, UsageError
 from safediff.export.engine_files import MODEL_NAME, read_metadata
 from safediff.export.identity import initializers_sha256, verify_identity
-from safediff.export.manifest import read_manifest
+from safediff.export.manifest import read_manifest, write_manifest
 from safediff.export.single_file import original_state, unet_name, write_single_file
 from safediff.export.to_onnx import swap_weights
 from safediff.export.to_triton import check_config, with_one_dimension
@@ -24,6 +26,7 @@ from safediff.models.patch import state_sha256, unet_sha256
 from safediff.release.checksums import sha256_file, verify_checksums, write_checksums
 from safediff.release.layout import write_release
 from safediff.workflow.deploy import deploy_run
+from safediff.workflow.engine_report import EngineReport, measure_engine
 from safediff.workflow.export import export_run, swap
 
 
@@ -246,10 +249,41 @@ def test_a_file_that_cannot_say_what_is_predicted_is_not_written(tmp_path: Path)
     assert not (tmp_path / "model.safetensors").exists()
 
 
-def test_a_server_may_read_an_exported_folder() -> None:
-    assert (exported() / "model.safetensors").exists()
-    files = [path for path in exported().rglob("*") if path.is_file()]
-    assert {path.stat().st_mode & 0o777 for path in files} == {0o644}
+def test_a_server_may_read_an_exported_folder(tmp_path: Path) -> None:
+    """Whoever it runs as, and whatever the umask of who exports."""
+    path, out = copy_of(release(), tmp_path / "r"), tmp_path / "serve"
+    for folder in (path, *filter(Path.is_dir, path.rglob("*"))):
+        folder.chmod(0o700)
+    before = os.umask(0o077)
+    try:
+        deploy_run(path, out, "fp32", 18, ("triton", "single-file"))
+    finally:
+        os.umask(before)
+    assert (out / "model.safetensors").exists()
+    for found in (out, *out.rglob("*")):
+        assert found.stat().st_mode & 0o777 == (0o755 if found.is_dir() else 0o644), found
+
+
+def test_what_is_slipped_into_the_releases_manifest_meanwhile_is_not_signed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, out = copy_of(exported(), tmp_path / "r"), tmp_path / "serve"
+    known = read_manifest(path)
+    assert known is not None
+    (engine,) = known["engines"]
+
+    def meanwhile(*given: Any, **options: Any) -> EngineReport:
+        """When the release was checked and copied."""
+        passed = {**engine, "path": "model.safetensors", "gate": passed_gate(engine)}
+        write_manifest(path, known | {"engines": [engine, passed], "parts": []})
+        return measure_engine(*given, **options)
+
+    monkeypatch.setattr("safediff.workflow.deploy.measure_engine", meanwhile)
+    deploy_run(path, out, "fp32", 18)
+    manifest = read_manifest(out)
+    assert manifest is not None
+    assert [row["path"] for row in manifest["engines"]] == ["unet/model.onnx"]
+    assert [row["part"] for row in manifest["parts"]] == ["model", "text_encoder", "vae_decoder"]
 
 
 def test_the_triton_repository_describes_the_graph() -> None:

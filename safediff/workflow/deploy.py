@@ -15,7 +15,7 @@ from typing import Literal
 
 from safediff.export.engine_files import DATA_NAME, MODEL_NAME, Precision
 from safediff.export.identity import verify_identity
-from safediff.export.manifest import MANIFEST_NAME, is_exported
+from safediff.export.manifest import is_exported
 from safediff.export.single_file import write_single_file
 from safediff.export.single_file_proof import verify_single_file
 from safediff.export.to_triton import REPOSITORY, write_repository
@@ -170,5 +170,5 @@ def _copy_model(source: ExportSource, out: Path) -> None:
     if source.release is None:
         write_model(out, source.model)
     else:
-        copy_checked(source.release, source.stamps, out, MODEL_NAME, DATA_NAME, MANIFEST_NAME)
+        copy_checked(source.release, source.stamps, out, MODEL_NAME, DATA_NAME)
         shutil.rmtree(out / REPOSITORY, ignore_errors=True)  # it served the earlier engine

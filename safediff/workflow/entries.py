@@ -56,7 +56,7 @@ def enter(
     Raises:
         UsageError: the certificate is of another version.
     """
-    manifest = {**_header(source), "engines": [], "parts": []} | _earlier(source, folder)
+    manifest = {**_header(source), "engines": [], "parts": []} | _earlier(folder)
     paths = {row["path"] for row in (*engines, *added)}
     kept = [row for row in manifest["engines"] if row["path"] not in paths]
     parts = [row for row in manifest.get("parts", []) if row["path"] not in paths]
@@ -84,9 +84,12 @@ def _header(source: ExportSource) -> Json:
     }
 
 
-def _earlier(source: ExportSource, folder: Path) -> Json:
-    """What an earlier export wrote of engines that are still there."""
-    manifest = None if source.release is None else read_manifest(source.release)
+def _earlier(folder: Path) -> Json:
+    """What an earlier export wrote of engines that are still there.
+
+    Read from the copy: what lies in the release by now was never checked.
+    """
+    manifest = read_manifest(folder)
     if manifest is None:
         return {}
     parts = [row for row in manifest.get("parts", []) if (folder / row["path"]).exists()]
