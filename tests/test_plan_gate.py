@@ -85,6 +85,7 @@ def test_a_plan_is_gated_signed_and_served(
         True,
         True,
     )
+    assert audit(out / CERTIFICATE, out, None, NOW).problems == ()
     manifest = read_manifest(out)
     assert manifest is not None
     (engine,) = manifest["engines"]

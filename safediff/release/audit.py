@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from safediff.errors import Inconclusive, UsageError
+from safediff.export.manifest import MANIFEST_NAME, read_manifest
 from safediff.gate.journal import read_journal
 from safediff.gate.verdict import GateReport, Verdict
 from safediff.release.certificate import CERTIFICATE_NAME, derived
@@ -22,7 +23,12 @@ from safediff.release.certified_files import (
     uncertified_weights,
 )
 from safediff.release.checksums import SIGNATURE_NAME, mismatches, read_sums
-from safediff.release.engines import certificate_names, engine_problems, how_proved
+from safediff.release.engines import (
+    certificate_names,
+    engine_problems,
+    gate_problems,
+    how_proved,
+)
 from safediff.release.replay import Replay, replay
 from safediff.release.signing import check_signature
 from safediff.release.weights import (
@@ -176,8 +182,10 @@ def _certified_engines(certificate: Json, release: Path) -> Iterator[str]:
 def _added(
     certificate: Json, release: Path, listed: Mapping[str, str], facts: dict[str, str]
 ) -> Iterator[str]:
-    """Engines that were added later: by hash, then by the weights that lie in them."""
+    """What was added later: by hash, then by its gate report and by the weights that lie in it."""
     problems = list(engine_problems(release, certificate, listed))
+    if certificate["engines"]:
+        problems += _gates(certificate, release)
     yield from problems
     if problems or not certificate["engines"]:
         return
@@ -190,6 +198,16 @@ def _added(
         else:
             told.append(found)
     facts["engines"] = "; ".join(told)
+
+
+def _gates(certificate: Json, release: Path) -> Iterator[str]:
+    """What the certificate says of gates on added engines, against the reports on these."""
+    try:
+        yield from gate_problems(certificate, read_manifest(release))
+    except UsageError as error:
+        yield str(error)
+    except (KeyError, TypeError, AttributeError) as error:
+        yield f"{MANIFEST_NAME}: not a readable manifest ({error!r})"
 
 
 def _bytes(path: Path) -> bytes | None:

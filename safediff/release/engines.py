@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from safediff.export.manifest import MANIFEST_NAME, gates_of
 from safediff.release.certificate import CERTIFICATE_NAME, dump_certificate
 from safediff.release.checksums import sha256_file
 
@@ -85,6 +86,30 @@ def _gated(row: Json, gate: Json | None) -> Json:
         return row
     parity = row["parity"] and {**row["parity"], "gate_rerun": True}
     return {**row, "gate": gate["verdict"], "parity": parity}
+
+
+def gate_problems(certificate: Json, manifest: Json | None) -> Iterator[str]:
+    """Added engines whose entry says another gate than the report on their bytes, in words.
+
+    Args:
+        certificate: Its entries say a gate's verdict alone.
+        manifest: Of its folder, which holds the reports; None: there are none.
+
+    Raises:
+        KeyError, TypeError, AttributeError: the manifest lacks what each has.
+    """
+    reports = [
+        (engine["sha256"], gate)
+        for engine in (manifest["engines"] if manifest else ())
+        for gate in gates_of(engine)
+        if gate["bound_to"] == engine["sha256"]
+    ]
+    for row in certificate["engines"]:
+        own = own_gate(certificate, [gate for sha256, gate in reports if sha256 == row["sha256"]])
+        found = None if own is None else own["verdict"]
+        if row["gate"] != found:
+            said = f"the certificate says gate {row['gate'] or 'not measured'}"
+            yield f"{row['path']}: {said}, {MANIFEST_NAME} {found or 'holds no report on it'}"
 
 
 def added_plans(certificate: Json) -> list[Json]:
