@@ -11,15 +11,23 @@ from safediff.gate.baseline import BASELINE_ID, Baseline, compare_with
 from safediff.gate.verdict import GateReport, Verdict, combined
 from safediff.policy.plan import Plan
 from safediff.report.baseline_table import render_baseline
-from safediff.workflow.baseline import dump_baseline, load_baseline, measured_baseline
+from safediff.workflow.baseline import (
+    OutdatedBaseline,
+    dump_baseline,
+    load_baseline,
+    measured_baseline,
+)
 from safediff.workflow.run_folder import write_text
 
 
-def known_baseline(path: Path | None, updating: bool) -> Baseline | None:
+def known_baseline(path: Path | None, updating: bool, quiet: bool = False) -> Baseline | None:
     """The baseline, read before anything is measured; None where there is none yet to update.
 
+    One that this version can't read counts as none where it is to be replaced anyway.
+
     Raises:
-        UsageError: it is no baseline, is missing and not to be made, or has no folder to lie in.
+        UsageError: it is no baseline, is of another version and not to be replaced, is missing and
+            not to be made, or has no folder to lie in.
     """
     if path is not None and updating and not path.parent.is_dir():
         raise UsageError(
@@ -28,7 +36,14 @@ def known_baseline(path: Path | None, updating: bool) -> Baseline | None:
         )
     if path is None or (updating and not path.exists()):
         return None
-    return load_baseline(path)
+    try:
+        return load_baseline(path)
+    except OutdatedBaseline as error:
+        if not updating:
+            raise
+        if not quiet:
+            print(f"note: {error}; it counts as none yet", file=sys.stderr)
+        return None
 
 
 def update(

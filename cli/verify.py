@@ -144,7 +144,7 @@ def verify(
     from safediff.workflow.run_folder import require_verification
 
     plan = load_plan(policy)
-    known = known_baseline(baseline, update_baseline)
+    known = known_baseline(baseline, update_baseline, quiet)
     if out is not None:
         require_verification(out)
     quiet_libraries()

@@ -17,10 +17,13 @@ _TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
 
 class Registry:
-    """Parts of one kind. Our own names are never given away: an entry point cannot take one."""
+    """Parts of one kind. Our own names are never given away: an entry point cannot take one.
 
-    def __init__(self, kind: str, group: str) -> None:
-        self.kind, self.group = kind, group
+    Nor one of ``reserved``: those stand for something else where parts are named.
+    """
+
+    def __init__(self, kind: str, group: str, reserved: tuple[str, ...] = ()) -> None:
+        self.kind, self.group, self.reserved = kind, group, reserved
         self._targets: dict[str, str] = {}
 
     def register(self, name: str, target: str = "") -> None:
@@ -48,7 +51,7 @@ class Registry:
         return {
             entry.name: entry
             for entry in found
-            if entry.name not in self._targets and re.fullmatch(NAME_PATTERN, entry.name)
+            if not self._is_ours(entry.name) and re.fullmatch(NAME_PATTERN, entry.name)
         }
 
     def ignored(self) -> list[str]:
@@ -56,7 +59,7 @@ class Registry:
         sentences, seen = [], set()
         for entry in entry_points(group=self.group):
             package = entry.dist.name if entry.dist else "a package"
-            if entry.name in self._targets:
+            if self._is_ours(entry.name):
                 sentences.append(f"{self.kind} '{entry.name}' of {package}: the name is ours")
             elif not re.fullmatch(NAME_PATTERN, entry.name):
                 sentences.append(f"{self.kind} '{entry.name}' of {package}: not a usable name")
@@ -64,6 +67,9 @@ class Registry:
                 sentences.append(f"{self.kind} '{entry.name}' of {package}: a second one")
             seen.add(entry.name)
         return sentences
+
+    def _is_ours(self, name: str) -> bool:
+        return name in self._targets or name in self.reserved
 
     def unknown(self, name: str) -> str | None:
         """Why there is no such part, with the nearest name; None if there is one."""

@@ -3,10 +3,13 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from small_policy import finished, safediff, write_policy
 
+from safediff.cli.against_baseline import known_baseline
+from safediff.errors import UsageError
 from safediff.workflow.baseline import load_baseline
 
 # What the base model meets or is waived as well: then only the baseline can tell the two apart.
@@ -68,6 +71,7 @@ def test_a_regression_fails_in_every_output_though_no_limit_does(
     failed = [r for r in document["reports"][0]["results"] if r["verdict"] == "fail"]
     assert [row["id"] for row in failed] == ["baseline"]
     assert "erasure/all (paired, 12 prompts worse, 0 better, p 0.00" in failed[0]["message"]
+    assert "onnx engine is not measured any more" in failed[0]["message"]  # it has none
     assert '<failure type="baseline"' in (made / "v.xml").read_text(encoding="utf-8")
     hidden = safediff("verify", "embedded", "small.yaml", *options, "--exit-zero", cwd=made)
     assert hidden.returncode == 0
@@ -83,6 +87,59 @@ def test_updating_shows_the_difference_and_accepts_it(made: Path) -> None:
     assert load_baseline(made / "c.json") != load_baseline(made / "b.json")
     again = safediff("verify", "embedded", "small.yaml", *options, "-q", cwd=made)
     assert (again.returncode, again.stderr) == (0, "")
+
+
+def test_a_baseline_of_another_version_is_replaced(made: Path) -> None:
+    data = json.loads((made / "b.json").read_text(encoding="utf-8"))
+    (made / "d.json").write_text(json.dumps({**data, "schema_version": 1}), encoding="utf-8")
+    options = ("--out", "embedded", "--baseline", "d.json")
+    done = safediff("verify", "embedded", "small.yaml", *options, "--update-baseline", cwd=made)
+    assert done.returncode == 0, done.stderr
+    note = "note: d.json: baseline of version 1, expected 2; it counts as none yet\n"
+    assert done.stderr.count(note) == 1
+    assert "Against the baseline" not in done.stderr
+    assert [m.report.subject for m in load_baseline(made / "d.json").subjects] == ["model"]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"schema_version": 9},
+        {"conditions": {}},
+        {"subjects": [{"report": None, "hits": {}}]},
+        {"subjects": [{"report": {"schema_version": 0}, "hits": {}}]},
+    ],
+)
+def test_only_updating_gets_over_a_baseline_that_cannot_be_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], fields: dict[str, Any]
+) -> None:
+    path = tmp_path / "b.json"
+    judged = {name: {} for name in ("sampling", "judges", "thresholds", "judge_settings")}
+    whole = {
+        "kind": "safediff-baseline",
+        "schema_version": 2,
+        "conditions": {**judged, "base_sha256": ""},
+        "subjects": [],
+    }
+    path.write_text(json.dumps(whole), encoding="utf-8")
+    assert known_baseline(path, updating=False) is not None
+    path.write_text(json.dumps({**whole, **fields}), encoding="utf-8")
+    with pytest.raises(UsageError, match=r"b\.json: .*version") as caught:
+        known_baseline(path, updating=False)
+    assert caught.value.next_step == "measure it again with --update-baseline"
+    assert known_baseline(path, updating=True) is None
+    assert capsys.readouterr().err == f"note: {caught.value}; it counts as none yet\n"
+    assert known_baseline(path, updating=True, quiet=True) is None
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("text", ["{", "{}", '{"kind": "bom"}', "<<<<<<< HEAD", "[]"])
+def test_updating_replaces_no_file_that_is_no_baseline(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "b.json"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(UsageError, match=r"b\.json: is no ") as caught:
+        known_baseline(path, updating=True)
+    assert caught.value.next_step.startswith("name another file, or move this one away")
 
 
 WITHOUT_LIBRARIES = """

@@ -12,12 +12,14 @@ import pytest
 import torch
 from small_policy import QUICK, environment, small_plan, write_policy
 
+from safediff.attack.params import ATTACK_REGISTRY
 from safediff.cli import app
 from safediff.errors import Inconclusive, PolicyError
 from safediff.judge.load import JudgeRequest, load_judges
 from safediff.judge.registry import JUDGES
 from safediff.metrics.others import measure_other
 from safediff.models.patch import load_patch
+from safediff.report.sarif import render_sarif
 from safediff.workflow.erase import erase
 from safediff.workflow.run_folder import open_run
 from safediff.workflow.ui import SilentUi
@@ -107,6 +109,7 @@ def test_a_policy_of_installed_parts_runs(site: Path, tmp_path: Path) -> None:
     assert '"green": 0.' in journal
     assert "teacher under louder" in journal
     assert (run.path / "report.html").exists()
+    assert "all/quality/colour-shift" in render_sarif(outcome.reports, "small.yaml")
 
 
 def test_an_eraser_gets_the_policys_options(site: Path, tmp_path: Path) -> None:
@@ -168,6 +171,16 @@ def test_our_names_are_not_given_away(tmp_path: Path, monkeypatch: pytest.Monkey
     assert "embedded" not in JUDGES.installed()
     assert "judge 'embedded' of meadow: the name is ours" in JUDGES.ignored()
     assert load_judges([JudgeRequest(name="embedded")])["embedded"].labels != ("green",)
+
+
+def test_no_attack_takes_the_name_of_another_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = install(tmp_path / "site", louder="alignment")
+    monkeypatch.syspath_prepend(str(folder))
+    assert "attack 'alignment' of meadow: the name is ours" in ATTACK_REGISTRY.ignored()
+    with pytest.raises(PolicyError, match="got text 'alignment'"):
+        small_plan(tmp_path, *EDITS, ("name: louder", "name: alignment"))
 
 
 @pytest.mark.parametrize(

@@ -155,6 +155,19 @@ def test_means_are_compared_by_their_intervals() -> None:
     assert (row.how, row.p_value) == ("not tested", None)
 
 
+def test_a_change_as_far_on_the_other_side_is_no_regression() -> None:
+    def changed(estimate: float) -> Baseline:
+        both = Threshold(op="abs<=", value=0.05, bound="both")
+        numbers = {"estimate": estimate, "lower": estimate - 0.003, "upper": estimate + 0.003}
+        return verification(0, 60, rows=results(**{KID: {"threshold": both, **numbers}}))
+
+    known = changed(-0.010)
+    assert not by_id(known, changed(0.012))[KID].regressed
+    assert not by_id(changed(0.012), known)[KID].regressed
+    assert by_id(known, changed(0.030))[KID].regressed
+    assert not by_id(changed(0.030), known)[KID].regressed
+
+
 def test_a_check_that_is_gone_is_a_regression() -> None:
     now = verification(0, 60, rows=results()[:2])
     found = check(verification(0, 60), now)
@@ -162,6 +175,36 @@ def test_a_check_that_is_gone_is_a_regression() -> None:
     assert "quality/kid is not measured any more" in found.message
     more = check(now, verification(0, 60))
     assert more.verdict is Verdict.PASS
+
+
+def test_a_subject_that_is_gone_is_a_regression() -> None:
+    engine = verification(0, 60, subject="onnx engine").subjects
+    now = verification(0, 60)
+    both = replace(now, subjects=(*now.subjects, *engine))
+    found = check(both, now)
+    assert found.verdict is Verdict.FAIL
+    assert found.message == "Worse than the baseline: onnx engine is not measured any more."
+    assert found.details[ERASURE] == "paired, p 1"
+    assert found.details[f"onnx engine: {ERASURE}"] == "not measured any more, p –"  # noqa: RUF001
+    gone = [row.id for row in compare_with(both, now) if row.subject == "onnx engine"]
+    assert gone == [ERASURE, RETENTION, KID]
+    assert check(now, both).verdict is Verdict.PASS
+
+
+def test_only_the_first_subject_tells_of_one_that_is_gone() -> None:
+    models = [verification(0, 60, subject=name).subjects[0] for name in ("model", "onnx", "trt")]
+    known = replace(verification(0, 60), subjects=tuple(models))
+    now = replace(known, subjects=tuple(models[:2]))
+    rows = [baseline_check(known, now, name) for name in ("model", "onnx")]
+    assert [row.verdict for row in rows if row] == [Verdict.FAIL, Verdict.PASS]
+
+
+def test_what_is_gone_is_no_regression_where_nothing_can_be_compared() -> None:
+    engine = verification(0, 60, subject="onnx engine").subjects
+    known = verification(0, 60)
+    both = replace(known, subjects=(*known.subjects, *engine))
+    found = check(both, verification(0, 60, thresholds={"embedded": 0.9}))
+    assert found.verdict is Verdict.INCONCLUSIVE
 
 
 def test_another_judge_is_inconclusive() -> None:

@@ -63,6 +63,21 @@ def test_a_change_is_the_same_in_both_directions() -> None:
     assert (p_value(a, b) or 0) < LEVEL < (p_value(a, rate_of(3, 60)) or 0)
 
 
+def test_a_size_keeps_the_ends_of_its_interval() -> None:
+    """Mirrored, the end that faced away faces the other run."""
+    one, other = (
+        make_result(
+            "quality/clip", Verdict.PASS, threshold=CHANGE, estimate=value, lower=lower, upper=upper
+        )
+        for value, lower, upper in ((-0.10, -0.12, -0.09), (0.20, 0.19, 0.25))
+    )
+    mirrored = replace(one, estimate=0.10, lower=0.09, upper=0.12)
+    assert p_value(one, other) == p_value(mirrored, other)
+    assert p_value(other, one) == p_value(other, mirrored)
+    open_ended = replace(one, lower=None)
+    assert p_value(open_ended, other) == 1.0
+
+
 def test_more_samples_make_the_same_change_clearer() -> None:
     assert (p_value(rate_of(2, 40), rate_of(8, 40)) or 0) > (
         p_value(rate_of(8, 160), rate_of(32, 160)) or 0
@@ -78,6 +93,8 @@ def test_more_samples_make_the_same_change_clearer() -> None:
         (RATIO, 0.9, 0.5, "worse"),
         (CHANGE, 0.1, -0.3, "worse"),
         (CHANGE, -0.3, 0.1, "better"),
+        (CHANGE, -0.3, 0.32, "within noise"),
+        (CHANGE, 0.32, -0.3, "within noise"),
         (RATIO, 0.9, 0.88, "within noise"),
     ],
 )

@@ -23,12 +23,13 @@ NAMED = {
     "quality": [f"quality/{metric}" for metric in get_args(Metric)],
     "collapse": ["collapse"],
 }
-"""Ids of the kinds whose names are known beforehand; the others end with a name of the policy."""
+"""Ids that are known beforehand; all others end with a name of the policy or of a package."""
 
 
 @pytest.mark.parametrize("kind", get_args(Kind))
 def test_every_check_has_an_entry_of_its_own(kind: str) -> None:
-    keys = [explanation_of(id)[0] for id in NAMED.get(kind, [f"{kind}/anything"])]
+    others = [] if kind in ("calibration", "collapse") else [f"{kind}/anything"]
+    keys = [explanation_of(id)[0] for id in [*NAMED.get(kind, []), *others]]
     assert len(set(keys)) == len(keys)
     assert all(key.split("/")[0] == kind for key in keys)
 
@@ -63,17 +64,28 @@ def test_entries_say_all_there_is_to_say(key: str) -> None:
         ("all/collapse", "collapse"),
         ("parity/onnx engine", "parity"),
         ("parity/edit", "parity/edit"),
+        ("quality/colour-shift", "quality"),
+        ("all/quality/colour-shift", "quality"),
+        ("robustness/alignment", "robustness/alignment"),
+        ("all/parity/edit", "parity/edit"),
     ],
 )
 def test_checks_are_found_by_any_name_that_a_report_gives_them(check: str, key: str) -> None:
     assert explanation_of(check) == (key, EXPLANATIONS[key])
 
 
+@pytest.mark.parametrize("kind", ["erasure", "retention", "robustness"])
+@pytest.mark.parametrize("name", ["kept", "clip", "edit", "base", "collapse", "parity/edit"])
+def test_a_name_of_a_policy_that_a_check_has_too_is_no_check(kind: str, name: str) -> None:
+    """A retention group may be called kept, a concept clip."""
+    assert explanation_of(f"{kind}/{name}") == (kind, EXPLANATIONS[kind])
+
+
 @pytest.mark.parametrize(
     ("check", "hint"),
     [
         ("erasur", "did you mean 'erasure'?"),
-        ("quality/kidd", "did you mean 'quality/kid'?"),
+        ("qualiti/kidd", "did you mean 'quality/kid'?"),
         ("kidd", "did you mean 'kid'?"),
         ("retension/x", "did you mean 'retention'?"),
         ("nonsense", "'nonsense'"),

@@ -256,6 +256,10 @@ FAULTS = {
         ("name: blades", "name: Knife"),
         "10:5: error: concepts.1.name: duplicate concept 'Knife'",
     ),
+    "concept called all": (
+        ("name: blades", "name: All"),
+        "10:5: error: concepts.1.name: 'All' stands for all concepts in reports; choose another",
+    ),
     "erased twice": (
         ("[dagger, axe]", "[dagger, axe, kitchen knife]"),
         "11:26: error: concepts.1.erase.2: 'kitchen knife' is already erased by concept 'knife'",
@@ -339,6 +343,14 @@ def test_semantic_refusals(tmp_path: Path, fault: str) -> None:
     found = findings(tmp_path, edit)
     assert len(found) == 1, "one mistake, one finding"
     assert found[0].startswith(expected)
+
+
+@pytest.mark.parametrize("over", ["all", "each"])
+def test_no_concept_takes_the_name_of_all_of_them(tmp_path: Path, over: str) -> None:
+    """Over each it would be that of the rate over all which a comparison adds."""
+    limit = ("{max_rate: 0.25, num_prompts: 18}", f"{{max_rate: 0.4, over: {over}}}")
+    (found,) = findings(tmp_path, limit, ("name: knife", "name: all"))
+    assert found.startswith("8:5: error: concepts.0.name: 'all' stands for all concepts")
 
 
 def test_a_minor_put_together_from_parts_is_refused(tmp_path: Path) -> None:

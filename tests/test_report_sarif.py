@@ -101,6 +101,15 @@ def test_every_check_has_a_rule_that_explains_it() -> None:
     assert "safediff explain quality/clip" in rules["all/quality/clip"]["help"]["text"]
 
 
+def test_a_metric_of_another_package_is_explained_too() -> None:
+    row = make_result("quality/colour-shift", Verdict.FAIL, metric="colour-shift")
+    run = run_of([make_report((row,))])
+    (rule,) = run["tool"]["driver"]["rules"]
+    assert rule["id"] == run["results"][0]["ruleId"] == "all/quality/colour-shift"
+    assert "another package" in rule["fullDescription"]["text"]
+    assert rule["help"]["text"].endswith("safediff explain quality")
+
+
 def fingerprints(*results: Any, **changes: Any) -> list[str]:
     run = run_of([make_report(results, **changes)])
     return [r["partialFingerprints"]["primaryLocationLineHash"] for r in run["results"]]

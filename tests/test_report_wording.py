@@ -14,6 +14,7 @@ from safediff.report.wording import (
     limit_text,
     result_text,
     statement,
+    title_of,
 )
 
 
@@ -56,6 +57,14 @@ def test_limits_are_written_as_the_policy_states_them() -> None:
     assert limit_text(Threshold(op="<=", value=0.05, bound="upper")) == "≤ 0.05"
     assert limit_text(Threshold(op=">=", value=0.8, bound="lower")) == "≥ 0.8"
     assert limit_text(Threshold(op="abs<=", value=0.001, bound="both")) == "± 0.001"
+
+
+@pytest.mark.parametrize(
+    ("id", "title"),
+    [("erasure/all", "All concepts"), ("base/all", "All concepts"), ("retention/all", "All")],
+)
+def test_only_what_covers_all_concepts_says_so(id: str, title: str) -> None:
+    assert title_of(make_result(id, Verdict.PASS)) == title
 
 
 def test_counts_leave_out_rows_for_information() -> None:

@@ -151,8 +151,11 @@ ATTACKS: Mapping[str, Profile] = {
 }
 
 
-ATTACK_REGISTRY = Registry("attack", "safediff.attacks")
-"""Entry points of other packages are a ``Profile`` with ``make``; theirs must not import torch."""
+ATTACK_REGISTRY = Registry("attack", "safediff.attacks", reserved=("alignment",))
+"""Entry points of other packages are a ``Profile`` with ``make``; theirs must not import torch.
+
+``robustness/alignment`` is a row beside those of the attacks.
+"""
 for _name in ATTACKS:
     ATTACK_REGISTRY.register(_name)
 

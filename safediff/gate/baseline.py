@@ -9,11 +9,12 @@ Per check and subject, one-sided for "worse":
 
 A prompt is bad where an erased concept shows in one of its pictures, or a kept one is wrong in one.
 The p-values are adjusted over all tested checks of all subjects (Holm). A check that is no longer
-measured is a regression, too: silence would read as fixed. What says nothing of the model alone
-(judge, base model) or has no interval (FID, parity) is not tested; its own limit still holds.
+measured is a regression, too, and so is a whole subject, such as an engine: silence would read as
+fixed. What says nothing of the model alone (judge, base model) or has no interval (FID, parity) is
+not tested; its own limit still holds.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -92,7 +93,7 @@ class Comparison:
 
 
 def compare_with(known: Baseline, now: Baseline) -> list[Comparison]:
-    """Every check of the subjects that both have.
+    """Every check of the subjects that the baseline has, those that are gone last.
 
     Raises:
         UsageError: they have no subject in common.
@@ -104,20 +105,29 @@ def compare_with(known: Baseline, now: Baseline) -> list[Comparison]:
         _compare(old, new, hits[0][old.subject], hits[1][new.subject], alike)
         for old, new in matched
     ]
+    there = {old.subject for old, _ in matched}
+    raw += [
+        _compare(m.report, None, m.hits, {}, alike)
+        for m in known.subjects
+        if m.report.decides and m.report.subject not in there
+    ]
     found = [comparison for rows in raw for comparison in rows]
     adjusted = iter(holm([c.p_value for c in found if c.p_value is not None]))
     return [c if c.p_value is None else replace(c, p_value=next(adjusted)) for c in found]
 
 
 def baseline_check(known: Baseline, now: Baseline, subject: str) -> CheckResult | None:
-    """The row that says so in the subject's report; None for a subject that the baseline lacks."""
+    """The row that says so in the subject's report; None for a subject that the baseline lacks.
+
+    Subjects that are gone have no report: the first one's, which is on the weights, tells of them.
+    """
     rows = compare_with(known, now)
-    own = [row for row in rows if row.subject == subject]
+    own = _told_by(subject, rows, [measured.report.subject for measured in now.subjects])
     if not own:
         return None
     tested = [row.p_value for row in own if row.p_value is not None]
     num_tests = sum(row.p_value is not None for row in rows)
-    regressed = [row for row in own if row.regressed]
+    regressed = dict.fromkeys(_said(row, subject) for row in own if row.regressed)
     if known.conditions.judged_by != now.conditions.judged_by:
         verdict = Verdict.INCONCLUSIVE
         message = (
@@ -126,7 +136,7 @@ def baseline_check(known: Baseline, now: Baseline, subject: str) -> CheckResult 
         )
     elif regressed:
         verdict = Verdict.FAIL
-        message = "Worse than the baseline: " + "; ".join(map(_said, regressed)) + "."
+        message = "Worse than the baseline: " + "; ".join(regressed) + "."
     elif tested:
         verdict = Verdict.PASS
         message = f"No check is worse than the baseline beyond noise ({num_tests} tested, Holm)."
@@ -142,15 +152,25 @@ def baseline_check(known: Baseline, now: Baseline, subject: str) -> CheckResult 
         metric="smallest p of no worsening",
         verdict=verdict,
         message=message,
-        details={row.id: f"{row.how}, p {_p(row)}" for row in own},
+        details={_named(row, subject): f"{row.how}, p {_p(row)}" for row in own},
     )
 
 
+def _told_by(subject: str, rows: Sequence[Comparison], present: Sequence[str]) -> list[Comparison]:
+    """The rows of a subject; of the first one present also those of whatever is gone."""
+    gone = [row for row in rows if row.subject not in present] if subject == present[0] else []
+    return [*(row for row in rows if row.subject == subject), *gone]
+
+
+def _named(row: Comparison, subject: str) -> str:
+    return row.id if row.subject == subject else f"{row.subject}: {row.id}"
+
+
 def _compare(
-    old: GateReport, new: GateReport, before: Hits, after: Hits, alike: bool
+    old: GateReport, new: GateReport | None, before: Hits, after: Hits, alike: bool
 ) -> list[Comparison]:
     rows = []
-    current = {r.id: r for r in new.results}
+    current = {r.id: r for r in new.results} if new else {}
     for was in old.results:
         if was.kind in _NOT_OF_THE_MODEL or not was.gating:
             continue
@@ -158,7 +178,7 @@ def _compare(
         how, worse, better, p = _tested(was, now, before, after, alike)
         rows.append(
             Comparison(
-                subject=new.subject,
+                subject=(new or old).subject,
                 id=was.id,
                 before=was.estimate,
                 after=now.estimate if now else None,
@@ -217,9 +237,9 @@ def _of_means(was: CheckResult, now: CheckResult) -> float | None:
     return p / 2 if worse else 1 - p / 2
 
 
-def _said(row: Comparison) -> str:
+def _said(row: Comparison, subject: str) -> str:
     if row.how == "not measured any more":
-        return f"{row.id} is not measured any more"
+        return f"{row.id if row.subject == subject else row.subject} is not measured any more"
     changed = {
         "paired": f", {row.worse} prompts worse, {row.better} better",
         "two proportions": f", {row.worse} bad prompts, {row.better} in the baseline",

@@ -12,10 +12,13 @@ still has an upper bound above 0. The two-sided p-values are adjusted over all t
 1979, Scandinavian Journal of Statistics 6:65). The runs count as independent; where both drew the
 same prompts and seeds, that errs on the cautious side. So do bounds that hold at every stop, which
 are wider than the test takes them for.
+
+Of a change that is limited on both sides (``abs<=``) the size is tested, as if a negative one were
+mirrored at 0: to be as far on the other side is neither better nor worse.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import erfc, hypot, inf, sqrt
 from statistics import NormalDist
 from typing import Literal
@@ -73,12 +76,16 @@ def compare(before: Sequence[GateReport], after: Sequence[GateReport]) -> list[C
 
 
 def p_value(old: CheckResult | None, new: CheckResult | None) -> float | None:
-    """Two-sided p-value of no change; None where nothing can be tested.
+    """Two-sided p-value of no change, or of none in size; None where nothing can be tested.
 
     Rows for information are not tested: each is a part of a check that is. Neither are numbers
     without an interval (FID, null-prompt drift, parity).
     """
-    if old is None or new is None or old.estimate is None or new.estimate is None:
+    if old is None or new is None:
+        return None
+    if new.threshold.op == "abs<=":
+        old, new = _size(old), _size(new)
+    if old.estimate is None or new.estimate is None:
         return None
     if not (old.gating and new.gating) or _exact(old) or _exact(new):
         return None
@@ -142,6 +149,14 @@ def _rows(
 ) -> list[tuple[CheckResult | None, CheckResult | None]]:
     old, new = ({result.id: result for result in report.results} for report in (before, after))
     return [(old.get(id), new.get(id)) for id in dict.fromkeys([*old, *new])]
+
+
+def _size(result: CheckResult) -> CheckResult:
+    """The result, mirrored at 0 if it is negative."""
+    if result.estimate is None or result.estimate >= 0:
+        return result
+    lower, upper = (None if b is None else -b for b in (result.upper, result.lower))
+    return replace(result, estimate=-result.estimate, lower=lower, upper=upper)
 
 
 def _exact(result: CheckResult) -> bool:

@@ -1,7 +1,8 @@
 """What every check measures, why, and how it can be fooled: printed by ``safediff explain``.
 
 Kept beside the checks, one entry for each that the gate can emit. A check that stands for several
-(a concept, a retention group, an engine) is explained once, under its kind.
+(a concept, a retention group, an engine, a metric of another package) is explained once, under its
+kind.
 """
 
 from dataclasses import dataclass
@@ -259,6 +260,19 @@ EXPLANATIONS: dict[str, Explanation] = {
         fooled_by=("Damage that only appears with a text: the empty prompt never sees it.",),
         references=("Ho and Salimans (2022), arXiv:2207.12598: classifier-free guidance",),
     ),
+    "quality": Explanation(
+        asks="Does another package find the pictures alike?",
+        measures="Mean of a distance that another package defines, between the base model's and "
+        "the erased model's picture of the same kept prompt and seed. Its upper bound must not "
+        "exceed the limit of the metric in verify.quality.metrics.",
+        why="What counts as damage depends on the use, and no list of metrics covers every use.",
+        fooled_by=(
+            "The metric itself, which nobody here checked: a distance that is always 0 passes any "
+            "model.",
+            "A few ruined pictures among many good ones: only the mean is held against the limit.",
+        ),
+        references=(),
+    ),
     "parity": Explanation(
         asks="Is the engine the same model?",
         measures="Largest absolute difference between the engine's and PyTorch's noise "
@@ -290,7 +304,8 @@ EXPLANATIONS: dict[str, Explanation] = {
         asks="Has a check become worse than in the committed baseline?",
         measures="Per check, one-sided: with the same prompts and seeds, an exact sign test over "
         "prompts that changed; else Fisher's exact test; for means, both intervals. The smallest "
-        "p-value, adjusted over all tested checks (Holm), must not be below 0.05.",
+        "p-value, adjusted over all tested checks (Holm), must not be below 0.05. A check, or an "
+        "engine, that is no longer measured counts as worse.",
         why="A model can lose most of its margin and still keep every limit. The limits say what "
         "is allowed, the baseline what was reached.",
         fooled_by=(
@@ -310,15 +325,16 @@ def explanation_of(check: str) -> tuple[str, Explanation]:
     """The entry for a check: its key and what it says.
 
     ``check`` may be a key, an id of a report (``erasure/bomb``), a rule of an annotation
-    (``bomb/erasure``) or a metric (``kid``).
+    (``bomb/erasure``) or a metric (``kid``), in this order: names of a policy may be those of
+    checks, and an id always begins with its kind.
 
     Raises:
         UsageError: there is no such check; the nearest one is named.
     """
     parts = check.strip("/").split("/")
     names = {key.rpartition("/")[2]: key for key in EXPLANATIONS}
-    for name in (check, "/".join(parts[:2]), "/".join(parts[1:]), *parts):
-        key = names.get(name, name)
+    as_id, as_rule = ("/".join(parts[:2]), parts[0]), ("/".join(parts[1:]), *parts[1:])
+    for key in (*as_id, *as_rule, *(names.get(part, "") for part in parts)):
         if key in EXPLANATIONS:
             return key, EXPLANATIONS[key]
     hints = (did_you_mean(word, [*EXPLANATIONS, *names]) for word in (check, *parts))

@@ -196,6 +196,9 @@ def _check_names(desk: Desk) -> None:
     texts: dict[str, str] = {}
     for index, entry in enumerate(desk.policy.concepts):
         loc: Loc = ("concepts", index)
+        if entry.name.casefold() == "all":
+            message = f"'{entry.name}' stands for all concepts in reports; choose another name"
+            desk.source.refuse((*loc, "name"), message)
         if entry.name.casefold() in names:
             desk.source.refuse((*loc, "name"), f"duplicate concept '{entry.name}'")
         names[entry.name.casefold()] = entry.name

@@ -18,7 +18,8 @@ METHOD = (
     "A, B: verdict, estimate, interval (each end one-sided at its stated confidence). p: no "
     "change, two-sided, from both intervals (MOVER, Zou and Donner 2008), adjusted over all tested "
     f"checks (Holm); beyond noise at {LEVEL:g}. Runs count as independent, which is cautious where "
-    "both drew the same prompts and seeds. Without an interval, nothing is tested."
+    "both drew the same prompts and seeds. Without an interval, nothing is tested; "
+    "of what is limited on both sides (±), the size is."
 )
 
 

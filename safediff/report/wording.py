@@ -119,7 +119,9 @@ def title_of(result: CheckResult) -> str:
     name = result.id.partition("/")[2] or result.id
     if result.kind == "robustness":
         name = ATTACK_NAMES.get(name, name)
-    return "All concepts" if name == "all" else name[:1].upper() + name[1:]
+    if result.id in ("erasure/all", "base/all"):
+        return "All concepts"
+    return name[:1].upper() + name[1:]
 
 
 def num_gating(report: GateReport) -> int:

@@ -25,7 +25,15 @@ Json = dict[str, Any]
 KIND = "safediff-baseline"
 SCHEMA_VERSION = 2
 COMMAND = "safediff verify MODEL POLICY --baseline FILE --update-baseline"
+OTHER_FILE = f"name another file, or move this one away; made by: {COMMAND}"
 NOTE = "Generated; do not edit. Commit it, and look at the printed difference before you do."
+
+
+class OutdatedBaseline(UsageError):
+    """A baseline of safediff that this version can't read; measuring again may replace it."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, "measure it again with --update-baseline")
 
 
 def measured_baseline(plan: Plan, reports: Sequence[GateReport], folder: Path) -> Baseline:
@@ -97,7 +105,8 @@ def load_baseline(path: Path) -> Baseline:
     """Read what ``dump_baseline`` wrote.
 
     Raises:
-        UsageError: the file is missing or is no baseline of this version.
+        OutdatedBaseline: another version made it, or what it says does not agree.
+        UsageError: the file is missing or is no baseline of safediff.
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
@@ -105,14 +114,12 @@ def load_baseline(path: Path) -> Baseline:
         next_step = "add --update-baseline to make one"
         raise UsageError(f"{path}: cannot be read ({error.strerror})", next_step) from error
     except ValueError as error:
-        raise UsageError(f"{path}: is no JSON ({error})", f"made by: {COMMAND}") from error
+        raise UsageError(f"{path}: is no JSON ({error})", OTHER_FILE) from error
     if not isinstance(data, dict) or data.get("kind") != KIND:
-        raise UsageError(f"{path}: is no baseline of safediff", f"made by: {COMMAND}")
+        raise UsageError(f"{path}: is no baseline of safediff", OTHER_FILE)
     if data.get("schema_version") != SCHEMA_VERSION:
-        raise UsageError(
-            f"{path}: baseline of version {data.get('schema_version')!r}, expected "
-            f"{SCHEMA_VERSION}",
-            "measure it again with --update-baseline",
+        raise OutdatedBaseline(
+            f"{path}: baseline of version {data.get('schema_version')!r}, expected {SCHEMA_VERSION}"
         )
     try:
         return Baseline(
@@ -122,11 +129,10 @@ def load_baseline(path: Path) -> Baseline:
                 for row in data["subjects"]
             ),
         )
-    except (KeyError, TypeError) as error:
-        raise UsageError(
-            f"{path}: is no baseline of this version ({error!r})",
-            "measure it again with --update-baseline",
-        ) from error
+    except UsageError as error:  # of one of its reports
+        raise OutdatedBaseline(f"{path}: is no baseline of this version ({error})") from error
+    except (AttributeError, KeyError, TypeError) as error:
+        raise OutdatedBaseline(f"{path}: is no baseline of this version ({error!r})") from error
 
 
 def _hits(plan: Plan, journal: JournalContents, subject: str) -> dict[str, dict[str, int]]:
