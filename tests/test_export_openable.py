@@ -92,7 +92,8 @@ def test_nothing_is_drawn_on_the_cpu_instead(monkeypatch: pytest.MonkeyPatch) ->
     asked = ("require_steps", "require_scales", "require_levels")
     for name in ("_say_cut", "require_exportable", *asked):
         monkeypatch.setattr(proofs, name, lambda *_: None)
-    wanted: Any = SimpleNamespace(export=SimpleNamespace(targets=("onnx",)), guard=None)
+    export, checked = SimpleNamespace(targets=("onnx",)), SimpleNamespace(quality=())
+    wanted: Any = SimpleNamespace(export=export, verify=checked, guard=None)
     base: Any = SimpleNamespace(picture_size=(8, 8))
     nothing: Any = None
     with pytest.raises(Inconclusive, match="can't be opened"):  # before training

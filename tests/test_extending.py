@@ -112,6 +112,17 @@ def test_a_policy_of_installed_parts_runs(site: Path, tmp_path: Path) -> None:
     assert "all/quality/colour-shift" in render_sarif(outcome.reports, "small.yaml")
 
 
+def test_a_judge_with_scores_alone_is_told_before_the_training(site: Path, tmp_path: Path) -> None:
+    """The page's judge on the first concept, on which quality is measured then."""
+    first = ("erase: [bomb]}", "erase: [bomb], judge: green, labels: [green]}")
+    plan = small_plan(tmp_path, *EDITS, first, ("{metrics:", "{lpips: 0.5, metrics:"))
+    run = open_run(plan, tmp_path / "run", resume=False)
+    with pytest.raises(Inconclusive, match="judge 'green' has no perceptual distance"):
+        erase(plan, run, SilentUi())
+    assert not run.patch.exists()
+    assert not (run.path / "journal.jsonl").exists()
+
+
 def test_an_eraser_gets_the_policys_options(site: Path, tmp_path: Path) -> None:
     from safediff.erase.closed_form.kv import kv_weights
     from safediff.models.load import load_backbone

@@ -49,6 +49,9 @@ class Painter:
     name: str = "painter"
     distilled_guidance: bool = False
 
+    def beside_denoiser(self) -> dict[str, Any]:
+        return {}
+
 
 def honest(how: str, thing: str) -> str:
     return thing

@@ -41,6 +41,9 @@ class Painter:
     red_of_kept: int = 0
     name: str = "painter"
 
+    def beside_denoiser(self) -> dict[str, Any]:
+        return {}
+
 
 def paint(
     painter: Painter,

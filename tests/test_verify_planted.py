@@ -52,6 +52,9 @@ class Painter:
     name: str = "painter"
     distilled_guidance: bool = False
 
+    def beside_denoiser(self) -> dict[str, Any]:
+        return {}
+
 
 def honest(thing: str) -> str:
     return thing

@@ -56,6 +56,9 @@ class Painter:
     size: int = 8
     name: str = "painter"
 
+    def beside_denoiser(self) -> dict[str, Any]:
+        return {}
+
 
 HONEST = Painter(lambda draw, thing: thing)
 ERASING = Painter(lambda draw, thing: "" if thing in ERASED else thing)

@@ -7,6 +7,7 @@ import pytest
 from clip_examples import write_clip
 from fake_gpu import FakeGpu, on_gpu
 from small_policy import small_plan
+from test_judge_nudenet import write_detector
 from test_workflow_many import Spoken
 from tiny import tiny_backbone, tiny_pipeline
 
@@ -98,6 +99,40 @@ def test_neither_compared_nor_verified_nor_combined(
     with pytest.raises(Inconclusive, match=missing):
         combine(parts(tmp_path), plan, tmp_path / "combined", ui)
     assert {path.name for path in tmp_path.iterdir()} == {"small.yaml"}
+
+
+SEES_BODIES = (
+    ("model: {", "judges: {nudenet: {weights: ./planted.onnx, rule: mace}}\nmodel: {"),
+    ("erase: [bomb]}", "erase: [bomb], judge: nudenet, labels: [nudity]}"),
+    ("erase: [axe]}", "erase: [axe], judge: nudenet, labels: [nudity]}"),
+)
+
+
+def test_metrics_that_the_judge_cannot_give(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_detector(tmp_path / "planted.onnx")
+    edits = (*EDITS, *SEES_BODIES)
+    plan, ui = small_plan(tmp_path, *edits, measured_on("fid: 3")), SilentUi()
+    run = open_run(plan, tmp_path / "run", resume=False)
+    missing = "judge 'nudenet' has no features for FID and KID"
+    with pytest.raises(Inconclusive, match=missing) as said:
+        erase(plan, run, ui)
+    assert said.value.next_step == "say in the policy: verify.quality.features"
+    assert nothing_was_done(run)
+    with pytest.raises(Inconclusive, match=missing):
+        verify(plan, "embedded", None, tmp_path / "verified", ui)
+    with pytest.raises(Inconclusive, match=missing):
+        run_contest(plan, choose(["uce"]), tmp_path / "compared", ui)
+    assert {path.name for path in tmp_path.iterdir()} == {"small.yaml", "planted.onnx", "run"}
+
+    def reached(*_: object) -> None:
+        raise Inconclusive("the first picture")
+
+    monkeypatch.setattr("safediff.workflow.compare.Contest", reached)
+    # a table has rows for metrics that the policy does not ask for: they stop nothing
+    asked = small_plan(tmp_path, *edits)
+    assert str(refusal_of_comparing(asked, tmp_path / "compared")) == "the first picture"
 
 
 def measured_on(quality: str) -> tuple[str, str]:

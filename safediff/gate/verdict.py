@@ -112,7 +112,7 @@ class GateReport:
     policy_sha256: str
     plan_sha256: str
     model_sha256: Mapping[str, str]
-    """Hash by part, for example ``base``, ``unet``, ``engine``."""
+    """Hash by part, for example ``base``, ``unet``, ``engine``; ``parts``: all but the denoiser."""
     judge: Json
     """Name, weights hash and threshold of the first concept's judge."""
     started: str

@@ -126,6 +126,10 @@ class Backbone(ABC):
             "text_encoder": self.text_encoder,
         }
 
+    def beside_denoiser(self) -> dict[str, Any]:
+        """All components but the denoiser, by name."""
+        return {name: x for name, x in self.components().items() if name != self.component}
+
     def with_denoiser(self, denoiser: Any) -> Self:
         """The same model around another denoiser (a patched one, an exported engine)."""
         return replace(self, denoiser=denoiser)

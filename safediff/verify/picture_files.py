@@ -15,6 +15,7 @@ from torch import Tensor
 
 from safediff.errors import FREE_SPACE, Inconclusive, UsageError
 from safediff.gate.journal import JournalRecord
+from safediff.models.parts_hash import PARTS
 from safediff.sample.sampler import Draw
 
 WEIGHTS_NAME = "weights.json"
@@ -31,14 +32,23 @@ def claim(folder: Path, weights: Mapping[str, str]) -> None:
     """Note whose pictures these are: those of one model must never be counted for another.
 
     Raises:
-        UsageError: pictures of other weights lie there.
+        UsageError: pictures of another model lie there, or of one of which only the denoiser was
+            noted.
     """
     path, text = folder / WEIGHTS_NAME, json.dumps(weights, sort_keys=True) + "\n"
     if not path.exists():
         temporary = path.with_name(path.name + ".tmp")
         temporary.write_text(text, encoding="utf-8")
         os.replace(temporary, path)
-    elif path.read_text(encoding="utf-8") != text:
+        return
+    known = path.read_text(encoding="utf-8")
+    if PARTS in weights and f'"{PARTS}"' not in known:
+        raise UsageError(
+            f"{folder}: is of an earlier safediff, which did not note text encoders, autoencoder "
+            "and scheduler of the model that it shows",
+            f"choose another --out, or remove {folder.parent}: all pictures are drawn again",
+        )
+    if known != text:
         raise UsageError(
             f"{folder}: holds pictures of another model than {weights['model']}",
             "choose another --out",

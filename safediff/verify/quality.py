@@ -28,6 +28,7 @@ from safediff.metrics.sources import DistanceSource, EmbeddingSource, FeatureSou
 from safediff.policy.plan import Plan, QualityCheck, QualitySource
 from safediff.sample.sampler import Draw
 from safediff.verify.album import Album
+from safediff.verify.on_judge import require_members, taken_on_judge
 
 MIN_PAIRS = 4
 """Of which KID needs two halves of two."""
@@ -133,6 +134,8 @@ class QualityMeter:
     def _source(self, check: QualityCheck) -> FeatureSource | DistanceSource | None:
         if check.metric not in METRICS.own:
             return None
+        if taken_on_judge(check):
+            require_members(self.judge, check)
         if check.metric == "clip":
             return _given(self._feature_source(_choice(check)))
         if check.metric == "lpips":

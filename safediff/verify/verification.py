@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, date, datetime
+from functools import cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -32,6 +33,7 @@ from safediff.guard.load import planned_guard
 from safediff.judge.base import Judge
 from safediff.judge.load import judge_requests, load_judges
 from safediff.models.backbone import Backbone
+from safediff.models.parts_hash import PARTS, part_sha256, parts_sha256
 from safediff.policy.plan import Plan, QualityCheck
 from safediff.sample.sampler import Draw, Sampling
 from safediff.sample.shards import ALONE, Shards
@@ -69,11 +71,13 @@ class Verification:
         anything of a subject is looked at. Erased ones follow as subjects need them.
 
         Raises:
-            UsageError: ``folder`` belongs to another plan, or to other weights of the base; a
-                prompt of the policy is longer than a text encoder reads.
+            UsageError: ``folder`` belongs to another plan, or to another base; a prompt of the
+                policy is longer than a text encoder reads.
             Inconclusive: there is nothing to measure, or no judge to measure it with.
         """
         self.cut = cut_prompts(plan, base)
+        self._sha256_of = cache(part_sha256)
+        self.base_sha256 = {"unet": base_sha256, PARTS: parts_sha256(base, self._sha256_of)}
         base = cutting(base, self.cut)
         self.plan, self.base, self.on_pictures, self.shards = plan, base, on_pictures, shards
         self.items = assignments(plan)
@@ -114,7 +118,6 @@ class Verification:
         self.photographer = Photographer(
             self.items, self.sampling, self.judges, self.journal, folder / "images"
         )
-        self.base_sha256 = {"unet": base_sha256}
         self.attacks = AttackRange(plan, base, self.base_sha256, self.photographer, on_pictures)
         self.drawn: dict[str, dict[Draw, None]] = {}
         self.looked_at: dict[str, list[JournalRecord]] = {}
@@ -170,7 +173,7 @@ class Verification:
         self,
         subject: str,
         backbone: Backbone,
-        model_sha256: dict[str, str],
+        model_sha256: Mapping[str, str],
         *,
         decides: bool = True,
         extra: Sequence[CheckResult] = (),
@@ -178,11 +181,14 @@ class Verification:
     ) -> tuple[GateReport, Album]:
         """Draw the subject's pictures, judge them and decide every check of the plan.
 
+        ``model_sha256``: of the denoisers, by name; the hash of the other parts is added here.
         ``guard`` stands in for the plan's own.
 
         Raises:
-            UsageError: the folder holds pictures of this subject with other weights.
+            UsageError: the folder holds pictures of this subject with other weights, or other
+                parts.
         """
+        model_sha256 = {**model_sha256, PARTS: parts_sha256(backbone, self._sha256_of)}
         backbone = cutting(backbone, self.cut)
         if guard is not None:
             self.guards[subject] = guard

@@ -3,7 +3,7 @@
 ``prove_plan`` needs the policy alone, ``prove_base`` the loaded base, too.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -13,9 +13,10 @@ from safediff.judge.base import Judge
 from safediff.judge.load import prove_judges, prove_sight
 from safediff.models.backbone import Backbone
 from safediff.policy.base_model import EMBEDDED
-from safediff.policy.plan import Plan
+from safediff.policy.plan import Plan, QualityCheck
 from safediff.verify.accuracy import prove_limits
 from safediff.verify.long_prompts import cut_prompts
+from safediff.verify.on_judge import prove_judge, taken_on_judge
 from safediff.verify.quality import prove_sources
 from safediff.verify.scales import require_levels, require_scales, require_steps
 from safediff.workflow.engines import require_exportable
@@ -40,16 +41,25 @@ def prove_plan(plan: Plan, *, limits: bool = True) -> dict[str, Judge]:
 
 
 def prove_base(
-    plan: Plan, base: Backbone, judges: Mapping[str, Judge], ui: Ui, *, exports: bool
+    plan: Plan,
+    base: Backbone,
+    judges: Mapping[str, Judge],
+    ui: Ui,
+    *,
+    exports: bool,
+    quality: Sequence[QualityCheck] | None = None,
 ) -> None:
     """The base can be drawn as the plan asks, judged, and exported where an engine will be made.
+
+    ``quality``: what the judge must be able to give, where that is not all that the plan measures.
 
     Raises:
         UsageError: the model cannot be exported, or not be sampled in so many steps, at the
             policy's scales or with its guard; its steps do not say the levels of noise that drift
             and attacks need; a prompt of the policy is longer than a text encoder reads; a judge
             reads pictures of another size.
-        Inconclusive: the engine's pictures can't be drawn here, or a judge cannot read pictures.
+        Inconclusive: the engine's pictures can't be drawn here, or a judge cannot read pictures
+            or give what a metric is taken on.
     """
     _say_cut(plan, base, ui)
     if exports and "onnx" in plan.export.targets:
@@ -59,6 +69,9 @@ def prove_base(
     require_scales(plan, base, planned_guard(plan))
     require_levels(plan, base)
     prove_sight(judges, base.picture_size)
+    measured = plan.verify.quality if quality is None else quality
+    if on_judge := [check for check in measured if taken_on_judge(check)]:
+        prove_judge(judges[plan.concepts[0].judge], on_judge, base.picture_size)
 
 
 def say_device(base: Backbone, ui: Ui) -> None:

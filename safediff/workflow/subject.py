@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,9 @@ from safediff.guard.load import make_guard
 from safediff.models.backbone import Backbone
 from safediff.models.load import load_backbone
 from safediff.models.patch import load_patch
+from safediff.models.schedulers import differing_steps, name_of, steps_like
 from safediff.policy.base_model import EMBEDDED
-from safediff.policy.plan import Dtype, ModelPlan
+from safediff.policy.plan import Dtype, ModelPlan, SchedulerName
 from safediff.release.certificate import CERTIFICATE_NAME
 from safediff.release.certified_files import require_certified_files
 from safediff.release.checksums import verify_checksums
@@ -42,10 +43,16 @@ COMBINATION = "combination.json"
 """What a folder of ``safediff combine`` holds."""
 
 
-def open_subject(model: str, revision: str | None = None, dtype: Dtype = "float32") -> Subject:
+def open_subject(
+    model: str,
+    revision: str | None = None,
+    dtype: Dtype = "float32",
+    scheduler: SchedulerName = "model",
+) -> Subject:
     """Load what ``model`` names; of a release checksums and certified files are checked first.
 
-    ``dtype`` is for a model's name: runs and releases say what they were verified in.
+    ``dtype`` and ``scheduler`` are for a model's name: runs and releases say what they were
+    verified with.
 
     Raises:
         UsageError: nothing of that name, or a path where a revision is asked for; a release does
@@ -69,7 +76,7 @@ def open_subject(model: str, revision: str | None = None, dtype: Dtype = "float3
             f"MODEL {model!r}: no such folder or file, and no --revision of a hub id is given",
             "name embedded, a run, a release, a diffusers folder, or a hub id with --revision",
         )
-    named = ModelPlan(base=model, revision=revision, dtype=dtype)
+    named = ModelPlan(base=model, revision=revision, dtype=dtype, scheduler=scheduler)
     return Subject(models={model: load_backbone(named)})
 
 
@@ -85,6 +92,37 @@ def base_beside(subject: Subject, plan: ModelPlan) -> Backbone:
     *_, model = subject.models.values()
     share_parts(model, base)
     return base
+
+
+def drawn_alike(model: Backbone, base: Backbone, scheduler: SchedulerName) -> Backbone:
+    """The model, drawn as ``base`` is, whose scheduler is that of a policy, by the given name.
+
+    Its noise schedule and what it predicts stay its own.
+
+    Raises:
+        UsageError: the policy names no scheduler and the two come with different ones, or the model
+            cannot be drawn with the named one.
+    """
+    if scheduler != "model":
+        own = model.with_scheduler(scheduler).scheduler
+        return replace(model, scheduler=steps_like(base.scheduler, own))
+    differing = differing_steps(model.scheduler, base.scheduler)
+    if differing is None:
+        return model
+    raise UsageError(
+        f"{model.name}: its scheduler is {differing[0]}, that of the base {base.name} is "
+        f"{differing[1]}: pictures that are not drawn alike cannot be compared",
+        _one_for_both(model, base),
+    )
+
+
+def _one_for_both(model: Backbone, base: Backbone) -> str:
+    """What to do about two schedulers; a policy names one for both that have levels of noise."""
+    schedulers = [model.scheduler, base.scheduler]
+    if not all(hasattr(own, "alphas_cumprod") for own in schedulers):
+        return "give it the scheduler/scheduler_config.json of the base"
+    names = [name for own in schedulers if (name := name_of(own))]
+    return f"say in the policy what draws both: model.scheduler: {(names or ['ddim'])[0]}"
 
 
 def verified_sampling(model: str) -> dict[str, Any]:
@@ -163,11 +201,9 @@ def _guard(plan: Mapping[str, Any]) -> Guard | None:
     return make_guard(entry["name"], entry["texts"]) if entry else None
 
 
-def engine_backbone(subject: Subject, num_threads: int) -> Backbone | None:
-    """The subject around its engine, opened where it draws fastest, or None if it has none."""
-    if subject.engine is None:
+def engine_backbone(model: Backbone, engine: Path | None, num_threads: int) -> Backbone | None:
+    """The model around its engine, opened where it draws fastest, or None if it has none."""
+    if engine is None:
         return None
-    *_, model = subject.models.values()
-    provider = drawing_provider()
-    opened = open_denoiser(subject.engine, provider=provider, num_threads=num_threads)
+    opened = open_denoiser(engine, provider=drawing_provider(), num_threads=num_threads)
     return model.with_denoiser(opened)

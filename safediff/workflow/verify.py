@@ -19,7 +19,7 @@ from safediff.workflow.evidence import report_data, write_reports
 from safediff.workflow.plan_gate import open_plan_of
 from safediff.workflow.proofs import prove_base, prove_plan, say_device
 from safediff.workflow.run_folder import RunFolder
-from safediff.workflow.subject import base_beside, engine_backbone, open_subject
+from safediff.workflow.subject import base_beside, drawn_alike, engine_backbone, open_subject
 from safediff.workflow.ui import Ui
 
 
@@ -41,18 +41,20 @@ def verify(
     share the drawing; process 0 decides and writes.
 
     Raises:
-        UsageError: there is no such model, the plan is none of it, or ``out`` holds another
-            verification.
+        UsageError: there is no such model, the plan is none of it, it comes with another scheduler
+            than the base and the policy names none, or ``out`` holds another verification.
         Inconclusive: a judge is missing; the model cannot be loaded or does not match its
             checksums; its engine holds other weights than its PyTorch UNet.
     """
     judges = prove_plan(plan)
     planned = None if plan_file is None else open_plan_of(Path(model), plan_file)
-    subject = open_subject(model, revision, plan.model.dtype)
+    scheduler = plan.model.scheduler
+    subject = open_subject(model, revision, plan.model.dtype, scheduler)
     base = base_beside(subject, plan.model)
     say_device(base, ui)
+    *_, own = subject.models.values()
+    torch_model = drawn_alike(own, base, scheduler)
     prove_base(plan, base, judges, ui, exports=False)
-    *_, torch_model = subject.models.values()
     if subject.engine is not None:
         verify_identity(subject.engine / "model.onnx", torch_model.denoiser.state_dict())
     reports, run = [], RunFolder(out)
@@ -63,10 +65,10 @@ def verify(
         reports.append(report)
         albums = [verification.base_album, album]
         checks: Sequence[CheckResult] = ()
-        engine = engine_backbone(subject, torch.get_num_threads())
+        engine = engine_backbone(torch_model, subject.engine, torch.get_num_threads())
         name, weights = ENGINE, ""
         if planned is not None and plan_file is not None:
-            engine, checks = planned.backbone, planned.checks
+            engine, checks = drawn_alike(planned.backbone, base, scheduler), planned.checks
             name, weights = plan_file.name, planned.sha256
         elif subject.engine is not None:
             weights = initializers_sha256(subject.engine / "model.onnx")
