@@ -88,8 +88,9 @@ def test_the_policys_scheduler_draws_both(
         (
             DDIMScheduler,
             {"timestep_spacing": "trailing", "set_alpha_to_one": True},
-            r"is DDIMScheduler \(set_alpha_to_one True, timestep_spacing 'trailing'\), that of the base "
-            r"embedded is DDIMScheduler \(set_alpha_to_one False, timestep_spacing 'leading'\): pictures",
+            r"is DDIMScheduler \(set_alpha_to_one True, timestep_spacing 'trailing'\), that of the "
+            r"base embedded is DDIMScheduler \(set_alpha_to_one False, timestep_spacing 'leading'\): "
+            "pictures",
         ),
     ],
 )
