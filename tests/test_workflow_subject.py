@@ -89,8 +89,8 @@ def test_the_policys_scheduler_draws_both(
             DDIMScheduler,
             {"timestep_spacing": "trailing", "set_alpha_to_one": True},
             r"is DDIMScheduler \(set_alpha_to_one True, timestep_spacing 'trailing'\), that of the "
-            r"base embedded is DDIMScheduler \(set_alpha_to_one False, timestep_spacing 'leading'\): "
-            "pictures",
+            r"base embedded is DDIMScheduler \(set_alpha_to_one False, timestep_spacing 'leading'\)"
+            ": pictures",
         ),
     ],
 )
