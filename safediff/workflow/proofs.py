@@ -76,7 +76,7 @@ def prove_base(
 
 def say_device(base: Backbone, ui: Ui) -> None:
     """Note a model that was loaded onto the CPU, but for the embedded one, which is made for it."""
-    if base.name != EMBEDDED and next(base.denoiser.parameters()).device.type == "cpu":
+    if base.name != EMBEDDED and next(base.vae.parameters()).device.type == "cpu":
         ui.say(
             f"note: torch {torch.__version__} sees no GPU here, so the model runs on the CPU, "
             "which may take days: safediff doctor shows what there is"
