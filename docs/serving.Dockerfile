@@ -1,5 +1,6 @@
 # Serves a release on CPUs. Build from the repository's root (BuildKit), mount the release read-only:
 #   docker build -f docs/serving.Dockerfile -t safediff-serve .
+# With --build-arg TORCH_INDEX=URL torch comes from that index: that of PyTorch's CPU builds saves gigabytes.
 #   docker run --read-only --tmpfs /tmp -p 8000:8000 -v "$PWD/serve:/release:ro" safediff-serve
 FROM python:3.11-slim AS wheel
 # .dockerignore lets in what the wheel is made of
@@ -7,10 +8,11 @@ COPY . /src
 RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheel /src && cp /src/constraints.txt /wheel
 
 FROM python:3.11-slim
+ARG TORCH_INDEX
 RUN useradd --create-home --uid 10001 safediff
-# the CPU build of torch comes first, so that what is found for it is not replaced by another
+# torch comes first, so that what is found for it is not replaced by another build
 RUN --mount=type=bind,from=wheel,source=/wheel,target=/wheel \
-    pip install --no-cache-dir --index-url https://download.pytorch.org/whl/cpu \
+    pip install --no-cache-dir ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} \
         "$(grep '^torch==' /wheel/constraints.txt)" \
     && pip install --no-cache-dir -c /wheel/constraints.txt "$(ls /wheel/*.whl)[serve,sign]"
 
