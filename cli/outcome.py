@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from safediff.cli.plain_console import plain_console
-from safediff.errors import Inconclusive, PolicyViolated
+from safediff.errors import Inconclusive, PolicyViolated, UsageError
 from safediff.gate.verdict import GateReport, Verdict
 from safediff.report.formats import HTML, RENDERERS, Format
 from safediff.report.github import append_summary
@@ -106,11 +106,12 @@ def violation_first(told: Callable[[], None]) -> Iterator[None]:
 
     Raises:
         PolicyViolated: the outcome.
-        Inconclusive: what can't be written, where the policy was met or could not be decided.
+        Inconclusive, UsageError: what can't be written, where the policy was met or could not be
+            decided.
     """
     try:
         yield
-    except Inconclusive as error:
+    except (Inconclusive, UsageError) as error:
         try:
             told()
         except PolicyViolated:
