@@ -151,6 +151,5 @@ class TextBank:
 
 def _phrasings_of(text: str, concept: ConceptPlan) -> list[tuple[str, str]]:
     """The concept's phrasings that hold this erase text (all if none does), with their targets."""
-    toward = concept.toward or ("",) * len(concept.phrasings)
-    pairs = list(zip(concept.phrasings, toward, strict=True))
+    pairs = list(concept.spoken)
     return [pair for pair in pairs if text in pair[0]] or pairs or [(text, "")]

@@ -1,22 +1,16 @@
 """Preset and overrides: checked against the eraser while the line number is at hand."""
 
 import re
-from collections.abc import Mapping
 from dataclasses import fields
-from typing import Any
 
-from safediff.erase.heard import reads_phrasings
-from safediff.erase.methods import find_method, resolve
+from safediff.erase.methods import EraserParams, find_method, resolve
 from safediff.erase.params import DistilParams
 from safediff.errors import UsageError
-from safediff.policy.base_model import EMBEDDED
 from safediff.policy.desk import Desk
 from safediff.policy.problems import Loc, did_you_mean
 from safediff.policy.window import MAX_TOKENS, estimated_tokens
 
 _ONE_KNOB = re.compile(r"erase\.options\.(\w+): (.*)", re.DOTALL)
-_TUNED_HERE = ("safediff", "fast")
-"""Presets of SDD whose settings were found on the embedded model."""
 
 
 def resolve_preset(desk: Desk) -> str:
@@ -33,20 +27,12 @@ def resolve_preset(desk: Desk) -> str:
     return entry.preset
 
 
-def note_preset(desk: Desk, preset: str) -> None:
-    """A note where settings that were found on the embedded model are to train another one."""
-    entry = desk.policy.erase
-    if desk.policy.model.base == EMBEDDED or entry.method != "sdd" or preset not in _TUNED_HERE:
-        return
-    default = ", the default," if entry.preset is None else ""
-    desk.notes.append(
-        f"erase.preset: '{preset}'{default} was tuned on the embedded model only; preset: paper is "
-        "the published one"
-    )
+def check_options(desk: Desk, preset: str) -> EraserParams | None:
+    """Refuse unknown knobs, wrong types and ranges, every one at its own place.
 
-
-def check_options(desk: Desk, preset: str) -> None:
-    """Refuse unknown knobs, wrong types and ranges, every one at its own place."""
+    Returns:
+        The settings as far as they are right; None if no part of them stands for itself.
+    """
     loc: Loc = ("erase", "options")
     entry = desk.policy.erase
     known = [knob.name for knob in fields(find_method(entry.method).presets[preset])]
@@ -57,22 +43,19 @@ def check_options(desk: Desk, preset: str) -> None:
     options = {name: value for name, value in entry.options.items() if name in known}
     while True:
         try:
-            resolve(entry.method, preset, options)
+            params = resolve(entry.method, preset, options)
         except UsageError as error:
             name, message = _split("; ".join(filter(None, (str(error), error.next_step))))
             desk.source.refuse((*loc, name) if name else loc, message)
             if options.pop(name, None) is None:
-                return
+                return None
         else:
-            _check_window(desk, preset, options)
-            _note_unread_targets(desk, preset, options)
-            return
+            _check_window(desk, params)
+            return params
 
 
-def _check_window(desk: Desk, preset: str, options: Mapping[str, Any]) -> None:
+def _check_window(desk: Desk, params: EraserParams) -> None:
     """Where texts are joined into one, it must fit into what the text encoder reads."""
-    entry = desk.policy.erase
-    params = resolve(entry.method, preset, options)
     if not isinstance(params, DistilParams):
         return
     if "joined" not in (params.loss_text, params.rollout_text):
@@ -86,17 +69,6 @@ def _check_window(desk: Desk, preset: str, options: Mapping[str, Any]) -> None:
             "or choose a preset that does not join them"
         )
         desk.source.refuse(("concepts",), message)
-
-
-def _note_unread_targets(desk: Desk, preset: str, options: Mapping[str, Any]) -> None:
-    """What is drawn instead belongs to phrasings, and some settings hear the erase texts alone."""
-    entry = desk.policy.erase
-    if entry.toward is None or reads_phrasings(resolve(entry.method, preset, options)):
-        return
-    desk.notes.append(
-        f"erase.toward is not read: {entry.method}'s preset '{preset}' hears the erase texts "
-        "themselves, not the phrasings that it belongs to"
-    )
 
 
 def _split(message: str) -> tuple[str, str]:

@@ -89,6 +89,12 @@ class ConceptPlan:
     """Per phrasing, the prompt that it is to be answered like; (): the empty prompt for all."""
     hub_prompts: HubPrompts | None = None
 
+    @property
+    def spoken(self) -> tuple[tuple[str, str], ...]:
+        """Every phrasing with the prompt that it is to be answered like; "" is the empty one."""
+        toward = self.toward or ("",) * len(self.phrasings)
+        return tuple(zip(self.phrasings, toward, strict=True))
+
 
 @dataclass(frozen=True, kw_only=True)
 class ErasePlan:

@@ -7,10 +7,11 @@ from safediff.policy.attacks import resolve_attacks
 from safediff.policy.base_model import resolve_model
 from safediff.policy.concepts import draw, resolve_concepts, resolve_phrasings, resolve_prompts
 from safediff.policy.desk import Desk
+from safediff.policy.eraser_notes import note_settings
 from safediff.policy.few_steps import note_few_steps
 from safediff.policy.guard import resolve_guard
 from safediff.policy.judges import resolve_judges
-from safediff.policy.knobs import check_options, note_preset, resolve_preset
+from safediff.policy.knobs import check_options, resolve_preset
 from safediff.policy.labels import check_label_owners
 from safediff.policy.plan import (
     AttackCheck,
@@ -27,7 +28,6 @@ from safediff.policy.retention import check_specificity, resolve_keep, resolve_r
 from safediff.policy.source import Source
 from safediff.policy.templates import placeholders
 from safediff.policy.waivers import resolve_waivers
-from safediff.policy.without_keep import note_without_keep
 
 
 def resolve(policy: schema.Policy, source: Source) -> Plan:
@@ -47,10 +47,8 @@ def resolve(policy: schema.Policy, source: Source) -> Plan:
     check_label_owners(desk, concepts, retention)
     keep = resolve_keep(desk, concepts, phrasings or default.templates)
     preset = resolve_preset(desk)
-    note_preset(desk, preset)
-    check_options(desk, preset)
-    if not keep:
-        note_without_keep(desk, preset)
+    if params := check_options(desk, preset):
+        note_settings(desk, preset, params, keep)
     guard = resolve_guard(desk, concepts)
     _check_unused_values(desk)
     entry = policy.erase

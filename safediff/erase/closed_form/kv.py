@@ -97,8 +97,7 @@ def guided_texts(
     """
     found = dict.fromkeys(erased_texts(concepts, texts), guide)
     if texts == "phrasings":
-        for concept in concepts:
-            found |= {p: t for p, t in zip(concept.phrasings, concept.toward, strict=False) if t}
+        found |= {text: own for concept in concepts for text, own in concept.spoken if own}
     return tuple(found.items())
 
 
